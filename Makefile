@@ -1,0 +1,40 @@
+# Two commands are all a new machine needs: `make demo` and `make test` (python3, make and pip).
+PYTHON ?= python3
+VENV   ?= .venv
+# Extra arguments for pip, e.g. PIP_ARGS="--index-url https://..." for a mirror or a CPU-only torch.
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench bench-world parity clean
+
+$(READY): pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt -e ".[dev]"
+	touch $@
+
+demo: $(READY)  ## a prompt that leaks, why, and the repaired image: demo/index.html
+	$(BIN)/python examples/demo.py --out demo
+
+test: $(READY)  ## lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the same run
+	$(BIN)/python benchmarks/overhead.py
+
+bench-world: $(READY)  ## how well the embedded model draws its world, on held-out prompts
+	$(BIN)/unleak bench world -o docs/results/world
+
+parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
+	$(BIN)/python -m pytest -m parity --oracle $(ORACLE)
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,32 @@
+"""Find and stop leaks in text-to-image diffusion.
+
+Importing this package does not import torch: the verbs below load what they need on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_VERBS = {
+    "attach": "unleak.core.session",
+    "Intervention": "unleak.core.intervention",
+    "Window": "unleak.core.intervention",
+    "Patch": "unleak.words.repairs",
+    "doctor": "unleak.core.doctor",
+}
+
+__all__ = ["__version__", *_VERBS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'unleak' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

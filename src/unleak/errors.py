@@ -1,0 +1,61 @@
+"""Typed errors. Each message says what happened and what to do about it.
+
+``exit_code`` is the status with which the command line ends (0 done, 1 failed, 2 bad use,
+3 findings over the limit, 4 unsupported model).
+"""
+
+from __future__ import annotations
+
+
+class UnleakError(Exception):
+    """Base of every error that unleak raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInput(UnleakError, ValueError):
+    """The call itself is wrong: prompt, items, seeds, paths, options."""
+
+    exit_code = 2
+
+
+class ItemNotFound(BadInput):
+    """An item's text does not occur in the prompt."""
+
+
+class AmbiguousItem(BadInput):
+    """An item occurs more than once and the call does not say which occurrence is meant."""
+
+
+class PromptTruncated(BadInput):
+    """The prompt is longer than an encoder's length, so part of it would be dropped in silence."""
+
+
+class SpanMismatch(BadInput):
+    """Two spans that should be exchanged have different lengths and no policy was chosen."""
+
+
+class NoSite(BadInput):
+    """A site filter matched no attention site of this denoiser."""
+
+
+class EmptyMask(BadInput):
+    """A region's mask holds no cell of the latent grid."""
+
+
+class Conflict(BadInput):
+    """Two interventions of one session want the last word on the same thing."""
+
+
+class NotFinite(UnleakError):
+    """NaN or infinity where numbers were expected."""
+
+
+class UnsupportedModel(UnleakError):
+    """The pipeline has no part that unleak needs."""
+
+    exit_code = 4
+
+
+class Unobservable(UnsupportedModel):
+    """An attention module ran without `scaled_dot_product_attention`, so nothing could be seen."""
