@@ -1,0 +1,111 @@
+"""Captions and layouts: how the embedded world says things and where it puts them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from unleak.world.vocabulary import Placement, Polyseme, Scene, World
+
+#: connective -> where the first item stands; "side": left or right by chance
+CONNECTIVES = {
+    "and": "left",
+    "with": "left",
+    "next to": "side",
+    "beside": "side",
+    "left of": "left",
+    "right of": "right",
+    "above": "above",
+    "below": "below",
+}
+SPAN = 4  # a sprite covers SPAN x SPAN cells
+ROOM = 5  # so its corner has ROOM places along each axis
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One item of a caption: its words and what they mean there.
+
+    `phrase` is the item without article ("blue car"), `word` its bare word or unambiguous name.
+    """
+
+    phrase: str
+    word: str
+    glyph: str
+    tint: str | None = None
+
+    def article(self, world: World) -> str:
+        if self.word.split()[-1] in world.plurals or self.phrase in world.plurals:
+            return self.phrase
+        if self.word in world.names:
+            return self.phrase
+        return ("an " if self.phrase[0].lower() in "aeiou" else "a ") + self.phrase
+
+
+def thing(world: World, word: str, tint: str | None = None) -> Thing:
+    """The item that `word` names on its own: a noun, expression, polyseme (default sense) or sense name."""
+    phrase = f"{tint} {word}" if tint else word
+    if word in world.polysemes:
+        return Thing(phrase, word, world.polysemes[word].default, tint)
+    if word in world.nouns:
+        return Thing(phrase, word, world.nouns[word], tint)
+    for p in world.polysemes.values():
+        if word == p.default_name:
+            return Thing(phrase, word, p.default, tint)
+        if word == p.other_name:
+            return Thing(phrase, word, p.other, tint)
+    raise KeyError(word)
+
+
+def resolve(world: World, things: list[Thing]) -> list[Thing]:
+    """Give every bare polyseme the sense that its company triggers."""
+    words = {t.word for t in things}
+
+    def sense(t: Thing) -> Thing:
+        p: Polyseme | None = world.polysemes.get(t.word)
+        return replace(t, glyph=p.other) if p and words & set(p.triggers) else t
+
+    return [sense(t) for t in things]
+
+
+def caption(world: World, things: list[Thing], connective: str = "and", background: str | None = None) -> str:
+    """`a mouse and a blue car on a red background`; three items are joined with a comma and `and`."""
+    parts = [t.article(world) for t in things]
+    if len(parts) == 2:
+        text = f"{parts[0]} {connective} {parts[1]}"
+    else:
+        text = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+    return text + (f" on a {background} background" if background else "")
+
+
+def place(n: int, connective: str, rng: random.Random) -> list[tuple[int, int]]:
+    """Corners (x, y) in cells for `n` items, in caption order, without overlap."""
+    free = lambda: rng.randrange(ROOM)  # noqa: E731
+    if n == 1:
+        return [(free(), free())]
+    if n == 3:  # three of the four quadrants in reading order
+        quadrants = [(0, 0), (SPAN, 0), (0, SPAN), (SPAN, SPAN)]
+        quadrants.pop(rng.randrange(4))
+        return quadrants
+    side = CONNECTIVES[connective]
+    if side == "side":
+        side = rng.choice(("left", "right"))
+    if side in ("left", "right"):
+        ends = [(0, free()), (SPAN, free())]
+    else:
+        ends = [(free(), 0), (free(), SPAN)]
+    return ends if side in ("left", "above") else ends[::-1]
+
+
+def scene(
+    world: World, things: list[Thing], connective: str, background: str | None, rng: random.Random
+) -> Scene:
+    """A scene that the caption describes; what the caption leaves open is drawn from `rng`."""
+    corners = place(len(things), connective, rng)
+    bg = background or rng.choice(list(world.backgrounds))
+
+    def tint(t: Thing) -> str | None:
+        return t.tint or (rng.choice(world.tints) if t.glyph in world.tintable else None)
+
+    pairs = zip(things, corners, strict=True)
+    return Scene(bg, tuple(Placement(t.glyph, x, y, tint(t)) for t, (x, y) in pairs))
