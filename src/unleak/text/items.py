@@ -1,0 +1,117 @@
+"""Lexical items: what the user points at in a prompt, by its own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from unleak.errors import BadInput
+from unleak.text.match import Chars, locate, occurrences
+
+
+@dataclass(frozen=True)
+class Item:
+    """A word or expression of the prompt that names one concept.
+
+    Attributes:
+        text: as it stands in the prompt, with its own modifiers ("yellow car"), at least one character.
+        occurrence: which one, from 1, when the text occurs several times; None when it occurs once.
+        sense: an unambiguous name of the concept ("computer mouse"), used wherever the item is encoded
+            without its context; None to use ``text`` itself.
+    """
+
+    text: str
+    occurrence: int | None = None
+    sense: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise BadInput("An item is empty: name a word or an expression of the prompt.")
+        if self.occurrence is not None and self.occurrence < 1:
+            raise BadInput(f"Occurrences of {self.text!r} are counted from 1, not from {self.occurrence}.")
+        if self.sense is not None and not self.sense.strip():
+            raise BadInput(f"The sense of {self.text!r} is empty: name it, or leave it out.")
+
+    @classmethod
+    def of(cls, value: str | Item) -> Item:
+        """``value`` itself, or the item written ``text``, ``text#k`` or ``text#k=sense``."""
+        if isinstance(value, Item):
+            return value
+        words, equals, sense = value.partition("=")
+        text, mark, k = words.rpartition("#")
+        if not (mark and k.strip().isdecimal()):
+            text, k = words, ""
+        return cls(text.strip(), int(k) if k else None, sense.strip() if equals else None)
+
+    def find(self, prompt: str) -> Chars:
+        """Half-open range of characters of ``prompt``; the errors are those of `unleak.text.match.locate`."""
+        return locate(prompt, self.text, self.occurrence)
+
+    def __str__(self) -> str:
+        return (
+            self.text
+            + (f"#{self.occurrence}" if self.occurrence is not None else "")
+            + (f"={self.sense}" if self.sense is not None else "")
+        )
+
+
+def parse_items(value: str | Item | Iterable[str | Item]) -> tuple[Item, ...]:
+    """Items of the command line (``"mouse#2,laptop"``, comma separated) or of a list of texts and items.
+
+    Raises:
+        BadInput: none is named, or one of them is empty.
+    """
+    if isinstance(value, Item):
+        return (value,)
+    items = tuple(Item.of(part) for part in (value.split(",") if isinstance(value, str) else value))
+    if not items:
+        raise BadInput("No item is named: give words or expressions of the prompt, e.g. 'mouse,laptop'.")
+    return items
+
+
+def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
+    """``"a [mouse] and a [laptop]"`` -> ``("a mouse and a laptop", (Item("mouse"), Item("laptop")))``.
+
+    An item whose text occurs more than once gets the occurrence that was bracketed. A prompt that needs
+    literal brackets cannot use this notation: name its items in a list instead.
+
+    Raises:
+        BadInput: brackets are nested, unbalanced or empty, or hold only a part of a word.
+    """
+    parts = re.split(r"\[([^\[\]]*)\]", prompt)  # plain, item, plain, item, ..., plain
+    if any(bracket in part for part in parts for bracket in "[]"):
+        raise BadInput(f"Brackets in {prompt!r} are nested or unbalanced: write 'a [mouse] and a [laptop]'.")
+    plain = "".join(parts)
+    items, at = [], 0
+    for index, part in enumerate(parts):
+        if index % 2:
+            items.append(_item_at(plain, part, at))
+        at += len(part)
+    return plain, tuple(items)
+
+
+def _item_at(prompt: str, text: str, start: int) -> Item:
+    item = Item(text.strip())
+    found = occurrences(prompt, item.text)
+    here = (start + len(text) - len(text.lstrip()), start + len(text.rstrip()))
+    if here not in found:
+        raise BadInput(
+            f"'[{text}]' is only a part of a word in {prompt!r}: put the brackets around whole words."
+        )
+    return Item(item.text, occurrence=found.index(here) + 1 if len(found) > 1 else None)
+
+
+def find_all(prompt: str, items: Sequence[Item]) -> list[Chars]:
+    """Where each item is, in the order given.
+
+    Raises:
+        BadInput: two of them overlap (and the errors of `Item.find`).
+    """
+    found = [item.find(prompt) for item in items]
+    ordered = sorted(zip(found, items, strict=True), key=lambda pair: pair[0])
+    for (one, first), (two, second) in pairwise(ordered):
+        if two[0] < one[1]:
+            raise BadInput(f"The items '{first}' and '{second}' overlap in {prompt!r}: name each word once.")
+    return found
