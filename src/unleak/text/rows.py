@@ -1,0 +1,103 @@
+"""The algebra of rows: ``H~ = where(S, H, C)``, ``H~[span(A)] = G[span(A)]``.
+
+A row is *removed* by putting the pad row of the same position in its place: the length L never changes,
+because the denoiser attends to pads too. Nothing here mutates its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unleak.errors import BadInput, SpanMismatch
+from unleak.text.spans import Span
+
+UNEQUAL = ("error", "right-align")
+
+
+def keep(H: Tensor, C: Tensor, S: Iterable[int]) -> Tensor:
+    """``H~_i = H_i if i in S else C_i``, in every batch row.
+
+    Args:
+        H: contextual rows [B, L, d], or an attention mask [B, L].
+        C: pad rows [1, L, d] (or their mask [1, L]); same L.
+        S: positions in 0..L-1.
+
+    Where the denoiser is given an attention mask, apply `keep` to the mask as well: a position outside the
+    prompt's own mask has no effect, whatever its row holds.
+    """
+    L = H.shape[1]
+    if C.shape[1:] != H.shape[1:]:
+        raise BadInput(
+            f"Pad rows {tuple(C.shape)} do not fit rows {tuple(H.shape)}: encode pads at the same length."
+        )
+    m = torch.zeros(L, dtype=torch.bool, device=H.device)
+    m[_positions(S, L)] = True
+    return torch.where(m.view(1, L, *(1,) * (H.ndim - 2)), H, C)
+
+
+def remove(H: Tensor, C: Tensor, R: Iterable[int]) -> Tensor:
+    """`keep` of every position but R: ``H~_i = C_i if i in R else H_i``."""
+    L = H.shape[1]
+    return keep(H, C, set(range(L)) - set(_positions(R, L)))
+
+
+def patch(H: Tensor, G: Tensor, dst: Sequence[int], src: Sequence[int]) -> Tensor:
+    """``H~[dst] = G[src]``: rows of another encoding at chosen positions, in every batch row.
+
+    Args:
+        H: [B, L, d]. G: [1, L', d] or [B, L', d].
+        dst, src: positions, one source for each destination.
+    """
+    if len(dst) != len(src):
+        raise SpanMismatch(f"{len(dst)} rows cannot be replaced by {len(src)}: align the two spans first.")
+    out = H.clone()
+    out[:, _positions(dst, H.shape[1])] = G[:, _positions(src, G.shape[1])]
+    return out
+
+
+def align(dst: Span, src: Span, unequal: str = "error") -> tuple[list[int], list[int], list[int]]:
+    """Pair the rows of two spans: (destinations, their sources, destinations left without one).
+
+    Args:
+        unequal: what to do when the spans differ in length. ``"error"``: refuse. ``"right-align"``: pair the
+            last rows, which hold the meaning in a causal encoder; what is left over gets pad rows.
+
+    Raises:
+        SpanMismatch: lengths differ under ``"error"``.
+    """
+    if unequal not in UNEQUAL:
+        later = ", which needs probes of single tokens, comes later" if unequal == "representative" else ""
+        raise BadInput(f"unequal={unequal!r}{later}: choose one of {', '.join(UNEQUAL)}.")
+    targets, sources = list(range(*dst)), list(range(*src))
+    if len(targets) != len(sources) and unequal == "error":
+        raise SpanMismatch(
+            f"The item has {len(targets)} token(s) in the prompt and {len(sources)} alone. Use"
+            " unequal='right-align', or name it in as many tokens."
+        )
+    m = min(len(targets), len(sources))
+    cut = len(targets) - m
+    return targets[cut:], sources[len(sources) - m :], targets[:cut]
+
+
+def each_layer(change: Callable[..., Tensor], output: Any, *others: Any) -> Any:
+    """A new encoder output in which every hidden layer H is ``change(H, *the same layer of the others)``.
+
+    Pipelines read different layers (the last, the last but one, a chosen one), so all are changed alike.
+    Pooled vectors and attentions are carried over as they are.
+    """
+    changed: dict[str, Any] = {"last_hidden_state": change(*(o.last_hidden_state for o in (output, *others)))}
+    if output.get("hidden_states") is not None:
+        layers = zip(*(o.hidden_states for o in (output, *others)), strict=True)
+        changed["hidden_states"] = tuple(change(*layer) for layer in layers)
+    return type(output)(**{**output, **changed})
+
+
+def _positions(chosen: Iterable[int], length: int) -> list[int]:
+    positions = list(chosen)
+    if any(not 0 <= i < length for i in positions):
+        raise BadInput(f"Token positions run from 0 to {length - 1}; got {positions}.")
+    return positions
