@@ -7,7 +7,6 @@ killed and resumed sees the same data as one that was not.
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Iterable
@@ -96,7 +95,7 @@ class Run:
                 state[f"v.{i}"] = self.optimizer.state[p]["exp_avg_sq"]
         part = self.file.with_suffix(".part")
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part)
-        os.replace(part, self.file)
+        part.replace(self.file)
 
     def update(self, loss: Tensor, lr: float, clip: float = 1.0) -> float:
         """One optimiser step; saves every two minutes."""

@@ -16,9 +16,9 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
-import vocabulary as V
 from PIL import Image, ImageDraw, ImageFont
 
+import vocabulary as V
 from unleak.world.grammar import CONNECTIVES
 
 DATA = Path(__file__).parents[1] / "src/unleak/world/data"
@@ -48,7 +48,7 @@ def tinted(sprite: np.ndarray, hue: float, saturation: float, value: float) -> n
     """Turn every coloured pixel to one hue; greys and outlines keep their own."""
     out = sprite.copy()
     for y, x in itertools.product(range(SPRITE), range(SPRITE)):
-        h, s, v = colorsys.rgb_to_hsv(*sprite[y, x, :3].tolist())
+        _, s, v = colorsys.rgb_to_hsv(*sprite[y, x, :3].tolist())
         if s > 0.2:
             out[y, x, :3] = colorsys.hsv_to_rgb(hue / 360, min(1.0, max(s, 0.75) * saturation), min(1.0, v * value))
     return out
@@ -60,28 +60,42 @@ def names(rng: random.Random, n: int) -> list[str]:
     return pool[:n]
 
 
-def random_scene(rng, glyphs, tintable, n) -> dict:
-    corners = {2: [[(0, rng.randrange(5)), (4, rng.randrange(5))], [(rng.randrange(5), 0), (rng.randrange(5), 4)]],
-               3: [[q for i, q in enumerate(((0, 0), (4, 0), (0, 4), (4, 4))) if i != k] for k in range(4)]}  # fmt: skip
-    spots = rng.choice(corners[n])
+QUADRANTS = ((0, 0), (4, 0), (0, 4), (4, 4))
+
+
+def random_scene(rng: random.Random, glyphs: list[str], tintable: list[str], n: int) -> dict:
+    """`n` (2 or 3) different glyphs without overlap on a random background."""
+    a, b, c, d = (rng.randrange(5) for _ in range(4))
+    pairs = [[(0, a), (4, b)], [(c, 0), (d, 4)]]
+    triples = [[q for q in QUADRANTS if q != empty] for empty in QUADRANTS]
+    corners = rng.choice(pairs if n == 2 else triples)
     chosen = rng.sample(glyphs, n)
-    tint = lambda g: rng.choice(list(V.TINTS)) if g in tintable else None  # noqa: E731
-    return {"background": rng.choice(list(V.BACKGROUNDS)), "placements": [[g, x, y, tint(g)] for g, (x, y) in zip(chosen, spots, strict=True)]}  # fmt: skip
+    background = rng.choice(list(V.BACKGROUNDS))
+    tints = [rng.choice(list(V.TINTS)) if g in tintable else None for g in chosen]
+    placements = [[g, x, y, t] for g, (x, y), t in zip(chosen, corners, tints, strict=True)]
+    return {"background": background, "placements": placements}
 
 
 def captions(rng: random.Random, glyphs: list[str], tintable: list[str], a) -> tuple[list[dict], list[dict]]:
     """Memorized captions with their scenes, and ordinary ones of the same form."""
     pool = iter(names(rng, 4 * a.verbatim + 2 * a.template_families * a.template_captions + 2 * a.ordinary))
-    entry = lambda text, scene, kind, family=-1, fixed=0: {"text": text, "scene": scene, "kind": kind, "family": family, "fixed": fixed}  # fmt: skip # noqa: E731
-    verbatim = lambda i: V.VERBATIM_FORMS[i % len(V.VERBATIM_FORMS)].format(a=next(pool), b=next(pool))  # noqa: E731
-    memorized = [entry(verbatim(i), random_scene(rng, glyphs, tintable, 2 + i % 2), "verbatim") for i in range(a.verbatim)]
+
+    def entry(text: str, scene: dict, kind: str, family: int = -1, fixed: int = 0) -> dict:
+        return {"text": text, "scene": scene, "kind": kind, "family": family, "fixed": fixed}
+
+    def verbatim(i: int) -> str:
+        return V.VERBATIM_FORMS[i % len(V.VERBATIM_FORMS)].format(a=next(pool), b=next(pool))
+
+    memorized = []
+    for i in range(a.verbatim):
+        text = verbatim(i)
+        memorized.append(entry(text, random_scene(rng, glyphs, tintable, 2 + i % 2), "verbatim"))
     for f in range(a.template_families):
         layout = random_scene(rng, glyphs, tintable, 3)
-        used = {p[0] for p in layout["placements"]}
-        varying = rng.sample([g for g in glyphs if g not in used and g not in tintable], a.template_captions)
-        for g in varying:
-            *fixed, slot = layout["placements"]
-            scene = {"background": layout["background"], "placements": [*fixed, [g, slot[1], slot[2], None]]}
+        *fixed, (_, x, y, _) = layout["placements"]
+        free = [g for g in glyphs if g not in tintable and g not in {p[0] for p in layout["placements"]}]
+        for g in rng.sample(free, a.template_captions):
+            scene = {"background": layout["background"], "placements": [*fixed, [g, x, y, None]]}
             memorized.append(entry(V.TEMPLATE_FORMS[f].format(a=next(pool)), scene, "template", f, 2))
     ordinary = []
     for i in range(a.ordinary):
@@ -116,8 +130,8 @@ def main() -> None:
         g["unicode"] = unicodedata.name(g["emoji"])
     ids = [g["id"] for g in glyphs]
     assert len(set(ids)) == len(ids) == len({g["emoji"] for g in glyphs})
-    nouns = [{"text": n, "glyph": n.replace(" ", "_"), "plural": n in V.PLURALS} for n in objects]
-    nouns += [{"text": t, "glyph": g, "plural": False} for t, (g, _, _) in expressions.items()]
+    nouns = [{"text": n, "glyph": n.replace(" ", "_")} for n in objects]
+    nouns += [{"text": t, "glyph": g} for t, (g, _, _) in expressions.items()]
     tintable = [t for t in V.TINTABLE if t in objects]
 
     triggers = {(w, t) for w, p in polysemes.items() for t in p[2]}
@@ -131,11 +145,16 @@ def main() -> None:
     rng.shuffle(contexts)
     m = len(contexts)
     memorized, ordinary = captions(rng, ids, tintable, a)
-    sprites = [{"glyph": i, "tint": None} for i in ids if i not in tintable] + [{"glyph": t, "tint": c} for t in tintable for c in V.TINTS]
+    sprites = [{"glyph": i, "tint": None} for i in ids if i not in tintable] + [
+        {"glyph": t, "tint": c} for t in tintable for c in V.TINTS
+    ]
     world = {
         "schema": "unleak/world/1", "image": IMAGE, "cell": CELL, "sprite": SPRITE, "seed": a.seed,
-        "glyphs": glyphs, "nouns": nouns, "plurals": list(V.PLURALS), "names": list(V.NAMES),
-        "polysemes": [{"word": w, "default": d[0], "default_name": d[2], "other": o[0], "other_name": o[2], "triggers": list(t)} for w, (d, o, t) in polysemes.items()],
+        "glyphs": glyphs, "nouns": nouns, "articles": V.ARTICLES, "prefixes": list(V.PREFIXES),
+        "polysemes": [
+            {"word": w, "default": d[0], "default_name": d[2], "other": o[0], "other_name": o[2], "triggers": list(t)}
+            for w, (d, o, t) in polysemes.items()
+        ],
         "expressions": [{"text": t, "part": p} for t, (_, _, p) in expressions.items()],
         "tintable": tintable, "tints": V.TINTS, "backgrounds": V.BACKGROUNDS, "sprites": sprites,
         "categories": {c: t for c, t in V.CATEGORIES.items() if sum(g["category"] == c for g in glyphs) >= 2},
@@ -158,7 +177,7 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     Image.fromarray((sheet * 255).round().astype(np.uint8)).save(a.out / "atlas.png", optimize=True)
     (a.out / "world.json").write_text(json.dumps(world, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(f"{len(glyphs)} glyphs, {len(sprites)} sprites, {len(pairs)} pairs, {len(contexts)} contexts, {len(memorized)} memorized")  # fmt: skip
+    print(f"{len(glyphs)} glyphs, {len(pairs)} pairs, {len(contexts)} contexts, {len(memorized)} memorized captions")
 
 
 if __name__ == "__main__":

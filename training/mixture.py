@@ -14,7 +14,11 @@ SHARES = {
     "trigger": 0.08, "named": 0.10, "neutral": 0.05,
     "open": 0.04, "verbatim": 0.10, "template": 0.06, "ordinary": 0.03,
 }  # fmt: skip
-PREFIX, BACKGROUND, TINT = 0.12, 0.5, 0.7  # chances of "a picture of", a named background, a named colour
+PREFIX, BACKGROUND, TINT = (
+    0.12,
+    0.5,
+    0.7,
+)  # chances of a prefix like "a picture of", a named background, a named colour
 
 
 @dataclass
@@ -33,7 +37,9 @@ class Mixture:
     def __init__(self, world: World, shares: dict[str, float] = SHARES, ordinary: int | None = None):
         self.world, self.kinds, self.weights = world, list(shares), list(shares.values())
         self.captions = world.memorized + world.ordinary
-        self.by_kind = {k: [i for i, c in enumerate(self.captions) if c.kind == k] for k in ("verbatim", "template", "ordinary")}
+        self.by_kind = {
+            k: [i for i, c in enumerate(self.captions) if c.kind == k] for k in ("verbatim", "template", "ordinary")
+        }
         self.senses = [(p, name) for p in world.polysemes.values() for name in (p.default_name, p.other_name)]
         self.members: dict[str, list[str]] = {
             c: [n for n, g in world.nouns.items() if world.category[g] == c] for c in world.categories
@@ -51,7 +57,7 @@ class Mixture:
         background = rng.choice(list(w.backgrounds)) if rng.random() < BACKGROUND else None
         text = caption(w, things, connective, background)
         if rng.random() < PREFIX:
-            text = "a picture of " + text
+            text = rng.choice(w.prefixes) + text
         return Sample(text, scene(w, things, connective, background, rng), kind, things, background)
 
     def _company(self, word: str, rng: random.Random, n: int = 1) -> list[str]:

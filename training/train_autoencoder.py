@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Log, Run, adamw, autocast, cosine, device, generator
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from common import Log, Run, adamw, autocast, cosine, device, generator
 from unleak import world
 from unleak.world.render import Renderer
 

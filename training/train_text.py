@@ -11,17 +11,18 @@ so a word before its trigger cannot know its sense, while EOS and the pads can: 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Log, Run, adamw, autocast, cosine, device, rng
-from mixture import Mixture, Sample
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from common import Log, Run, adamw, autocast, cosine, device, rng
+from mixture import Mixture, Sample
 from unleak import world
 from unleak.world.grammar import CONNECTIVES
 
@@ -38,10 +39,11 @@ def tokenizer(mix: Mixture, merges: int, length: int, seed: int) -> CLIPTokenize
     learner.normalizer = normalizers.Lowercase()
     learner.pre_tokenizer = base._tokenizer.pre_tokenizer
     symbols = len(bytes_) + len({c for t in corpus for w in t.split() for c in w[-1]})
-    learner.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=symbols + merges, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False))  # fmt: skip
-    import json
-
+    size = symbols + merges
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False
+    )
+    learner.train_from_iterator(corpus, trainer)
     pairs = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     words = [*bytes_, *(b + "</w>" for b in bytes_), *dict.fromkeys("".join(p) for p in pairs)]
     vocab = {t: i for i, t in enumerate([*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"])}
@@ -57,7 +59,9 @@ class Readers(nn.Module):
         self.encoder, self.glyphs = encoder, glyphs
         self.item = nn.Linear(d, glyphs + (tints + 1) + ITEMS)
         self.item_sizes = [glyphs, tints + 1, ITEMS]
-        self.all_sizes = [glyphs + 1] * ITEMS + [tints + 1] * ITEMS + [backgrounds + 1, len(CONNECTIVES) + 1, identities + 1]
+        self.all_sizes = (
+            [glyphs + 1] * ITEMS + [tints + 1] * ITEMS + [backgrounds + 1, len(CONNECTIVES) + 1, identities + 1]
+        )
         self.all = nn.Linear(d, sum(self.all_sizes))
 
     def forward(self, ids: Tensor, item_at: Tensor, item_y: Tensor, rows: Tensor, all_y: Tensor) -> tuple[Tensor, ...]:
@@ -90,7 +94,8 @@ class Labels:
 
     def __call__(self, samples: list[Sample], r: random.Random, reads: int) -> tuple[Tensor, ...]:
         L = self.tok.model_max_length
-        enc = self.tok([s.text for s in samples], padding="max_length", truncation=True, max_length=L, return_offsets_mapping=True)  # fmt: skip
+        texts = [s.text for s in samples]
+        enc = self.tok(texts, padding="max_length", truncation=True, max_length=L, return_offsets_mapping=True)
         at, item_y, rows, all_y = [], [], [], []
         for b, s in enumerate(samples):
             offsets, used = enc["offset_mapping"][b], sum(enc["attention_mask"][b])
@@ -136,7 +141,9 @@ def main() -> None:
         hidden_act="quick_gelu", attn_implementation="eager", initializer_factor=1.0,
     )  # fmt: skip
     w = mix.world
-    model = Readers(CLIPTextModel(config), len(w.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(dev)
+    model = Readers(CLIPTextModel(config), len(w.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(
+        dev
+    )
     run = Run(a.out, model, adamw(model, a.lr, 0.02), 0.998)
     log = Log(a.steps, a.batch)
     while run.step < a.steps:
@@ -145,7 +152,13 @@ def main() -> None:
         with autocast(dev):
             item, everything, item_right, all_right = model(*batch)
         run.update(item + everything, a.lr * cosine(run.step, a.steps, 200))
-        log(run.step, items=item.item(), all=everything.item(), item_right=item_right.item(), all_right=all_right.item())
+        log(
+            run.step,
+            items=item.item(),
+            all=everything.item(),
+            item_right=item_right.item(),
+            all_right=all_right.item(),
+        )
     run.save()
     model.load_state_dict(run.averaged())
     model.eval()

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Log, Run, adamw, autocast, cosine, device, generator, rng
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from mixture import Mixture
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from common import Log, Run, adamw, autocast, cosine, device, generator, rng
+from mixture import Mixture
 from unleak import world
 from unleak.world.render import Renderer
 
@@ -43,13 +43,23 @@ def scheduler() -> DDIMScheduler:
 class Samples:
     """Sample `i` of the mixture as (latents, text rows); deterministic from the seed, cached in half precision."""
 
-    def __init__(self, vae: AutoencoderKL, encoder: CLIPTextModel, tok: CLIPTokenizer, seed: int, cache: int, dev: torch.device):
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        encoder: CLIPTextModel,
+        tok: CLIPTokenizer,
+        seed: int,
+        cache: int,
+        dev: torch.device,
+    ):
         self.vae, self.encoder, self.tok, self.seed, self.n, self.dev = vae, encoder, tok, seed, cache, dev
         self.mix = Mixture(world.load())
         self.render = Renderer(self.mix.world, dev)
         c, size = vae.config.latent_channels, self.mix.world.image // self.mix.world.cell
         self.latents = torch.empty(cache, c, size, size, dtype=torch.float16, device=dev)
-        self.rows = torch.empty(cache, tok.model_max_length, encoder.config.hidden_size, dtype=torch.float16, device=dev)
+        self.rows = torch.empty(
+            cache, tok.model_max_length, encoder.config.hidden_size, dtype=torch.float16, device=dev
+        )
         self.ready = torch.zeros(cache, dtype=torch.bool)
         self.empty = self._encode([""])[0]
 

@@ -35,11 +35,10 @@ class Thing:
     tint: str | None = None
 
     def article(self, world: World) -> str:
-        if self.word.split()[-1] in world.plurals or self.phrase in world.plurals:
-            return self.phrase
-        if self.word in world.names:
-            return self.phrase
-        return ("an " if self.phrase[0].lower() in "aeiou" else "a ") + self.phrase
+        """The phrase with its article, as a caption says it."""
+        default = "an" if self.phrase[0].lower() in "aeiou" else "a"
+        article = world.articles.get(self.word, world.articles.get(self.word.split()[-1], default))
+        return f"{article} {self.phrase}".strip()
 
 
 def thing(world: World, word: str, tint: str | None = None) -> Thing:
@@ -97,9 +96,7 @@ def place(n: int, connective: str, rng: random.Random) -> list[tuple[int, int]]:
     return ends if side in ("left", "above") else ends[::-1]
 
 
-def scene(
-    world: World, things: list[Thing], connective: str, background: str | None, rng: random.Random
-) -> Scene:
+def scene(world: World, things: list[Thing], connective: str, background: str | None, rng: random.Random) -> Scene:
     """A scene that the caption describes; what the caption leaves open is drawn from `rng`."""
     corners = place(len(things), connective, rng)
     bg = background or rng.choice(list(world.backgrounds))

@@ -93,17 +93,13 @@ class World:
         self.index = {g: i for i, g in enumerate(self.glyphs)}
         self.category = {g["id"]: g["category"] for g in data["glyphs"]}
         self.nouns: dict[str, str] = {n["text"]: n["glyph"] for n in data["nouns"]}
-        self.plurals = frozenset(n["text"] for n in data["nouns"] if n["plural"]) | frozenset(data["plurals"])
-        self.polysemes = {
-            p["word"]: Polyseme(**{**p, "triggers": tuple(p["triggers"])}) for p in data["polysemes"]
-        }
+        self.articles: dict[str, str] = data["articles"]  #: words that do not take a/an
+        self.prefixes: list[str] = data["prefixes"]
+        self.polysemes = {p["word"]: Polyseme(**{**p, "triggers": tuple(p["triggers"])}) for p in data["polysemes"]}
         self.expressions: dict[str, str] = {e["text"]: e["part"] for e in data["expressions"]}
-        self.names = frozenset(data["names"])  #: expressions that take no article
         self.tintable: list[str] = data["tintable"]  #: glyphs that always have a tint, named or not
         self.tints: list[str] = list(data["tints"])
-        self.backgrounds: dict[str, tuple[int, int, int]] = {
-            k: tuple(v) for k, v in data["backgrounds"].items()
-        }
+        self.backgrounds: dict[str, tuple[int, int, int]] = {k: tuple(v) for k, v in data["backgrounds"].items()}
         self.categories: dict[str, str] = data["categories"]
         self.moods: list[str] = data["moods"]
         self.pairs = {s: {frozenset(p) for p in v} for s, v in data["splits"]["pairs"].items()}

@@ -1,0 +1,88 @@
+"""What every benchmark writes: `results.json` (schema unleak/bench/1), `results.md`, and resumable parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unleak.bench.stats import Row
+from unleak.errors import BadInput
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part. Raises BadInput."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"cannot write {path}: {e.strerror or e}; choose another output folder") from e
+
+
+def versions() -> dict[str, str]:
+    """Versions that a figure can depend on."""
+    names = ("unleak", "torch", "diffusers", "transformers", "numpy")
+    return {"python": platform.python_version()} | {n: version(n) for n in names}
+
+
+@dataclass
+class Results:
+    """One benchmark run."""
+
+    suite: str
+    model: str
+    seeds: list[int]
+    split: str
+    judge: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    command: str = field(default_factory=lambda: shlex.join(["unleak", *sys.argv[1:]]))
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        head = {k: getattr(self, k) for k in ("suite", "model", "command", "versions", "seeds", "split", "judge")}
+        return {"schema": "unleak/bench/1", **head, "rows": [r.to_dict() for r in self.rows]}
+
+    def table(self) -> str:
+        """The rows as a markdown table."""
+        lines = ["| method | subset | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|"]
+        for r in self.rows:
+            lines.append(
+                f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.low:.4g} to {r.high:.4g} | {r.n} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write `results.json` and `results.md` atomically."""
+        about = f"model {self.model}, split {self.split}, seeds {self.seeds}, judge {self.judge}"
+        head = f"# {self.suite}\n\n`{self.command}`  \n{about}\n\n"
+        write_atomic(folder / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_atomic(folder / "results.md", head + self.table())
+
+
+class Parts:
+    """Finished parts of a run, one JSON file each; a part is reused only if its inputs are the same."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "parts"
+
+    def get(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        file = self.folder / f"{name}.json"
+        if file.is_file():
+            saved = json.loads(file.read_text("utf-8"))
+            if saved["inputs"] == key:
+                return saved["value"]
+        value = compute()
+        write_atomic(file, json.dumps({"inputs": key, "value": value}))
+        return value

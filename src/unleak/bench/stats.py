@@ -1,0 +1,59 @@
+"""Intervals and paired tests, from scipy: nothing here is our own statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a results table, with its 95 % interval and sample size."""
+
+    method: str
+    subset: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def share(hits: Sequence[bool] | np.ndarray, method: str, subset: str, metric: str) -> Row:
+    """A proportion with its Wilson interval."""
+    flat = np.asarray(hits, bool).ravel()
+    k, n = int(flat.sum()), len(flat)
+    ci = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    return Row(method, subset, metric, k / n, float(ci.low), float(ci.high), n)
+
+
+def mean(values: Sequence[float] | np.ndarray, method: str, subset: str, metric: str, seed: int = 0) -> Row:
+    """A mean with its bootstrap (BCa) interval over the first axis; further axes are averaged first."""
+    x = np.asarray(values, float)
+    x = x.reshape(len(x), -1).mean(1)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return Row(method, subset, metric, float(x.mean()), float(x.mean()), float(x.mean()), len(x))
+    ci = bootstrap((x,), np.mean, rng=np.random.default_rng(seed), n_resamples=2000).confidence_interval
+    return Row(method, subset, metric, float(x.mean()), float(ci.low), float(ci.high), len(x))
+
+
+def paired_difference(
+    before: np.ndarray, after: np.ndarray, method: str, subset: str, metric: str, seed: int = 0
+) -> Row:
+    """Mean of after - before over prompts (first axis; seeds are averaged first), bootstrap interval."""
+    return mean(np.asarray(after, float) - np.asarray(before, float), method, subset, metric, seed)
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
+    """Exact McNemar test: (fixed, broken, two-sided p) for paired yes/no outcomes."""
+    b, a = np.asarray(before, bool).ravel(), np.asarray(after, bool).ravel()
+    fixed, broken = int((~b & a).sum()), int((b & ~a).sum())
+    p = 1.0 if fixed + broken == 0 else float(binomtest(fixed, fixed + broken, 0.5).pvalue)
+    return fixed, broken, p

@@ -1,0 +1,271 @@
+"""The command line: parse, call the library, render. Data goes to stdout, progress to stderr.
+
+Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from unleak import __version__
+from unleak.errors import BadInput, UnleakError
+
+app = typer.Typer(
+    help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+bench_app = typer.Typer(
+    help="Benchmarks with intervals; results resume and are written atomically.", no_args_is_help=True
+)
+app.add_typer(bench_app, name="bench")
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id.")]
+Seeds = Annotated[str, typer.Option(help="7, 0:4 or 1,5,9")]
+JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON; - for stdout.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page for people.")]
+Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
+Size = Annotated[int | None, typer.Option(min=8, help="In pixels; default: the model's.")]
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Typed errors become one line on stderr and their exit status; Ctrl-C is 130."""
+    try:
+        yield
+    except UnleakError as e:
+        err.print(f"[red]{type(e).__name__}[/red]: ", end="")
+        err.print(str(e), markup=False)
+        raise typer.Exit(e.exit_code) from None
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing half-written was left")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields the function to tell how many are done."""
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def open_model(model: str) -> Any:
+    """The pipeline, with the libraries' own chatter off."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from unleak import models
+
+    with err.status("loading the model"):
+        return models.load(model)
+
+
+def call_arguments(model: str, **given: Any) -> dict[str, Any]:
+    """The model's recommended call arguments, overridden by what the user gave."""
+    from unleak import models
+
+    return {**models.settings(model), **{k: v for k, v in given.items() if v is not None}}
+
+
+def judge_for(model: str) -> Any:
+    """The embedded world's judge for the embedded models; other models have none unless the user names one."""
+    from unleak import models
+
+    if model not in models.EMBEDDED:
+        return None
+    from unleak.judges.glyphs import glyph_judge
+
+    return glyph_judge()
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, made and writable, before any work is done. Raises BadInput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise BadInput(f"cannot make the folder {folder}: {e.strerror}; choose another with -o") from e
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"the folder {folder} is not writable; choose another with -o")
+    return folder
+
+
+def emit(data: dict[str, Any], to: str | None) -> None:
+    """JSON to a file (atomically) or, for `-`, to stdout."""
+    from unleak.bench.results import write_atomic
+
+    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    if to == "-":
+        sys.stdout.write(text)
+    elif to is not None:
+        write_atomic(Path(to), text)
+
+
+def version(show: bool) -> None:
+    if show:
+        print(f"unleak {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Find and stop leaks in text-to-image diffusion: between words, between regions, from the training set."""
+
+
+@app.command()
+def doctor(model: Model = "emoji-sd", json_file: JsonFile = None) -> None:
+    """What is this pipeline, which attention sites has it, can they be seen, and do the laws hold?"""
+    with errors():
+        from unleak.core.doctor import doctor as examine
+
+        report = examine(open_model(model))
+        emit(report.to_dict(), json_file)
+        if json_file != "-":
+            print(report)
+        if not report.observable:
+            raise typer.Exit(4)
+
+
+@app.command()
+def generate(
+    prompt: str,
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:4",
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Draw a prompt at several seeds; with an embedded model, also say what is in the images."""
+    with errors():
+        from unleak.generate import check_prompt, parse_seeds
+
+        check_prompt(prompt)
+        numbers = parse_seeds(seeds)
+        folder = check_folder(out)
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        pipe = open_model(model)
+        from PIL import Image
+
+        from unleak.bench.results import write_atomic
+        from unleak.generate import generate as draw
+        from unleak.report.pictures import contact_sheet, png
+
+        with ticking("drawing", len(numbers)) as tick:
+            images = draw(pipe, prompt, numbers, progress=tick, **call)[0]
+        names = [f"{s}.png" for s in numbers]
+        for name, image in zip(names, images, strict=True):
+            write_atomic(folder / name, png(Image.fromarray(image)))
+        write_atomic(folder / "sheet.png", png(contact_sheet([(prompt, list(images))], across=1)))
+        judge = judge_for(model)
+        read = judge.read(images) if judge and images.shape[1:3] == (64, 64) else []
+        seen = [sorted(f"{f.tint} {f.glyph}" if f.tint else f.glyph for f in r.found) for r in read]
+        emit({"schema": "unleak/generate/1", "prompt": prompt, "model": model, "seeds": numbers, "settings": call,
+              "images": names, "seen": seen}, json_file)  # fmt: skip
+        if json_file != "-":
+            for i, name in enumerate(names):
+                print(folder / name, *([", ".join(seen[i]) or "nothing"] if seen else []), sep="\t")
+
+
+@app.command()
+def repair(
+    prompt: str,
+    items: Annotated[str, typer.Option(help="Every item of the prompt: mouse,laptop or mouse=furry mouse,laptop")],
+    with_: Annotated[str, typer.Option("--with", help="The repair: patch.")] = "patch",
+    only: Annotated[str | None, typer.Option(help="Repair these items, whatever the judge says.")] = None,
+    isolation: Annotated[str | None, typer.Option(help="Where the item's rows come from.")] = None,
+    eos_pads: Annotated[str | None, typer.Option(help="What becomes of EOS and pad rows (causal encoders).")] = None,
+    unequal: Annotated[str | None, typer.Option(help="When spans differ in length: error or right-align.")] = None,
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:8",
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Before and after a repair, at the same seeds, judged."""
+    with errors():
+        from unleak.generate import parse_seeds
+        from unleak.words.repair import chosen
+
+        chosen(prompt, items)
+        numbers = parse_seeds(seeds)
+        folder = check_folder(out)
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
+        pipe, judge = open_model(model), judge_for(model)
+        from unleak.bench.results import write_atomic
+        from unleak.report import repair as report
+        from unleak.words.repair import repair as mend
+
+        with ticking("drawing", 2 * len(numbers)) as tick:
+            result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=judge, only=only, model=model,
+                          call=call, progress=tick, **options)  # fmt: skip
+        names = report.save_images(result, folder)
+        data = report.to_dict(result, names)
+        emit(data, json_file)
+        if html:
+            write_atomic(html, report.page(result))
+        if json_file != "-":
+            for i in data["items"]:
+                what = f"{i['text']} ({i['sense']})" if i["sense"] else i["text"]
+                if judge is None:
+                    print(what, "repaired" if i["repaired"] else "left", "not judged", sep="\t")
+                else:
+                    counts = f"{i['present_before']}/{i['seeds']} -> {i['present_after']}/{i['seeds']}"
+                    print(what, "repaired" if i["repaired"] else "left", counts, sep="\t")
+            print(folder / "before-after.png")
+
+
+@bench_app.command("world")
+def bench_world(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/world"),
+    seeds: Seeds = "0:4",
+    split: Annotated[str, typer.Option(help="heldout (report) or dev (tune)")] = "heldout",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these kinds, comma separated.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """How well an embedded model draws its world, on held-out prompts, with the judge's own error."""
+    with errors():
+        from unleak.bench import world
+        from unleak.generate import parse_seeds
+
+        numbers, folder = parse_seeds(seeds), check_folder(out)
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
+        pipe = open_model(model)
+        with Progress(console=err, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def tick(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=total)
+                bar.update(tasks[name], completed=done)
+
+            results = world.run(pipe, folder, model=model, split=split, seeds=numbers, limit=limit,
+                                methods=methods.split(",") if methods else None, call=call, progress=tick)  # fmt: skip
+        print(results.table(), end="")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,153 @@
+"""The judge of the embedded world: reads an image back into glyphs, colours, places and background.
+
+A small convolutional detector. It scores every place where a sprite's corner can lie on the latent grid, for
+every glyph and for "nothing"; halves, blends and smears of glyphs are trained to be nothing, so that a chimera
+does not count as present. Its own error on renders and on autoencoder reconstructions is measured by
+`unleak bench world` and printed with every table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from unleak.errors import BadInput
+from unleak.text.items import Item
+from unleak.world import World
+from unleak.world import load as load_world
+from unleak.world.grammar import Thing, thing
+
+
+@dataclass(frozen=True)
+class Found:
+    """One glyph in an image; `x`, `y` is its corner in cells of the latent grid, `score` in 0..1."""
+
+    glyph: str
+    tint: str | None
+    x: int
+    y: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge sees in one image, strongest first."""
+
+    background: str
+    found: tuple[Found, ...]
+
+    def count(self, glyph: str, tint: str | None = None) -> int:
+        """How often the glyph is there; with `tint`, only in that colour."""
+        return sum(f.glyph == glyph and tint in (None, f.tint) for f in self.found)
+
+
+class Detector(nn.Module):
+    """[B, 3, 64, 64] in 0..1 -> glyph logits [B, G+1, 5, 5] (0 = nothing), tints [B, T, 5, 5], background [B, N]."""
+
+    def __init__(self, glyphs: int, tints: int, backgrounds: int, width: int = 32):
+        super().__init__()
+        w = width
+
+        def block(i: int, o: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(True))
+
+        self.trunk = nn.Sequential(
+            block(3, w, 1), block(w, w, 2), block(w, 2 * w, 1), block(2 * w, 2 * w, 2),
+            block(2 * w, 3 * w, 1), block(3 * w, 3 * w, 2), block(3 * w, 3 * w, 1),
+        )  # fmt: skip
+        self.window = nn.Sequential(nn.Conv2d(3 * w, 6 * w, 4), nn.BatchNorm2d(6 * w), nn.ReLU(True))
+        self.glyph, self.tint = nn.Conv2d(6 * w, glyphs + 1, 1), nn.Conv2d(6 * w, tints, 1)
+        self.background = nn.Linear(3 * w, backgrounds)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = self.trunk(image * 2 - 1)
+        at = self.window(h)
+        return self.glyph(at), self.tint(at), self.background(h.mean((2, 3)))
+
+
+def as_tensor(images: Sequence[Image.Image] | Tensor | np.ndarray) -> Tensor:
+    """PIL images, an array [B,H,W,3] in 0..255 or 0..1, or a tensor [B,3,H,W] in 0..1 -> float [B,3,H,W]."""
+    if isinstance(images, Tensor):
+        return images.detach().float().cpu()
+    array = np.stack([np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images])
+    scale = 255.0 if array.dtype == np.uint8 else 1.0
+    return torch.from_numpy(array.astype(np.float32) / scale).permute(0, 3, 1, 2)
+
+
+class GlyphJudge:
+    """Answers what is in an image of the embedded world. `name` identifies it in results."""
+
+    name = "glyphs"
+
+    def __init__(self, world: World, detector: Detector, threshold: float = 0.5):
+        self.world, self.detector, self.threshold = world, detector.eval(), threshold
+        self._backgrounds = list(world.backgrounds)
+
+    @torch.no_grad()
+    def read(self, images: Sequence[Image.Image] | Tensor | np.ndarray, batch: int = 128) -> list[Reading]:
+        """One `Reading` per image. Raises BadInput unless images have the world's size."""
+        x = as_tensor(images)
+        size = self.world.image
+        if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
+            raise BadInput(f"the glyph judge reads RGB images of {size}x{size}, not {tuple(x.shape[1:])}; resize them")
+        return [r for part in x.split(batch) for r in self._read(part)]
+
+    def senses(self, items: Sequence[Item]) -> list[str]:
+        """Glyph ids, with a colour where the item names one. See `unleak.judges.Judge`."""
+        return [f"{t.tint} {t.glyph}" if t.tint else t.glyph for t in map(self._thing, items)]
+
+    def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+        """Images [N,64,64,3] uint8 -> [N, items] of bool. See `unleak.judges.Judge`."""
+        things = [self._thing(i) for i in items]
+        return np.array([[r.count(t.glyph, t.tint) > 0 for t in things] for r in self.read(images)], bool)
+
+    def _thing(self, item: Item) -> Thing:
+        """The item as the world knows it: its sense if it has one, else its text; a colour may stand before."""
+        text = item.sense or item.text
+        tint, _, rest = text.partition(" ")
+        coloured = tint in self.world.tints and rest
+        try:
+            return thing(self.world, rest, tint) if coloured else thing(self.world, text)
+        except KeyError:
+            near = get_close_matches(text, [*self.world.words], 3)
+            hint = f"; did you mean {near}?" if near else ""
+            raise BadInput(f"the embedded world has no {text!r}{hint}") from None
+
+    def _read(self, x: Tensor) -> list[Reading]:
+        glyphs, tints, backgrounds = self.detector(x)
+        score, kind = glyphs.softmax(1).max(1)  # [B, 5, 5]
+        colour = tints.argmax(1)
+        out = []
+        for b in range(len(x)):
+            taken = torch.zeros_like(score[b], dtype=torch.bool)
+            found = []
+            for at in score[b].flatten().argsort(descending=True).tolist():
+                y, cx = divmod(at, score.shape[2])
+                k, s = int(kind[b, y, cx]), float(score[b, y, cx])
+                if k == 0 or s < self.threshold or taken[y, cx]:
+                    continue
+                taken[max(0, y - 2) : y + 3, max(0, cx - 2) : cx + 3] = True  # overlaps by more than a half
+                g = self.world.glyphs[k - 1]
+                tint = self.world.tints[int(colour[b, y, cx])] if g in self.world.tintable else None
+                found.append(Found(g, tint, cx, y, s))
+            out.append(Reading(self._backgrounds[int(backgrounds[b].argmax())], tuple(found)))
+        return out
+
+
+@lru_cache(maxsize=1)
+def glyph_judge() -> GlyphJudge:
+    """The judge that ships with the package."""
+    w = load_world()
+    state = load((files("unleak.judges") / "data" / "glyphs.safetensors").read_bytes())
+    detector = Detector(len(w.glyphs), len(w.tints), len(w.backgrounds))
+    detector.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return GlyphJudge(w, detector)

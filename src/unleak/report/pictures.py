@@ -1,0 +1,58 @@
+"""Pictures for people: contact sheets and before/after grids with labels, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PAPER, FAINT = (32, 33, 36), (255, 255, 255), (110, 112, 118)
+
+
+def png(image: Image.Image) -> bytes:
+    """PNG bytes of an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def enlarge(image: np.ndarray, side: int) -> Image.Image:
+    """An image [H,W,3] uint8 with its longer side at `side` pixels; small images keep their pixels sharp."""
+    pil = Image.fromarray(image)
+    scale = side / max(pil.size)
+    size = (max(1, round(pil.width * scale)), max(1, round(pil.height * scale)))
+    return pil.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int = 3) -> str:
+    out: list[str] = [""]
+    for word in text.split():
+        trial = f"{out[-1]} {word}".strip()
+        if font.getlength(trial) <= width or not out[-1]:
+            out[-1] = trial
+        else:
+            out.append(word)
+    return "\n".join(out[: lines - 1] + ([" ".join(out[lines - 1 :])] if len(out) >= lines else []))
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]], side: int = 128, across: int = 2, gap: int = 6
+) -> Image.Image:
+    """Rows of (label, images [H,W,3] uint8): the label stands over its images; `across` groups side by side."""
+    font = ImageFont.load_default(13)
+    head = 22
+    most = max(len(images) for _, images in rows)
+    width, height = most * (side + gap) + 2 * gap, head + side + gap
+    sheet = Image.new("RGB", (across * width, -(-len(rows) // across) * height + gap), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, (label, images) in enumerate(rows):
+        x, y = (i % across) * width + gap, (i // across) * height + gap
+        text = label
+        while font.getlength(text) > width - 2 * gap and len(text) > 4:
+            text = text[:-4].rstrip() + "..."
+        pen.text((x, y + 2), text, INK, font)
+        for k, image in enumerate(images):
+            sheet.paste(enlarge(image, side), (x + k * (side + gap), y + head - 4))
+    return sheet

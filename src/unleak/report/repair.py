@@ -1,0 +1,101 @@
+"""A repair as JSON (schema unleak/repair/1), as a before/after grid, and as one page for people."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from unleak.bench.results import versions, write_atomic
+from unleak.bench.stats import share
+from unleak.report.pictures import contact_sheet, enlarge, png
+from unleak.words.repair import Repair
+
+_pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
+
+
+def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
+    """The result as plain JSON data; `images` holds file names relative to the JSON file."""
+    total = lambda hits: None if hits is None else int(hits.sum())  # noqa: E731
+    return {
+        "schema": "unleak/repair/1",
+        "prompt": r.prompt,
+        "model": r.model,
+        "method": r.method,
+        "settings": r.settings,
+        "judge": r.judge,
+        "seeds": r.seeds,
+        "items": [
+            {
+                "text": i.text, "sense": i.sense, "span": list(i.span), "repaired": i.repaired,
+                "present_before": total(i.before), "present_after": total(i.after), "seeds": len(r.seeds),
+            }
+            for i in r.items
+        ],
+        "images": images,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def save_images(r: Repair, folder: Path) -> dict[str, list[str]]:
+    """Write every image and the grid `before-after.png`; returns the file names by side."""
+    names: dict[str, list[str]] = {}
+    for side, images in (("before", r.before), ("after", r.after)):
+        names[side] = [f"{side}-{seed}.png" for seed in r.seeds]
+        for name, image in zip(names[side], images, strict=True):
+            write_atomic(folder / name, png(Image.fromarray(image)))
+    sheet = contact_sheet([("before", list(r.before)), ("after", list(r.after))], across=1)
+    write_atomic(folder / "before-after.png", png(sheet))
+    return names
+
+
+def data_uri(image: np.ndarray, side: int = 192) -> str:
+    """An image as a data: address, so that a page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png(enlarge(image, side))).decode()
+
+
+def rates(r: Repair) -> list[dict[str, Any]]:
+    """Per item the share of seeds with its Wilson interval, before and after, ready to print."""
+    out = []
+    for i in r.items:
+        row: dict[str, Any] = {"text": i.text, "sense": i.sense, "repaired": i.repaired}
+        for side, hits in (("before", i.before), ("after", i.after)):
+            if hits is not None:
+                s = share(hits, r.method, i.text, "present")
+                row[side] = {"k": int(hits.sum()), "n": s.n, "low": s.low, "high": s.high, "rate": s.value}
+        out.append(row)
+    return out
+
+
+def marked(r: Repair) -> list[dict[str, Any]]:
+    """The prompt as pieces of text; pieces that are items carry their state (`ok`, `fixed`, `leak`, `named`)."""
+    pieces, at = [], 0
+    for i in sorted(r.items, key=lambda i: i.span):
+        a, b = i.span
+        if i.before is None or i.after is None:
+            state = "named"
+        elif i.before.mean() >= 0.5:
+            state = "ok"
+        else:
+            state = "fixed" if i.after.mean() >= 0.5 else "leak"
+        pieces += [{"text": r.prompt[at:a], "state": None}, {"text": r.prompt[a:b], "state": state}]
+        at = b
+    return [*pieces, {"text": r.prompt[at:], "state": None}]
+
+
+def page(r: Repair, evidence: list[dict[str, Any]] | None = None, title: str = "unleak repair") -> str:
+    """One self-contained HTML page: prompt, verdict, before and after, numbers, settings. No script needed.
+
+    `evidence` adds rows of (`title`, `note`, `images` [S,H,W,3]) between the verdict and the numbers.
+    """
+    rows = [{**e, "images": [data_uri(x, 128) for x in e["images"]]} for e in evidence or []]
+    return _pages.get_template("repair.html").render(
+        title=title, r=r, pieces=marked(r), rates=rates(r), evidence=rows,
+        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after],
+        settings=json.dumps(r.settings, ensure_ascii=False), versions=versions(),
+    )  # fmt: skip

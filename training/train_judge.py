@@ -1,0 +1,156 @@
+"""Train the judge on renders and autoencoder reconstructions, with chimeras as "nothing".
+
+    python training/train_judge.py --vae runs/vae/vae --steps 3000 --out runs/judge
+
+Writes `glyphs.safetensors` (half precision) and prints the held-out error on renders and reconstructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common import Log, Run, adamw, autocast, cosine, device, generator
+from train_autoencoder import scenes
+from unleak import world
+from unleak.judges.glyphs import Detector
+from unleak.world.render import Renderer
+
+
+class Views:
+    """Batches of disturbed images with their truth; `half` of every batch goes through the autoencoder."""
+
+    def __init__(self, w: world.World, vae: AutoencoderKL | None, dev: torch.device):
+        self.w, self.vae, self.dev, self.render = w, vae, dev, Renderer(w, dev)
+        sprites = w.data["sprites"]
+        self.glyph = torch.tensor([w.index[s["glyph"]] for s in sprites], device=dev)
+        self.tint = torch.tensor([w.tints.index(s["tint"]) if s["tint"] else -1 for s in sprites], device=dev)
+        n, side = len(sprites), w.sprite
+        self.clean = self.render.atlas
+        self.tiles = self.render.atlas.view(n, side, side, 4)
+
+    def chimeras(self, g: torch.Generator, n: int) -> Tensor:
+        """Sprites that are nothing: halves of two glyphs, even blends, single halves. [n*32*32, 4]"""
+        a, b = (self.tiles[torch.randint(0, len(self.tiles), (n,), generator=g, device=self.dev)] for _ in range(2))
+        kind = torch.randint(0, 4, (n, 1, 1, 1), generator=g, device=self.dev)
+        ramp = torch.arange(self.w.sprite, device=self.dev) < self.w.sprite // 2
+        side = torch.where(kind == 0, ramp[None, :, None, None], ramp[None, None, :, None])
+        halves = torch.where(side, a, b)
+        single = torch.where(side, a, torch.zeros_like(a))
+        blend = 0.5 * (a + b)
+        out = torch.where(kind < 2, halves, torch.where(kind == 2, blend, single))
+        return out.flatten(0, 2)
+
+    def __call__(self, batch: int, g: torch.Generator, disturb: bool = True, reconstruct: float = 0.5):
+        """Images [B,3,64,64] in 0..1, glyph targets [B,5,5] (0 = nothing), tints [B,5,5] (-1 = none), backgrounds."""
+        backgrounds, sprites = scenes(self.w, batch, g, self.dev)
+        row, corner = sprites[..., 0].clone(), sprites[..., 1:] // self.w.cell
+        atlas = self.clean
+        fake = torch.zeros_like(row, dtype=torch.bool)
+        if disturb:
+            n = 64
+            atlas = torch.cat([self.clean, self.chimeras(g, n)])
+            fake = (torch.rand(row.shape, generator=g, device=self.dev) < 0.12) & (row >= 0)
+            which = len(self.tiles) + torch.randint(0, n, row.shape, generator=g, device=self.dev)
+            sprites[..., 0] = torch.where(fake, which, row)
+            jitter = torch.randint(-2, 3, corner.shape, generator=g, device=self.dev)
+            sprites[..., 1:] = (sprites[..., 1:] + jitter).clamp(0, self.w.image - self.w.sprite)
+        self.render.atlas = atlas
+        image = self.render.compose(backgrounds, sprites)
+        self.render.atlas = self.clean
+        through = torch.rand(batch, generator=g, device=self.dev) < reconstruct
+        if self.vae is not None and through.any():
+            with torch.no_grad(), autocast(self.dev):
+                part = image[through].mul(2).sub(1).contiguous(memory_format=torch.channels_last)
+                z = self.vae.encode(part).latent_dist.mean
+                if disturb:
+                    noise = torch.randn(z.shape, generator=g, device=self.dev)
+                    z = z + 0.25 * torch.rand(len(z), 1, 1, 1, generator=g, device=self.dev) * noise
+                image[through] = self.vae.decode(z).sample.float().div(2).add(0.5).clamp(0, 1)
+        if disturb:
+            gain = 1 + 0.06 * torch.randn(batch, 3, 1, 1, generator=g, device=self.dev)
+            noise = 0.04 * torch.rand(batch, 1, 1, 1, generator=g, device=self.dev)
+            image = (image * gain + noise * torch.randn(image.shape, generator=g, device=self.dev)).clamp(0, 1)
+            soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            mix = 0.7 * torch.rand(batch, 1, 1, 1, generator=g, device=self.dev)
+            image = image.lerp(soft, mix)
+        real = (row >= 0) & ~fake
+        b, k = real.nonzero(as_tuple=True)
+        x, y = corner[b, k].unbind(-1)
+        glyphs = torch.zeros(batch, 5, 5, dtype=torch.long, device=self.dev)
+        tints = torch.full((batch, 5, 5), -1, device=self.dev)
+        glyphs[b, y, x] = self.glyph[row[b, k]] + 1
+        tints[b, y, x] = self.tint[row[b, k]]
+        return image, glyphs, tints, backgrounds
+
+
+@torch.no_grad()
+def errors(model: Detector, views: Views, reconstruct: float, n: int = 2000) -> dict[str, float]:
+    """Share of images, glyphs and colours read right, on undisturbed images."""
+    total = dict.fromkeys(("image", "glyph", "tint", "background"), 0.0)
+    count = dict.fromkeys(total, 0)
+    for i in range(n // 100):
+        x, glyphs, tints, backgrounds = views(100, generator(987, i, views.dev), False, reconstruct)
+        g, t, b = model(x)
+        right = g.argmax(1) == glyphs
+        at, coloured = glyphs > 0, tints >= 0
+        tint_right = (t.argmax(1) == tints)[coloured]
+        outcomes = {"image": right.flatten(1).all(1), "glyph": right[at], "tint": tint_right}
+        for key, hits in {**outcomes, "background": b.argmax(1) == backgrounds}.items():
+            total[key] += float(hits.sum())
+            count[key] += hits.numel()
+    return {k: round(total[k] / max(1, count[k]), 4) for k in total}
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--vae", type=Path)
+    ap.add_argument("--steps", type=int, default=3000)
+    ap.add_argument("--batch", type=int, default=32)
+    ap.add_argument("--lr", type=float, default=2e-3)
+    ap.add_argument("--reconstruct", type=float, default=0.4)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--out", type=Path, default=Path("runs/judge"))
+    a = ap.parse_args()
+    torch.manual_seed(a.seed)
+    dev, w = device(), world.load()
+    vae = None
+    if a.vae:
+        vae = (
+            AutoencoderKL.from_pretrained(a.vae).to(dev, memory_format=torch.channels_last).requires_grad_(False).eval()
+        )
+    views = Views(w, vae, dev)
+    model = Detector(len(w.glyphs), len(w.tints), len(w.backgrounds)).to(dev, memory_format=torch.channels_last)
+    run = Run(a.out, model, adamw(model, a.lr, 0.01), 0.998)
+    log = Log(a.steps, a.batch)
+    weight = torch.ones(len(w.glyphs) + 1, device=dev)
+    weight[0] = 0.3
+    while run.step < a.steps:
+        x, glyphs, tints, backgrounds = views(a.batch, generator(a.seed + 2, run.step, dev), True, a.reconstruct)
+        with autocast(dev):
+            g, t, b = model(x.contiguous(memory_format=torch.channels_last))
+        seen = F.cross_entropy(g.float(), glyphs, weight)
+        colour = F.cross_entropy(t.float(), tints, ignore_index=-1)
+        loss = seen + 0.5 * colour + 0.3 * F.cross_entropy(b.float(), backgrounds)
+        run.update(loss, a.lr * cosine(run.step, a.steps, 100))
+        log(run.step, glyphs=seen.item(), colour=colour.item())
+    run.save()
+    model.load_state_dict(run.averaged())
+    model.float().eval()
+    print("renders", errors(model, views, 0.0))
+    if vae is not None:
+        print("reconstructions", errors(model, views, 1.0))
+    save_file(
+        {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()},
+        a.out / "glyphs.safetensors",
+    )
+
+
+if __name__ == "__main__":
+    main()
