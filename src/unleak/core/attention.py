@@ -1,0 +1,188 @@
+"""One attention call as the methods see it: what its rows, queries and keys stand for, and its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from unleak.core import scores
+from unleak.core.anatomy import Site
+from unleak.core.branches import Rows, Which
+from unleak.errors import BadInput, UnsupportedModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which queries and keys of a site are image cells and which are text rows.
+
+    `kind` is "cross" (image queries, text keys), "joint" (both in both) or "self" (image only).
+    """
+
+    kind: str
+    image_queries: slice
+    image_keys: slice | None
+    text_queries: slice | None
+    text_keys: slice | None
+
+    @classmethod
+    def cross(cls, queries: int, text: int) -> Layout:
+        return cls("cross", slice(0, queries), None, None, slice(0, text))
+
+    @classmethod
+    def self_(cls, length: int) -> Layout:
+        return cls("self", slice(0, length), slice(0, length), None, None)
+
+    @classmethod
+    def joint(cls, length: int, text: int, text_first: bool) -> Layout:
+        rows, cells = slice(0, text), slice(text, length)
+        if not text_first:
+            rows, cells = slice(length - text, length), slice(0, length - text)
+        return cls("joint", cells, cells, rows, rows)
+
+
+def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
+    """Look for the projected text rows in the values [B, H, K, d] of a joint site.
+
+    Returns True or False for text before or after the image, None if the rows are at neither end. Values
+    carry no norm and no position, so `add_v_proj(text)` stands in them as it is.
+    """
+    with torch.no_grad():
+        if hasattr(module, "add_v_proj"):
+            rows = module.add_v_proj(text)
+        elif hasattr(module, "to_added_qkv"):
+            rows = module.to_added_qkv(text).chunk(3, dim=-1)[2]
+        else:
+            return None
+        rows = rows.unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
+        near = 1e-2 * rows.abs().max() + 1e-6
+        first = (rows - v[:, :, : text.shape[1]]).abs().max()
+        last = (rows - v[:, :, -text.shape[1] :]).abs().max()
+    if not min(first, last) < near:
+        return None
+    return bool(first < last)
+
+
+@dataclass(eq=False)
+class AttentionCall:
+    """One `scaled_dot_product_attention` call of a site: q [B, H, N, d], k and v [B, H, K, d].
+
+    `rows` labels the batch; `grid` is (height, width) of the image cells, row-major; `text_length` counts
+    the text rows. `module`, `hidden` and `text` are the attention module and what it was given.
+    """
+
+    site: Site
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    scale: float
+    layout: Layout
+    grid: tuple[int, int] | None
+    rows: Rows
+    plain_call: Callable[[], Tensor]
+    hidden: Tensor | None = None
+    capture: Callable[..., tuple[Tensor, Tensor]] | None = None
+    cache: dict[Any, Any] = field(default_factory=dict)
+    _fused: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.site.name
+
+    @property
+    def module(self) -> nn.Module:
+        return self.site.module
+
+    @property
+    def kind(self) -> str:
+        return self.layout.kind
+
+    @property
+    def text_length(self) -> int:
+        keys = self.layout.text_keys
+        return 0 if keys is None else keys.stop - keys.start
+
+    def plain(self) -> Tensor:
+        """The unedited output, computed once."""
+        return self._fused[0] if self._fused is not None else self.plain_call()
+
+    def token_keys(self, tokens: Sequence[int] | None) -> list[int]:
+        """Key positions of text tokens (None: of all)."""
+        keys = self.layout.text_keys
+        if keys is None:
+            raise BadInput(f"site {self.name} is {self.kind}: it has no text tokens to address")
+        wanted = range(self.text_length) if tokens is None else tokens
+        if any(not 0 <= token < self.text_length for token in wanted):
+            raise BadInput(f"tokens {list(wanted)} do not fit the {self.text_length} text rows of {self.name}")
+        return [keys.start + token for token in wanted]
+
+    def columns(self, tokens: Sequence[int], rows: Which = "cond", mean_heads: bool = True) -> Tensor:
+        """Attention of the image cells to text tokens, before any edit of this call.
+
+        Returns:
+            [rows, height, width, T], averaged over heads, or [rows, heads, height, width, T]; in [0, 1].
+
+        Raises:
+            UnsupportedModel: the image cells of this site have no known height and width.
+        """
+        if self.grid is None:
+            raise UnsupportedModel(f"the latent height and width at site {self.name} are not known")
+        picked, keys = row_index(self.rows.of(rows)), self.token_keys(tokens)
+        cells = self.layout.image_queries
+        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[:, :, cells]
+        q, k = self.q[picked][:, :, cells], self.k[picked]
+        lse = self._log_sum_exp()
+        lse = scores.log_sum_exp(q, k, self.scale, mask) if lse is None else lse[picked][:, :, cells]
+        found = scores.columns(q, k, keys, self.scale, lse, mask)
+        found = found.mean(1) if mean_heads else found
+        return found.unflatten(-2, self.grid)
+
+    def _log_sum_exp(self) -> Tensor | None:
+        if self._fused is None and self.mask is None:
+            self._fused = scores.fused(self.q, self.k, self.v, self.scale)
+        return None if self._fused is None else self._fused[1]
+
+    def full_map(self, rows: Which = "cond") -> Tensor:
+        """The whole map [rows, heads, N, K] of this call, before any edit. Materialised: for small sites."""
+        picked = row_index(self.rows.of(rows))
+        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
+        return scores.full_map(self.q[picked], self.k[picked], self.scale, mask)
+
+    def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [n, H, L, d] that this cross site makes of other text rows [n, L, D] or [L, D].
+
+        The module itself makes them (one query row is enough), so projections, norms, adapters and fused
+        weights are all its own. Kept for the same `text` tensor during a generation.
+        """
+        if self.kind != "cross" or self.capture is None:
+            raise BadInput(f"site {self.name} is {self.kind}: only a cross site projects text by itself")
+        capture = self.capture
+        return self.once((self.name, "encode", id(text)), text, lambda: capture(text))
+
+    def once(self, key: Any, owner: Any, build: Callable[[], T]) -> T:
+        """`build()` of the first call with this key in a generation; keeping `owner` keeps its id unique."""
+        if key not in self.cache:
+            self.cache[key] = (owner, build())
+        found: T = self.cache[key][1]
+        return found
+
+
+def additive(mask: Tensor, like: Tensor) -> Tensor:
+    """An attention mask as additive logits, in 4 dimensions; a boolean one is True where attention may go."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, float("-inf"))
+    return mask.reshape((1,) * (4 - mask.ndim) + mask.shape).to(like.dtype)
+
+
+def row_index(rows: Sequence[int]) -> slice | list[int]:
+    """A slice where rows are consecutive, so that indexing needs no copy."""
+    consecutive = rows and list(rows) == list(range(rows[0], rows[0] + len(rows)))
+    return slice(rows[0], rows[-1] + 1) if consecutive else list(rows)

@@ -1,0 +1,193 @@
+"""Rows of the denoiser's batch: told apart by their text, grown by extra branches, folded back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unleak.errors import BadInput, UnsupportedModel
+
+Which = str | Sequence[int] | None
+"""Rows by label ("cond", "uncond", a branch's name), by batch position, or None for all."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labels of the rows of one denoiser call; row i belongs to image `images[i]`."""
+
+    labels: tuple[str, ...]
+    images: tuple[int, ...]
+    known: frozenset[str] = frozenset({"cond", "uncond"})
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, which: Which) -> tuple[int, ...]:
+        """Batch positions; a known label without rows in this call gives ().
+
+        Raises:
+            BadInput: a label nobody gave, or a position outside the batch.
+            UnsupportedModel: rows were asked for by label, but the call's text matches no encoded prompt.
+        """
+        if which is None:
+            return tuple(range(len(self)))
+        if isinstance(which, str):
+            if "unknown" in self.labels:
+                raise UnsupportedModel(
+                    "the denoiser's text rows equal no encoded prompt, so its branches cannot be told apart; "
+                    "call the pipeline with `prompt`, or address rows by position"
+                )
+            if which not in self.known:
+                raise BadInput(f"no branch is called {which!r}; this session has {sorted(self.known)}")
+            return tuple(i for i, label in enumerate(self.labels) if label == which)
+        if any(not 0 <= row < len(self) for row in which):
+            raise BadInput(f"rows {list(which)} do not fit a batch of {len(self)}")
+        return tuple(which)
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Extra rows of the same denoiser call: copies of the rows labelled `like`, under a new name.
+
+    `images` limits them to some images (default: all); `text` [L, D] or [images, L, D] and `replace`
+    (argument name -> rows) give them other inputs than the rows they copy.
+    """
+
+    name: str
+    like: str = "cond"
+    images: tuple[int, ...] | None = None
+    text: Tensor | None = None
+    replace: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        text = {} if self.text is None else {"encoder_hidden_states": self.text}
+        return {**text, **self.replace}
+
+
+def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None) -> Rows:
+    """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
+
+    A row equal to both (the negative prompt repeats the prompt) goes to `uncond` first, the order in which
+    classifier-free guidance is batched; alone in its call it is `cond`.
+    """
+    equal = {"cond": _equal(text, cond), "uncond": _equal(text, uncond)}
+    both_fit = uncond is not None and len(text) > len(uncond)
+    order = ("uncond", "cond") if both_fit else ("cond", "uncond")
+    used: dict[str, set[int]] = {"cond": set(), "uncond": set()}
+    labels, images = [], []
+    for row in range(len(text)):
+        hits = [(name, i) for name in order for i in equal[name][row] if i not in used[name]]
+        name, image = hits[0] if hits else ("unknown", row)
+        used.setdefault(name, set()).add(image)
+        labels.append(name)
+        images.append(image)
+    return Rows(tuple(labels), tuple(images))
+
+
+def _equal(text: Tensor, encoded: Tensor | None) -> list[list[int]]:
+    """For each row of `text`, the positions in `encoded` that hold exactly the same numbers."""
+    if encoded is None or encoded.shape[1:] != text.shape[1:]:
+        return [[] for _ in text]
+    encoded = encoded.to(text)
+    same = [[(row == other).all() for other in encoded] for row in text]
+    table = torch.stack([torch.stack(row) for row in same]).tolist()
+    return [[i for i, hit in enumerate(row) if hit] for row in table]
+
+
+def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tuple[dict[str, Any], Rows]:
+    """The denoiser's arguments by name with the branches' rows appended to everything that is batched.
+
+    A branch whose `like` has no row in this call (another call of the step has it) adds none.
+    """
+    batch, keep = len(rows), list(range(len(rows)))
+    labels, images, changed = list(rows.labels), list(rows.images), []
+    for branch in branches:
+        if branch.name in rows.known:
+            raise BadInput(f"two branches are called {branch.name!r}")
+        picked = [i for i in rows.of(branch.like) if branch.images is None or rows.images[i] in branch.images]
+        changed.append((branch, range(len(keep), len(keep) + len(picked))))
+        keep += picked
+        labels += [branch.name] * len(picked)
+        images += [rows.images[i] for i in picked]
+    grown = Rows(tuple(labels), tuple(images), rows.known | {branch.name for branch in branches})
+    if len(keep) == batch:
+        return inputs, grown
+    inputs = take(inputs, batch, keep)
+    for branch, where in changed:
+        for name, value in branch.inputs.items() if where else ():
+            _put(inputs, name, value, where)
+    return inputs, grown
+
+
+def take(inputs: dict[str, Any], batch: int, keep: Sequence[int]) -> dict[str, Any]:
+    """Rows `keep` of every batched tensor among the arguments, at any depth."""
+    lengths = {t.shape[1] for t in _tensors(inputs) if t.ndim == 3 and t.shape[0] == batch}
+
+    def pick(value: Tensor) -> Tensor:
+        return value[list(keep)] if _is_batched(value, batch, lengths) else value
+
+    return _map(inputs, pick)
+
+
+def _is_batched(value: Tensor, batch: int, lengths: set[int]) -> bool:
+    """First dimension is the batch, unless it is a table of positions: sequence length by 3 or 4 axes."""
+    is_table = value.ndim == 2 and value.shape[1] <= 4 and value.shape[0] in lengths
+    return value.ndim > 0 and value.shape[0] == batch and not is_table
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map(item, change) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_map(item, change) for item in value)
+    return value
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _put(inputs: dict[str, Any], name: str, value: Tensor, rows: range) -> None:
+    """Write `value` into these rows of the named argument; `take` has made the tensors ours to write."""
+    for holder in (inputs, *(item for item in inputs.values() if isinstance(item, dict))):
+        target = holder.get(name)
+        if isinstance(target, Tensor):
+            target[rows.start : rows.stop] = value.to(target).expand(len(rows), *target.shape[1:])
+            return
+    raise BadInput(f"the denoiser is not called with an argument {name!r}; it has {sorted(inputs)}")
+
+
+def split(prediction: Tensor, rows: Rows) -> dict[str, Tensor]:
+    """Predictions [R, ...] by label, each [images, ...] in the order of its rows."""
+    return {name: prediction[list(rows.of(name))] for name in dict.fromkeys(rows.labels) if name != "unknown"}
+
+
+def fold(prediction: Tensor, rows: Rows, changed: Tensor | Mapping[str, Tensor] | None, batch: int) -> Tensor:
+    """The rows the pipeline asked for, without those of extra branches.
+
+    A combined prediction [n, ...] is put into every guided row, so that `u + s (c - u)` gives exactly it for
+    any scale s; a mapping replaces the rows of its labels.
+    """
+    if changed is None:
+        return prediction[:batch]
+    if isinstance(changed, Tensor):
+        changed = dict.fromkeys(set(rows.labels[:batch]), changed)
+    out = prediction[:batch].clone()
+    for i in range(batch):
+        if rows.labels[i] in changed:
+            out[i] = changed[rows.labels[i]][rows.images[i]].to(out)
+    return out

@@ -1,0 +1,120 @@
+"""Attention of image queries to a few text tokens, without the full map.
+
+A column of the map needs only the log-sum-exp of each query's logits, ``A[i, j] = exp(s q_i k_j - lse_i)``.
+The fused kernels compute it anyway; where they do not apply it is built chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from unleak.errors import NotFinite
+
+CHUNK = 1 << 24
+"""Largest number of logits held at once when the log-sum-exp is built in chunks (64 MiB in fp32)."""
+
+FLASH, EFFICIENT = 1, 2  # values of torch._fused_sdp_choice
+
+
+def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
+    """Probabilities of some key columns.
+
+    Args:
+        q: queries [B, H, N, d].
+        k: keys [B, H, K, d].
+        tokens: T key positions.
+        scale: factor of the logits.
+        lse: log-sum-exp of each query's logits [B, H, N].
+        mask: additive mask broadcastable to [B, H, N, K], already part of `lse`, or None.
+
+    Returns:
+        [B, H, N, T] in fp32 (fp64 for fp64 input), each in [0, 1].
+    """
+    index = list(tokens)
+    logits = _wide(q) @ _wide(k[:, :, index]).mT * scale
+    if mask is not None:
+        logits = logits + mask.expand(*mask.shape[:-1], k.shape[2])[..., index]
+    return torch.exp(logits - lse[..., None])
+
+
+def full_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """The whole attention map [B, H, N, K]; materialised, so ask for it only at small sites."""
+    logits = _wide(q) @ _wide(k).mT * scale
+    return torch.softmax(logits if mask is None else logits + mask, dim=-1)
+
+
+def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
+    """Log-sum-exp [B, H, N] of each query's logits, holding at most `chunk` logits at a time."""
+    size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
+    keys = _wide(k).mT
+    parts = []
+    for start in range(0, q.shape[2], size):
+        logits = _wide(q[:, :, start : start + size]) @ keys * scale
+        if mask is not None:
+            logits = logits + (mask if mask.shape[-2] == 1 else mask[..., start : start + size, :])
+        parts.append(torch.logsumexp(logits, dim=-1))
+    return torch.cat(parts, dim=-1)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    """Output and log-sum-exp of the kernel that `scaled_dot_product_attention` itself would choose.
+
+    The output is bitwise that of the plain call. None where that kernel offers no log-sum-exp.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return None
+    choice, ops = torch._fused_sdp_choice(q, k, v, None, 0.0, False, scale=scale), torch.ops.aten
+    if q.device.type == "cpu" and choice == FLASH:
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+    elif q.device.type == "cuda" and choice == FLASH and q.shape[-1] % 8 == 0:
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, scale=scale)
+    elif q.device.type == "cuda" and choice == EFFICIENT:
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)
+    else:
+        return None
+    return out, lse[..., : q.shape[2]]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class RunningMean:
+    """Means of tensors by key, one running value per key, on the device of what is added."""
+
+    def __init__(self) -> None:
+        self._mean: dict[Hashable, Tensor] = {}
+        self._count: dict[Hashable, int] = {}
+
+    def add(self, key: Hashable, value: Tensor) -> None:
+        """Take one more value; all values of a key have one shape."""
+        count = self._count[key] = self._count.get(key, 0) + 1
+        if count == 1:
+            self._mean[key] = value.detach().clone()
+        else:
+            self._mean[key].lerp_(value.detach(), 1.0 / count)
+
+    def keys(self) -> list[Hashable]:
+        return list(self._mean)
+
+    def mean(self, key: Hashable) -> Tensor:
+        """The mean of all values of `key`.
+
+        Raises:
+            NotFinite: some value was NaN or infinite (checked here, once, to keep the device busy before).
+        """
+        if not torch.isfinite(self._mean[key]).all():
+            raise NotFinite(f"the mean of {key!r} is not finite; run the model in a wider dtype")
+        return self._mean[key]
+
+    def count(self, key: Hashable) -> int:
+        return self._count.get(key, 0)
+
+
+def default_scale(q: Tensor, scale: float | None) -> float:
+    """The factor of the logits: as given to the call, or 1 / sqrt(head width)."""
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale

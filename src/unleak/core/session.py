@@ -1,0 +1,297 @@
+"""`attach(pipe, *interventions)`: carry out interventions on the user's own pipeline calls, then restore it.
+
+Nothing is subclassed, copied or replaced. What is installed, and removed again on leaving the block whatever
+happened, are forward hooks (denoiser, attention sites, text encoders) and four instance attributes that
+shadow bound methods: `encode_prompt` and `check_inputs` of the pipeline, `set_timesteps` and `step` of its
+scheduler. Without interventions nothing is installed at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unleak.core.anatomy import Anatomy, Encoder, Grid, Site
+from unleak.core.branches import Branch, Rows
+from unleak.core.clock import Clock
+from unleak.core.denoising import Denoising, blind, tells_text_order
+from unleak.core.intervention import Intervention, SiteFilter
+from unleak.core.prompts import Encoded, Prompts, TextCall, replace_output
+from unleak.core.tap import Tap
+from unleak.errors import BadInput, Conflict, NotFinite
+
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def attach(pipe: Any, *interventions: Intervention) -> Session:
+    """A session, to be used as `with unleak.attach(pipe, ...) as run: pipe(...)`.
+
+    Interventions apply in the given order. Sessions do not nest: give all interventions to one call.
+
+    Raises:
+        UnsupportedModel: the pipeline has no denoiser that unleak can observe.
+        NoSite: an intervention's `sites` match no attention site.
+    """
+    return Session(pipe, interventions)
+
+
+class Context:
+    """What a seam may know. One per intervention; `state` is its own scratch space, emptied when a
+    generation begins, and `run.results` is where it leaves what the user should find."""
+
+    def __init__(self, run: Session) -> None:
+        self.run = run
+        self.state: dict[str, Any] = {}
+
+    @property
+    def pipe(self) -> Any:
+        return self.run.pipe
+
+    @property
+    def step(self) -> int:
+        """Number of the current denoising step (distinct timesteps), from 0."""
+        return self.run.clock.step
+
+    @property
+    def steps(self) -> int:
+        return self.run.clock.steps
+
+    @property
+    def fraction(self) -> float:
+        """Trajectory fraction: 0 at the first step, 1 at the last."""
+        return self.run.clock.fraction
+
+    @property
+    def timestep(self) -> float:
+        """Current timestep in the scheduler's units."""
+        return self.run.clock.timestep
+
+    @property
+    def rows(self) -> Rows:
+        """Labels of the batch rows of the current denoiser call."""
+        return self.run.denoising.rows
+
+    @property
+    def grid(self) -> Grid | None:
+        """Latent height and width of the current generation."""
+        return self.run.denoising.grid
+
+    @property
+    def encoded(self) -> Encoded:
+        """Prompts, encoder calls and encoded rows of the current generation."""
+        return self.run.prompts.encoded
+
+    def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
+        """One more denoiser call on these rows only; for `on_prediction`."""
+        return self.run.denoising.predict(branches)
+
+
+class Session:
+    """Interventions at work on one pipeline. `log` has one JSON-serialisable entry per generation; `results`
+    is filled by interventions."""
+
+    def __init__(self, pipe: Any, interventions: Sequence[Intervention]) -> None:
+        for item in interventions:
+            if not isinstance(item, Intervention):
+                raise BadInput(f"{item!r} is not an Intervention")
+        self.pipe = pipe
+        self.interventions = tuple(interventions)
+        self.anatomy = Anatomy.of(pipe)
+        self.labels = [f"{i}.{type(item).__name__}" for i, item in enumerate(self.interventions)]
+        self.chosen = [self._choose(item) for item in self.interventions]
+        self.contexts = [Context(self) for _ in self.interventions]
+        self.results: dict[str, Any] = {}
+        self.log: list[dict[str, Any]] = []
+        self.clock = Clock()
+        self.pixels: tuple[int | None, int | None] = (None, None)
+        self.denoising = Denoising(self)
+        self.prompts = Prompts(
+            pipe,
+            self.anatomy.encoders,
+            strict=any(item.uses_text or item.has("on_text") for item in self.interventions),
+            rewriting=any(item.has("on_text") for item in self.interventions),
+            on_call=self._on_text,
+        )
+        self.tap: Tap | None = None
+        self._watched: Any = None
+        self._undo = contextlib.ExitStack()
+
+    def _choose(self, item: Intervention) -> set[str]:
+        picked = SiteFilter.of(item.sites).select(self.anatomy.sites) if item.has("on_attention") else []
+        return {site.name for site in picked}
+
+    # -- install and restore -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        if self.anatomy.denoiser in _attached:
+            raise Conflict("this pipeline is attached already: give all interventions to one attach()")
+        with contextlib.ExitStack() as undo:
+            if self.interventions:
+                self._install(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._undo.close()
+        self.tap = None
+
+    def _install(self, undo: contextlib.ExitStack) -> None:
+        self._undo = undo
+        denoiser = self.anatomy.denoiser
+        _attached.add(denoiser)
+        undo.callback(_attached.discard, denoiser)
+        self._shadow(self.pipe, "encode_prompt", self._encode_prompt)
+        if hasattr(self.pipe, "check_inputs"):
+            self._shadow(self.pipe, "check_inputs", self._check_inputs)
+        self._watch_scheduler()
+        for encoder in self.anatomy.encoders:
+            hook = functools.partial(self._after_encoder, encoder)
+            undo.callback(encoder.module.register_forward_hook(hook, with_kwargs=True).remove)
+        undo.callback(denoiser.register_forward_pre_hook(self.denoising.before, with_kwargs=True).remove)
+        undo.callback(denoiser.register_forward_hook(self.denoising.after, with_kwargs=True).remove)
+        names = set().union(*self.chosen)
+        if names:
+            guide = next((site.name for site in self.anatomy.sites if tells_text_order(site)), None)
+            sites = [site for site in self.anatomy.sites if site.name in names or site.name == guide]
+            self.tap = undo.enter_context(Tap(sites, self._wanted, self.denoising.attend))
+
+    def _shadow(self, owner: Any, name: str, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
+        """Let `owner.name(...)` call `method(original, args, kwargs)` until the session ends."""
+        original, space = getattr(owner, name), vars(owner)
+        before = space.get(name)
+
+        @functools.wraps(original)
+        def shadow(*args: Any, **kwargs: Any) -> Any:
+            return method(original, args, kwargs)
+
+        def restore() -> None:
+            if before is None:
+                space.pop(name, None)
+            else:
+                space[name] = before
+
+        space[name] = shadow
+        self._undo.callback(restore)
+
+    def _watch_scheduler(self) -> None:
+        """Follow the scheduler that the pipeline has now; users exchange it at will."""
+        if self.pipe.scheduler is not self._watched:
+            self._watched = self.pipe.scheduler
+            self._shadow(self._watched, "set_timesteps", self._set_timesteps)
+            self._shadow(self._watched, "step", self._scheduler_step)
+
+    # -- one generation ------------------------------------------------------------------------------------
+
+    def _begin_generation(self) -> None:
+        self._watch_scheduler()
+        self.prompts.begin_generation()
+        self.denoising.begin_generation()
+        self.clock.restart([])
+        if self.tap is not None:
+            self.tap.reset()
+        for context in self.contexts:
+            context.state.clear()
+        self.log.append({"prompts": [], "text": [], "edits": {}, "denoiser_calls": 0, "denoiser_rows": 0, "steps": 0})
+
+    def _check_inputs(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """The pipeline begins a call."""
+        self._begin_generation()
+        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+        self.pixels = given.get("height"), given.get("width")
+        return original(*args, **kwargs)
+
+    def _encode_prompt(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        if not self.log:
+            self._begin_generation()
+        returned = self.prompts.encode_prompt(original, args, kwargs)
+        self.log[-1]["prompts"] = list(self.prompts.encoded.prompts)
+        return returned
+
+    def _after_encoder(self, encoder: Encoder, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        return self.prompts.after_encoder(encoder, args, kwargs, output)
+
+    def _on_text(self, call: TextCall) -> None:
+        for i, item in enumerate(self.interventions):
+            new = item.on_text(self.contexts[i], call) if item.has("on_text") else None
+            if new is not None:
+                rows = replace_output(call, new)
+                self.log[-1]["text"].append({"by": self.labels[i], "encoder": call.name, "rows": rows})
+
+    def _set_timesteps(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        returned = original(*args, **kwargs)
+        self.clock.restart(self._watched.timesteps)
+        return returned
+
+    def at_denoiser(self, timestep: Any) -> None:
+        """The denoiser is called at this timestep."""
+        if not self.log:
+            self._begin_generation()
+        self.prompts.begin_denoising()
+        self.clock.at_denoiser(self.pipe.scheduler, timestep)
+
+    def _scheduler_step(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        if not self.clock.calls and any(item.has(s) for item in self.interventions for s in _DENOISER_SEAMS):
+            raise blind(self.anatomy.denoiser_name)
+        settled = self.denoising.settle()
+        if settled is not None:
+            given = inspect.signature(original).bind(*args, **kwargs)
+            given.arguments["model_output"] = settled.to(given.arguments["model_output"].dtype)
+            args, kwargs = given.args, given.kwargs
+        returned = original(*args, **kwargs)
+        latents = returned[0]
+        for i, item in self.active("on_latents"):
+            new = item.on_latents(self.contexts[i], latents)
+            if new is not None:
+                latents = _checked_latents(self.labels[i], new, latents)
+        self.log[-1]["steps"] = self.clock.step + 1
+        self.denoising.begin_step()
+        self.clock.after_step()
+        if latents is returned[0]:
+            return returned
+        if isinstance(returned, tuple):
+            return (latents, *returned[1:])
+        returned.prev_sample = latents
+        return returned
+
+    # -- for the parts -------------------------------------------------------------------------------------
+
+    def active(self, seam: str) -> list[tuple[int, Intervention]]:
+        """Interventions that override `seam` and whose window holds the current step."""
+        now = self.clock.fraction
+        return [(i, item) for i, item in enumerate(self.interventions) if item.has(seam) and now in item.window]
+
+    def wanted_sites(self) -> set[str]:
+        return set().union(*(self.chosen[i] for i, _ in self.active("on_attention")))
+
+    def _wanted(self, site: Site) -> bool:
+        active = self.active("on_attention")
+        if any(site.name in self.chosen[i] for i, _ in active):
+            return True
+        return bool(active) and self.denoising.text_first is None and tells_text_order(site)
+
+    def count(self, **amounts: int) -> None:
+        for name, amount in amounts.items():
+            self.log[-1][name] = self.log[-1].get(name, 0) + amount
+
+    def note_edits(self, i: int, site: str, edits: Sequence[Any]) -> None:
+        for edit in edits:
+            mine = self.log[-1]["edits"].setdefault(self.labels[i], {}).setdefault(type(edit).__name__, {})
+            mine[site] = mine.get(site, 0) + 1
+
+
+_DENOISER_SEAMS = ("branches", "on_attention", "on_prediction")
+
+
+def _checked_latents(label: str, new: Tensor, old: Tensor) -> Tensor:
+    if new.shape != old.shape:
+        raise BadInput(f"{label} returned latents {tuple(new.shape)}, not {tuple(old.shape)}")
+    if not torch.isfinite(new).all():
+        raise NotFinite(f"{label} returned latents with NaN or infinity")
+    return new.to(old.dtype)

@@ -1,0 +1,160 @@
+"""See, and if asked replace, the attention of chosen modules without touching the modules.
+
+Forward hooks say which attention module is running; while one is, a `TorchFunctionMode` watches for the call
+every processor ends in, `F.scaled_dot_product_attention`, after projections, norms and rotary embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from unleak.core.anatomy import Site
+from unleak.errors import Unobservable
+
+SDPA = F.scaled_dot_product_attention
+ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+@dataclass(eq=False)
+class Running:
+    """An attention module that is running now: what it was given, and whether its attention was seen."""
+
+    site: Site
+    hidden: Tensor | None
+    text: Tensor | None
+    mode: TorchFunctionMode
+    seen: bool = False
+
+
+Handler = Callable[[Running, Callable[..., Tensor], dict[str, Any]], Tensor | None]
+"""(what runs, plain attention, its arguments by name) -> output, or None if it is not the site's own call."""
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, handle: Callable[[tuple, dict], Tensor]) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is SDPA or func is F.scaled_dot_product_attention:
+            return self.handle(args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+class Tap:
+    """Hooks on some attention sites. `wanted(site)` is asked at each entry; `handler` gets each call.
+
+    Close it (or leave its `with` block) to remove every hook and mode again.
+    """
+
+    def __init__(self, sites: Iterable[Site], wanted: Callable[[Site], bool], handler: Handler) -> None:
+        self._wanted, self._handler = wanted, handler
+        self._running: list[Running] = []
+        self._paused = False
+        self._outer_modes = _get_current_function_mode_stack()
+        self._handles: list[Any] = []
+        for site in sites:
+            enter, leave = _for_site(self._enter, site), _for_site(self._leave, site)
+            self._handles.append(site.module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._handles.append(site.module.register_forward_hook(leave, with_kwargs=True, always_call=True))
+
+    def __enter__(self) -> Tap:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget a module whose forward was left without its exit hook (KeyboardInterrupt)."""
+        if self._running:  # interrupted inside a module: its mode is still on the stack
+            self._running.clear()
+            while torch._C._len_torch_function_stack():
+                torch._C._pop_torch_function_stack()
+            for mode in self._outer_modes:
+                torch._C._push_on_torch_function_stack(mode)
+
+    def _enter(self, site: Site, args: tuple, kwargs: dict) -> None:
+        if self._paused or not self._wanted(site):
+            return
+        hidden = kwargs.get("hidden_states", args[0] if args else None)
+        text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+        text = text[0] if isinstance(text, tuple | list) else text
+        running = Running(site, hidden, text, _Watch(self._attend))
+        self._running.append(running)
+        running.mode.__enter__()
+
+    def _leave(self, site: Site, args: tuple, kwargs: dict, output: Any) -> None:
+        if not self._running or self._running[-1].site is not site or self._paused:
+            return
+        running = self._running.pop()
+        running.mode.__exit__(None, None, None)
+        if output is not None and not running.seen:
+            raise unobservable(site)
+
+    def _attend(self, args: tuple, kwargs: dict) -> Tensor:
+        named = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+        running = self._running[-1]
+        out = self._handler(running, SDPA, named)
+        if out is None:
+            return SDPA(*args, **kwargs)
+        running.seen = True
+        return out
+
+    def capture(self, running: Running, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values the running cross site makes of other text rows [n, L, D] or [L, D]."""
+        assert running.hidden is not None
+        text = text[None] if text.ndim == 2 else text
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def keep(args: tuple, kwargs: dict) -> Tensor:
+            named = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+            if named["key"].shape[2] == text.shape[1]:
+                found.append((named["key"], named["value"]))
+            return SDPA(*args, **kwargs)
+
+        one = running.hidden[:1, :1].expand(len(text), 1, -1)
+        with self._pause(), _Watch(keep):
+            running.site.module(one, encoder_hidden_states=text.to(one))
+        if not found:
+            raise unobservable(running.site)
+        return found[0]
+
+    @contextlib.contextmanager
+    def _pause(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+
+def _for_site(method: Callable[..., None], site: Site) -> Callable[..., None]:
+    @torch.compiler.disable
+    def hook(module: nn.Module, *rest: Any) -> None:
+        method(site, *rest)
+
+    return hook
+
+
+def unobservable(site: Site) -> Unobservable:
+    processor = type(getattr(site.module, "processor", None)).__name__
+    return Unobservable(
+        f"attention module {site.name} (processor {processor}) ran without scaled_dot_product_attention, so "
+        "nothing can be seen or edited there. Use the default attention: "
+        "`pipe.disable_attention_slicing()`, `pipe.disable_xformers_memory_efficient_attention()`, "
+        "`denoiser.set_attn_processor(AttnProcessor2_0())` or `denoiser.set_attention_backend('native')`"
+    )

@@ -1,0 +1,49 @@
+"""Options and fixtures of all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tiny import NAMES, tiny
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--oracle", type=Path, default=None, help="folder with cases/<method>/<case>/case.json")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One parity test for every case of the oracle folder; none without the folder."""
+    if "oracle_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--oracle")
+        found = sorted(folder.glob("cases/*/*/case.json")) if folder else []
+        if folder and not found:
+            raise pytest.UsageError(f"--oracle {folder} holds no cases/<method>/<case>/case.json")
+        names = [f"{path.parent.parent.name}/{path.parent.name}" for path in found]
+        metafunc.parametrize("oracle_case", [path.parent for path in found], ids=names)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--oracle` the parity tests are deselected, in silence."""
+    if config.getoption("--oracle") is None:
+        parity = [item for item in items if item.get_closest_marker("parity")]
+        items[:] = [item for item in items if item not in parity]
+        if parity:
+            config.hook.pytest_deselected(items=parity)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def any_pipe(request):
+    """Each supported layout in turn. Shared: a test that leaves a trace on it fails the tests after it."""
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def sd1():
+    return tiny("sd1")
+
+
+@pytest.fixture(scope="session")
+def flux():
+    return tiny("flux")
