@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
         part.replace(path)
     except OSError as e:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise BadInput(f"cannot write {path}: {e.strerror or e}; choose another output folder") from e
 
 

@@ -38,7 +38,7 @@ def mean(values: Sequence[float] | np.ndarray, method: str, subset: str, metric:
     """A mean with its bootstrap (BCa) interval over the first axis; further axes are averaged first."""
     x = np.asarray(values, float)
     x = x.reshape(len(x), -1).mean(1)
-    if len(x) < 2 or np.ptp(x) == 0:
+    if len(x) < 2 or np.ptp(x) < 1e-9 * max(1.0, float(np.abs(x).max())):
         return Row(method, subset, metric, float(x.mean()), float(x.mean()), float(x.mean()), len(x))
     ci = bootstrap((x,), np.mean, rng=np.random.default_rng(seed), n_resamples=2000).confidence_interval
     return Row(method, subset, metric, float(x.mean()), float(ci.low), float(ci.high), len(x))

@@ -1,0 +1,100 @@
+"""Statistics, results files, resumable parts, pictures, seeds: what every benchmark rests on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unleak.bench.results import Parts, Results, write_atomic
+from unleak.bench.stats import mcnemar, mean, paired_difference, share
+from unleak.errors import BadInput
+from unleak.generate import check_prompt, parse_seeds
+from unleak.report.pictures import contact_sheet, enlarge, png
+
+
+def test_share_is_the_wilson_interval() -> None:
+    r = share([True] * 8 + [False] * 2, "m", "s", "x")
+    assert (r.value, r.n) == (0.8, 10)
+    assert r.low == pytest.approx(0.4902, abs=1e-3) and r.high == pytest.approx(0.9433, abs=1e-3)
+    certain = share([True] * 20, "m", "s", "x")
+    assert certain.value == 1.0 and certain.low < 0.9  # no false certainty
+
+
+def test_mean_and_paired_difference_contain_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 1.0, 200)
+    r = mean(x, "m", "s", "x")
+    assert r.low < 3.0 < r.high and r.n == 200
+    d = paired_difference(x, x + 0.5, "m", "s", "x")
+    assert d.value == pytest.approx(0.5) and d.low == pytest.approx(0.5)
+    assert mean([2.0, 2.0], "m", "s", "x").low == 2.0
+
+
+def test_mcnemar_counts_discordant_pairs() -> None:
+    before, after = np.array([0, 0, 0, 1, 1], bool), np.array([1, 1, 1, 0, 1], bool)
+    fixed, broken, p = mcnemar(before, after)
+    assert (fixed, broken) == (3, 1) and p == pytest.approx(0.625)
+    assert mcnemar(before, before)[2] == 1.0
+
+
+def test_results_follow_the_contract(tmp_path: Path) -> None:
+    r = Results("world", "emoji-sd", [0, 1], "heldout", {"name": "glyphs", "accuracy": {}})
+    r.rows.append(share([True, False], "emoji-sd", "pair", "pair_present"))
+    r.save(tmp_path)
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert data["schema"] == "unleak/bench/1"
+    assert set(data) >= {"suite", "model", "command", "versions", "seeds", "split", "judge", "rows"}
+    assert set(data["rows"][0]) == {"method", "subset", "metric", "value", "low", "high", "n"}
+    assert "pair_present" in (tmp_path / "results.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "results.md"]
+
+
+def test_parts_are_reused_only_for_the_same_inputs(tmp_path: Path) -> None:
+    parts, calls = Parts(tmp_path), []
+    for inputs in (1, 1, 2):
+        assert parts.get("x", inputs, lambda i=inputs: calls.append(i) or [i]) == [inputs]
+    assert calls == [1, 2]
+
+
+def test_an_interrupt_leaves_no_part_behind(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Parts(tmp_path).get("x", 1, interrupted)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_unwritable_place_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write"):
+        write_atomic(tmp_path / "file" / "x.json", "{}")
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0:4", [0, 1, 2, 3]), ("1,5,9", [1, 5, 9])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "4:2", "1:2:3", "-1", "0:100000", "1.5"])
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(BadInput, match="seeds"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "x" * 20_000, "\udcff"])
+def test_bad_prompts(prompt: str) -> None:
+    with pytest.raises(BadInput):
+        check_prompt(prompt)
+
+
+def test_pictures_keep_small_pixels_sharp_and_any_shape() -> None:
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 8:] = 255
+    big = np.asarray(enlarge(image, 64))
+    assert big.shape == (32, 64, 3) and set(np.unique(big)) == {0, 255}
+    sheet = contact_sheet([("a very long label " * 9, [image] * 3), ("b", [image])], across=2)
+    assert png(sheet).startswith(b"\x89PNG") and sheet.width > 3 * 128
