@@ -93,7 +93,7 @@ def test_the_running_mean_is_the_mean(values):
     for value in values:
         mean.add("key", torch.full((CELLS,), value, dtype=torch.float64))
     assert mean.mean("key").tolist() == pytest.approx([sum(values) / len(values)] * CELLS, abs=1e-9)
-    assert mean.count("key") == len(values) and mean.keys() == ["key"]
+    assert mean.count("key") == len(values) and list(mean) == ["key"]
 
 
 def test_nan_is_found_when_the_mean_is_read():

@@ -263,9 +263,7 @@ def _flux():
         axes_dims_rope=(4, 6, 6),
     )
     return diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15
-        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
         vae=_vae(shift=0.06),
         text_encoder=_clip(first),
         tokenizer=first,
@@ -293,9 +291,7 @@ def save_tiny(name: str, folder: str | Path, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def draw(
-    pipe, prompt="a red mouse and a laptop", *, seeds=(0,), steps=3, size=(64, 64), **kwargs
-) -> torch.Tensor:
+def draw(pipe, prompt="a red mouse and a laptop", *, seeds=(0,), steps=3, size=(64, 64), **kwargs) -> torch.Tensor:
     """Final latents of a short run, one CPU generator per image; `size` is (height, width) in pixels."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     if "max_sequence_length" not in kwargs and hasattr(pipe, "transformer"):

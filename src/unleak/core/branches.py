@@ -72,12 +72,13 @@ class Branch:
 def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None) -> Rows:
     """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
 
-    A row equal to both (the negative prompt repeats the prompt) goes to `uncond` first, the order in which
-    classifier-free guidance is batched; alone in its call it is `cond`.
+    Where the negative prompt repeats the prompt, a row equals both: then `uncond` comes first, the order in
+    which classifier-free guidance is batched, and a call that holds one of them is told by the tensor itself.
     """
     equal = {"cond": _equal(text, cond), "uncond": _equal(text, uncond)}
-    both_fit = uncond is not None and len(text) > len(uncond)
-    order = ("uncond", "cond") if both_fit else ("cond", "uncond")
+    batched = uncond is not None and len(text) > len(uncond)
+    is_uncond = uncond is not None and text.data_ptr() == uncond.data_ptr()
+    order = ("uncond", "cond") if batched or is_uncond else ("cond", "uncond")
     used: dict[str, set[int]] = {"cond": set(), "uncond": set()}
     labels, images = [], []
     for row in range(len(text)):

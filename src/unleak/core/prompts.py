@@ -115,9 +115,10 @@ class Prompts:
         self._rerunning = False
         self._passes: int | None = None
 
-    def begin_generation(self) -> None:
-        """The pipeline is called: until the denoiser runs it encodes the prompt, then the negative one."""
-        self.encoded, self._passes = Encoded(), 0
+    def begin_generation(self, called: bool) -> None:
+        """A generation begins. Once the pipeline is `called`, and until the denoiser runs, a second pass through
+        an `encode_prompt` without a negative prompt of its own encodes the negative prompt."""
+        self.encoded, self._passes = Encoded(), 0 if called else None
 
     def begin_denoising(self) -> None:
         self._passes = None

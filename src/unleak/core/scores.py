@@ -7,7 +7,7 @@ The fused kernels compute it anyway; where they do not apply it is built chunk b
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -98,8 +98,9 @@ class RunningMean:
         else:
             self._mean[key].lerp_(value.detach(), 1.0 / count)
 
-    def keys(self) -> list[Hashable]:
-        return list(self._mean)
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys, in the order of their first value."""
+        return iter(self._mean)
 
     def mean(self, key: Hashable) -> Tensor:
         """The mean of all values of `key`.

@@ -189,9 +189,9 @@ class Session:
 
     # -- one generation ------------------------------------------------------------------------------------
 
-    def _begin_generation(self) -> None:
+    def _begin_generation(self, called: bool = False) -> None:
         self._watch_scheduler()
-        self.prompts.begin_generation()
+        self.prompts.begin_generation(called)
         self.denoising.begin_generation()
         self.clock.restart([])
         if self.tap is not None:
@@ -201,8 +201,8 @@ class Session:
         self.log.append({"prompts": [], "text": [], "edits": {}, "denoiser_calls": 0, "denoiser_rows": 0, "steps": 0})
 
     def _check_inputs(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        """The pipeline begins a call."""
-        self._begin_generation()
+        """The pipeline is called."""
+        self._begin_generation(called=True)
         given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
         self.pixels = given.get("height"), given.get("width")
         return original(*args, **kwargs)
