@@ -46,6 +46,16 @@ def test_the_fused_output_is_bitwise_the_plain_one(dtype):
     assert (lse - scores.log_sum_exp(q, k, 0.25)).abs().max() < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
+def test_a_kernel_that_fails_its_trial_is_not_used(monkeypatch):
+    q, k, v = qkv(wide=24, dtype=torch.float32)
+    assert scores.fused(q, k, v, 0.3) is not None
+    wrong = lambda q, k, v, s: (F.scaled_dot_product_attention(q, k, v, scale=s), torch.zeros(*q.shape[:3]))  # noqa: E731
+    monkeypatch.setitem(scores._KERNELS, ("cpu", 1), wrong)
+    scores._sound.cache_clear()
+    assert scores.fused(q, k, v, 0.3) is None
+    scores._sound.cache_clear()
+
+
 def test_gradients_keep_to_the_differentiable_way():
     q, k, v = qkv()
     assert scores.fused(q.requires_grad_(), k, v, 0.3) is None

@@ -6,18 +6,19 @@ The fused kernels compute it anyway; where they do not apply it is built chunk b
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unleak.errors import NotFinite
 
 CHUNK = 1 << 24
 """Largest number of logits held at once when the log-sum-exp is built in chunks (64 MiB in fp32)."""
-
-FLASH, EFFICIENT = 1, 2  # values of torch._fused_sdp_choice
 
 
 def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
@@ -63,20 +64,44 @@ def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, 
 def fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
     """Output and log-sum-exp of the kernel that `scaled_dot_product_attention` itself would choose.
 
-    The output is bitwise that of the plain call. None where that kernel offers no log-sum-exp.
+    The output is bitwise that of the plain call. None where that kernel offers no log-sum-exp, where gradients
+    are wanted, or where it fails a first trial against `log_sum_exp`.
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return None
-    choice, ops = torch._fused_sdp_choice(q, k, v, None, 0.0, False, scale=scale), torch.ops.aten
-    if q.device.type == "cpu" and choice == FLASH:
-        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-    elif q.device.type == "cuda" and choice == FLASH and q.shape[-1] % 8 == 0:
-        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, scale=scale)
-    elif q.device.type == "cuda" and choice == EFFICIENT:
-        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)
-    else:
+    kernel = (q.device.type, torch._fused_sdp_choice(q, k, v, None, 0.0, False, scale=scale))
+    if kernel not in _KERNELS or not _sound(kernel, q.device, q.dtype, q.shape[-1]):
         return None
-    return out, lse[..., : q.shape[2]]
+    return _run(kernel, q, k, v, scale)
+
+
+_KERNELS: dict[tuple[str, int], Callable[..., Any]] = {
+    ("cpu", 1): lambda q, k, v, s: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=s),
+    ("cuda", 1): lambda q, k, v, s: torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=s),
+    ("cuda", 2): lambda q, k, v, s: torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, True, scale=s
+    ),
+    ("cuda", 3): lambda q, k, v, s: torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=s),
+}
+"""By device and value of `torch._fused_sdp_choice` (1 flash, 2 memory-efficient, 3 cuDNN)."""
+
+
+def _run(kernel: tuple[str, int], q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = _KERNELS[kernel](q, k, v, scale)
+    return out, lse.reshape(*q.shape[:2], -1)[..., : q.shape[2]]
+
+
+@functools.cache
+def _sound(kernel: tuple[str, int], device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Try a kernel once on a small problem: these operators are not a stable interface of torch."""
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, width, generator=random).to(device, dtype) for n in (40, 24, 24))
+    try:
+        out, lse = _run(kernel, q, k, v, 0.3)
+    except RuntimeError:
+        return False
+    same = torch.allclose(_wide(lse), log_sum_exp(q, k, 0.3), atol=1e-2)
+    return same and torch.allclose(out, F.scaled_dot_product_attention(q, k, v, scale=0.3), atol=1e-2)
 
 
 def _wide(x: Tensor) -> Tensor:

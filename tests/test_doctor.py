@@ -1,0 +1,68 @@
+"""`doctor`: tells what a pipeline is, and that the laws hold on it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from tiny import NAMES, draw, tiny
+from unleak.core.doctor import doctor
+from unleak.errors import UnsupportedModel
+
+KEYS = {"schema", "pipeline", "encoders", "denoiser", "layout", "sites", "observable", "identity", "restored"}
+LAYOUTS = {
+    "sd1": ("cross-attention", {"cross": 16, "self": 16}),
+    "sd2": ("cross-attention", {"cross": 16, "self": 16}),
+    "sdxl": ("cross-attention", {"cross": 11, "self": 11}),
+    "sd3": ("joint, text last", {"joint": 2, "self": 1}),
+    "flux": ("joint, text first", {"joint": 4}),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_healthy_pipeline(name):
+    pipe = tiny(name)
+    bare = draw(pipe)
+    report = doctor(pipe)
+    layout, kinds = LAYOUTS[name]
+    assert report.layout == layout
+    found = [site["kind"] for site in report.sites]
+    assert {kind: found.count(kind) for kind in set(found)} == kinds
+    assert report.ok and report.reason is None, report
+    assert torch.equal(draw(pipe), bare)
+
+
+@pytest.mark.parametrize("name", ["sd1", "flux"])
+def test_the_json_form(name):
+    report = doctor(tiny(name))
+    data = json.loads(report.to_json())
+    assert data.keys() >= KEYS and data["schema"] == "unleak/doctor/1"
+    assert all({"name", "kind"} <= site.keys() for site in data["sites"])
+    assert {encoder["name"] for encoder in data["encoders"]} <= {"text_encoder", "text_encoder_2"}
+    assert data["encoders"][0]["length"] == (77 if name == "sd1" else data["encoders"][0]["length"])
+    assert str(report).count("\n") == 3
+
+
+def test_attention_that_cannot_be_seen_is_reported_with_its_fix():
+    pipe = tiny("sd1")
+    pipe.unet.set_attn_processor(AttnProcessor())
+    report = doctor(pipe)
+    assert not report.observable and not report.ok and report.restored
+    assert "AttnProcessor2_0" in report.reason and report.layout == "unknown"
+    assert {site["kind"] for site in report.sites} == {None}
+
+
+def test_a_pipeline_that_is_not_deterministic_fails_identity():
+    pipe = tiny("sd1")
+    handle = pipe.unet.conv_out.register_forward_hook(lambda m, a, out: out + torch.randn_like(out))
+    report = doctor(pipe)
+    handle.remove()
+    assert report.observable and not report.identity and "deterministic" in report.reason
+
+
+def test_something_else_than_a_pipeline():
+    with pytest.raises(UnsupportedModel):
+        doctor(object())
