@@ -71,9 +71,7 @@ def test_several_occurrences_need_a_number():
     prompt = "a red mouse and a blue mouse"
     with pytest.raises(AmbiguousItem) as error:
         locate(prompt, "mouse")
-    assert (
-        "mouse#1" in str(error.value) and "mouse#2" in str(error.value) and "blue [mouse]" in str(error.value)
-    )
+    assert "mouse#1" in str(error.value) and "mouse#2" in str(error.value) and "blue [mouse]" in str(error.value)
     assert locate(prompt, "mouse", 1) == (6, 11)
     assert locate(prompt, "mouse", 2) == (23, 28)
     with pytest.raises(ItemNotFound, match="no #3"):

@@ -114,7 +114,7 @@ def test_each_layer_changes_every_layer_and_nothing_else():
         )
 
     one, two = output(0.0), output(5.0)
-    out = each_layer(lambda h, g: patch(h, g, [1], [2]), one, two)
+    out = each_layer(lambda layer: patch(layer(one), layer(two), [1], [2]), one)
     assert type(out) is type(one) and out.pooler_output is one.pooler_output and out.attentions is None
     for new, old, other in zip(
         (out.last_hidden_state, *out.hidden_states),
@@ -124,5 +124,6 @@ def test_each_layer_changes_every_layer_and_nothing_else():
     ):
         assert torch.equal(new, patch(old, other, [1], [2])) and not torch.equal(new, old)
     assert torch.equal(one.last_hidden_state, H)
-    bare = each_layer(lambda h: h + 1, BaseModelOutputWithPooling(last_hidden_state=H))
+    bare = BaseModelOutputWithPooling(last_hidden_state=H)
+    bare = each_layer(lambda layer: layer(bare) + 1, bare)
     assert bare.hidden_states is None and torch.equal(bare.last_hidden_state, H + 1)

@@ -32,8 +32,6 @@ def _probe(encode: Encode) -> bool:
     (one_ids, one), (two_ids, two) = encode(["a a a"]), encode(["a a"])
     differ = (one_ids[0] != two_ids[0]).nonzero().flatten()
     if len(differ) == 0 or differ[0] == 0:
-        raise UnsupportedModel(
-            "This text encoder's tokenizer does not tell 'a a a' from 'a a' after its first token."
-        )
+        raise UnsupportedModel("This text encoder's tokenizer does not tell 'a a a' from 'a a' after its first token.")
     j = int(differ[0])
     return torch.equal(one.last_hidden_state[0, :j], two.last_hidden_state[0, :j])

@@ -96,9 +96,7 @@ class Encoder:
             raise BadInput(f"{self.name}'s tokenizer has no pad token: use pad='empty'.")
         if pad == "mean":
             if self.mean is None:
-                raise BadInput(
-                    f"{self.name} has no mean rows yet: call learn_mean(texts), or use pad='empty'."
-                )
+                raise BadInput(f"{self.name} has no mean rows yet: call learn_mean(texts), or use pad='empty'.")
             return self.mean
         if pad == "padtoken":
             return self([self.tokenizer.pad_token])

@@ -27,7 +27,8 @@ class Item:
     sense: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        object.__setattr__(self, "text", self.text.strip())
+        if not self.text:
             raise BadInput("An item is empty: name a word or an expression of the prompt.")
         if self.occurrence is not None and self.occurrence < 1:
             raise BadInput(f"Occurrences of {self.text!r} are counted from 1, not from {self.occurrence}.")
@@ -97,9 +98,7 @@ def _item_at(prompt: str, text: str, start: int) -> Item:
     found = occurrences(prompt, item.text)
     here = (start + len(text) - len(text.lstrip()), start + len(text.rstrip()))
     if here not in found:
-        raise BadInput(
-            f"'[{text}]' is only a part of a word in {prompt!r}: put the brackets around whole words."
-        )
+        raise BadInput(f"'[{text}]' is only a part of a word in {prompt!r}: put the brackets around whole words.")
     return Item(item.text, occurrence=found.index(here) + 1 if len(found) > 1 else None)
 
 

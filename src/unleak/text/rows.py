@@ -7,6 +7,7 @@ because the denoiser attends to pads too. Nothing here mutates its inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,9 +32,7 @@ def keep(H: Tensor, C: Tensor, S: Iterable[int]) -> Tensor:
     """
     L = H.shape[1]
     if C.shape[1:] != H.shape[1:]:
-        raise BadInput(
-            f"Pad rows {tuple(C.shape)} do not fit rows {tuple(H.shape)}: encode pads at the same length."
-        )
+        raise BadInput(f"Pad rows {tuple(C.shape)} do not fit rows {tuple(H.shape)}: encode pads at the same length.")
     m = torch.zeros(L, dtype=torch.bool, device=H.device)
     m[_positions(S, L)] = True
     return torch.where(m.view(1, L, *(1,) * (H.ndim - 2)), H, C)
@@ -59,12 +58,15 @@ def patch(H: Tensor, G: Tensor, dst: Sequence[int], src: Sequence[int]) -> Tenso
     return out
 
 
-def align(dst: Span, src: Span, unequal: str = "error") -> tuple[list[int], list[int], list[int]]:
+def align(
+    dst: Span, src: Span, unequal: str = "error", what: str = "The item"
+) -> tuple[list[int], list[int], list[int]]:
     """Pair the rows of two spans: (destinations, their sources, destinations left without one).
 
     Args:
         unequal: what to do when the spans differ in length. ``"error"``: refuse. ``"right-align"``: pair the
             last rows, which hold the meaning in a causal encoder; what is left over gets pad rows.
+        what: how the error calls the item.
 
     Raises:
         SpanMismatch: lengths differ under ``"error"``.
@@ -75,7 +77,7 @@ def align(dst: Span, src: Span, unequal: str = "error") -> tuple[list[int], list
     targets, sources = list(range(*dst)), list(range(*src))
     if len(targets) != len(sources) and unequal == "error":
         raise SpanMismatch(
-            f"The item has {len(targets)} token(s) in the prompt and {len(sources)} alone. Use"
+            f"{what} has {len(targets)} token(s) in the prompt and {len(sources)} alone. Use"
             " unequal='right-align', or name it in as many tokens."
         )
     m = min(len(targets), len(sources))
@@ -83,17 +85,25 @@ def align(dst: Span, src: Span, unequal: str = "error") -> tuple[list[int], list
     return targets[cut:], sources[len(sources) - m :], targets[:cut]
 
 
-def each_layer(change: Callable[..., Tensor], output: Any, *others: Any) -> Any:
-    """A new encoder output in which every hidden layer H is ``change(H, *the same layer of the others)``.
+Layer = Callable[[Any], Tensor]
+"""encoder output -> the rows [B, L, d] of one of its hidden layers."""
+
+
+def each_layer(change: Callable[[Layer], Tensor], output: Any) -> Any:
+    """A new encoder output whose every hidden layer is ``change(layer)``; ``layer(output)`` are its old rows.
 
     Pipelines read different layers (the last, the last but one, a chosen one), so all are changed alike.
     Pooled vectors and attentions are carried over as they are.
     """
-    changed: dict[str, Any] = {"last_hidden_state": change(*(o.last_hidden_state for o in (output, *others)))}
+    changed: dict[str, Any] = {"last_hidden_state": change(lambda o: o.last_hidden_state)}
     if output.get("hidden_states") is not None:
-        layers = zip(*(o.hidden_states for o in (output, *others)), strict=True)
-        changed["hidden_states"] = tuple(change(*layer) for layer in layers)
+        every = range(len(output.hidden_states))
+        changed["hidden_states"] = tuple(change(partial(_hidden, k)) for k in every)
     return type(output)(**{**output, **changed})
+
+
+def _hidden(k: int, output: Any) -> Tensor:
+    return output.hidden_states[k]
 
 
 def _positions(chosen: Iterable[int], length: int) -> list[int]:

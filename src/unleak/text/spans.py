@@ -81,9 +81,7 @@ def tokenize(tokenizer: Any, text: str, length: int | None = None, name: str = "
     cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, **asked)
     full = tokenizer(text, truncation=False, padding=False, verbose=False, **asked)
     words = tuple(not special for special in cut["special_tokens_mask"])
-    every = [
-        at for at, own in zip(full["offset_mapping"], full["special_tokens_mask"], strict=True) if not own
-    ]
+    every = [at for at, own in zip(full["offset_mapping"], full["special_tokens_mask"], strict=True) if not own]
     over = len(every) - sum(words)
     lost = every[:over] if tokenizer.truncation_side == "left" else every[len(every) - over :]
     return Tokens(

@@ -1,0 +1,236 @@
+"""What one text encoder says about the items of its prompts: together, alone, renamed, masked, separated.
+
+A `Scene` is one encoder call with its items found in it. Its views are encodings made on demand, each at most
+once, each of all B prompts of the call, with the call's own length and settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
+from unleak.text.causal import is_causal
+from unleak.text.items import Item, find_all
+from unleak.text.phrases import Phrase, phrase, rename
+from unleak.text.separate import separated
+from unleak.text.spans import Span, Tokens, token_span, tokenize
+
+
+class Call(Protocol):
+    """One call of a text encoder on B prompts, and the means to repeat it."""
+
+    name: str
+    module: nn.Module
+    tokenizer: Any
+    prompts: list[str]
+    ids: Tensor
+    output: Any
+
+    @property
+    def encode(self) -> Callable[[Tensor, Tensor | None, dict[str, Any]], Any]:
+        """``encode(ids, mask, overrides)``: the call on other ids, with ``mask`` if it had a mask."""
+
+
+class Placed(NamedTuple):
+    """B texts as the encoder's tokenizer cuts them, and where the items are.
+
+    ``spans[b][i]`` is the token span of item i in text b; ``phrases[b][i]`` the same with the item's article.
+    """
+
+    tokens: tuple[Tokens, ...]
+    spans: tuple[dict[int, Span], ...]
+    phrases: tuple[dict[int, Span], ...]
+
+
+class View(NamedTuple):
+    """One encoding of B texts: the encoder's model output, and the fields of `Placed`."""
+
+    output: Any
+    tokens: tuple[Tokens, ...]
+    spans: tuple[dict[int, Span], ...]
+    phrases: tuple[dict[int, Span], ...]
+
+
+Texts = list[tuple[str, dict[int, Phrase]]]
+"""B texts, each with the phrases of the items in it, as ranges of that text."""
+
+
+class Scene:
+    """The views of one call. Items are numbered as given: first ``items``, then ``others``.
+
+    Args:
+        items: the items to repair. others: further items of the same prompts.
+        article: as in `unleak.text.phrases.phrase`.
+        filler: a text of one token that stands in for a masked item.
+
+    Raises:
+        ItemNotFound, AmbiguousItem, PromptTruncated, BadInput: an item is not usable in one of the prompts.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        items: Sequence[Item],
+        others: Sequence[Item] = (),
+        article: str = "auto",
+        filler: str = ",",
+    ) -> None:
+        self.call, self.article, self.filler = call, article, filler
+        self.named = (*items, *others)
+        self.every = range(len(self.named))
+        self.items, self.others = self.every[: len(items)], self.every[len(items) :]
+        self._found = [find_all(prompt, self.named) for prompt in call.prompts]
+        self._made: dict[tuple[Any, ...], View] = {}
+        self.prompt = View(call.output, *self._place(self._sentences([None] * len(self.named))))
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.call.ids.shape[1]
+
+    @cached_property
+    def causal(self) -> bool:
+        """Does meaning flow left to right only in this encoder?"""
+
+        def encode(texts: list[str]) -> tuple[Tensor, Any]:
+            tokens = [self._cut(text) for text in texts]
+            return self._ids(tokens), self._encode(self._ids(tokens), tokens)
+
+        return is_causal(self.call.module, encode)
+
+    @cached_property
+    def empty(self) -> View:
+        """The empty text: clean pad rows."""
+        return self._view(self._place([("", {}) for _ in self.call.prompts]))
+
+    @cached_property
+    def renamed(self) -> View:
+        """The prompts with every item that has a sense named by it."""
+        return self._view(self._by_sense)
+
+    def alone(self, i: int) -> View:
+        """Item i's bare phrase, by its sense if it has one: "a mouse"."""
+        return self._once(("alone", i), lambda: self._view(self._place(self._phrases(i))))
+
+    def positioned(self, i: int) -> View:
+        """Item i's bare phrase after as many fillers as put the item where it stands in the prompt."""
+        return self._once(("positioned", i), lambda: self._shifted(i))
+
+    def masked(self, keep: Collection[int]) -> View:
+        """The (renamed) prompts with the filler on every token of the items that are not in ``keep``."""
+        return self._once(("masked", *sorted(keep)), lambda: self._masked(set(self.every) - set(keep)))
+
+    @cached_property
+    def separated(self) -> View:
+        """The (renamed) prompts, each item's phrase attending to itself alone (and to BOS, if causal)."""
+        view = self.renamed
+        dtype = view.output.last_hidden_state.dtype
+
+        def encode(allowed: Tensor) -> Any:
+            forbidden = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+            mask = forbidden[:, None].to(self.call.ids.device)
+            return self._encode(self._ids(view.tokens), view.tokens, attention_mask=mask)
+
+        return view._replace(output=separated(encode, view.output, view.tokens, view.phrases, self.causal))
+
+    # How views are made.
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], View]) -> View:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    @cached_property
+    def _by_sense(self) -> Placed:
+        return self._place(self._sentences([item.sense for item in self.named]))
+
+    def _sentences(self, senses: Sequence[str | None]) -> Texts:
+        texts: Texts = []
+        for prompt, found in zip(self.call.prompts, self._found, strict=True):
+            text, phrases = rename(prompt, list(zip(found, senses, strict=True)))
+            texts.append((text, dict(enumerate(phrases))))
+        return texts
+
+    def _phrases(self, i: int) -> Texts:
+        texts: Texts = []
+        for prompt, found in zip(self.call.prompts, self._found, strict=True):
+            made = phrase(prompt, found[i], self.named[i].sense, self.article)
+            texts.append((made.text, {i: made._replace(stands_for=(0, len(made.text)))}))
+        return texts
+
+    def _place(self, texts: Texts) -> Placed:
+        tokens = tuple(self._cut(text) for text, _ in texts)
+        spans, phrases = [], []
+        for cut, (_, placed) in zip(tokens, texts, strict=True):
+            spans.append({i: self._span(cut, p.item) for i, p in placed.items()})
+            phrases.append({i: self._span(cut, p.stands_for) for i, p in placed.items()})
+        return Placed(tokens, tuple(spans), tuple(phrases))
+
+    def _view(self, placed: Placed) -> View:
+        return View(self._encode(self._ids(placed.tokens), placed.tokens), *placed)
+
+    def _masked(self, hidden: set[int]) -> View:
+        placed = self._by_sense
+        ids = self._ids(placed.tokens)
+        for b, spans in enumerate(placed.spans):
+            for i in hidden:
+                ids[b, slice(*spans[i])] = self._filler_id
+        return View(self._encode(ids, placed.tokens), *placed)
+
+    def _shifted(self, i: int) -> View:
+        bare, tokens, spans = self.alone(i), [], []
+        for b, cut in enumerate(bare.tokens):
+            k = max(0, self.prompt.spans[b][i][0] - bare.spans[b][i][0])
+            tokens.append(self._pushed(cut, k))
+            spans.append({i: (bare.spans[b][i][0] + k, bare.spans[b][i][1] + k)})
+        return self._view(Placed(tuple(tokens), tuple(spans), ()))
+
+    def _pushed(self, tokens: Tokens, k: int) -> Tokens:
+        """The same text after k fillers."""
+        if not tokens.real[0]:
+            raise UnsupportedModel(f"{self.call.name} pads on the left: isolation='positioned' has no meaning.")
+        if sum(tokens.real) + k > tokens.length:
+            raise PromptTruncated(f"{tokens.text!r} does not fit into {self.call.name} after {k} fillers.")
+        a, L = tokens.body[0], tokens.length
+
+        def push(old: tuple, new: Any) -> tuple:
+            return (*old[:a], *(new,) * k, *old[a:])[:L]
+
+        return replace(
+            tokens,
+            ids=push(tokens.ids, self._filler_id),
+            offsets=push(tokens.offsets, (0, 0)),
+            words=push(tokens.words, True),
+            real=push(tokens.real, True),
+        )
+
+    @cached_property
+    def _filler_id(self) -> int:
+        tokens = self._cut(self.filler)
+        start, stop = tokens.body
+        marks = sum(not self.call.tokenizer.decode([k]).strip() for k in tokens.ids[start:stop])
+        if stop - start - marks != 1:
+            raise BadInput(f"The filler {self.filler!r} has more than one token in {self.call.name}: choose another.")
+        return tokens.ids[stop - 1]
+
+    def _cut(self, text: str) -> Tokens:
+        tokens = tokenize(self.call.tokenizer, text, self.length, f"{self.call.name}'s tokenizer")
+        if tokens.lost:
+            raise PromptTruncated(f"{text!r} does not fit into the {self.length} tokens of {self.call.name}.")
+        return tokens
+
+    def _span(self, tokens: Tokens, chars: tuple[int, int]) -> Span:
+        return token_span(self.call.tokenizer, tokens, chars, f"{self.call.name}'s tokenizer")
+
+    def _ids(self, tokens: Sequence[Tokens]) -> Tensor:
+        return torch.tensor([cut.ids for cut in tokens], device=self.call.ids.device)
+
+    def _encode(self, ids: Tensor, tokens: Sequence[Tokens], **overrides: Any) -> Any:
+        mask = torch.tensor([cut.real for cut in tokens], device=ids.device).long()
+        return self.call.encode(ids, mask, overrides)

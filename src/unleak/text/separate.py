@@ -1,0 +1,68 @@
+"""Keep items apart inside the encoder: a mask [B, L, L] of which token (row) may attend to which (column)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unleak.errors import UnsupportedModel
+from unleak.text.spans import Span, Tokens
+
+CLOSE = 0.1
+"""Largest mean difference, relative to the rows' mean size, that another attention kernel may make."""
+
+
+def separated(
+    encode: Callable[[Tensor], Any],
+    output: Any,
+    tokens: Sequence[Tokens],
+    phrases: Sequence[Mapping[int, Span]],
+    causal: bool,
+) -> Any:
+    """The encoder's output when every phrase attends only to itself (in a causal encoder also to BOS).
+
+    Args:
+        encode: encodes the texts under a mask [B, L, L]. output: what the encoder says of them without one.
+        phrases: per text, the spans to keep apart.
+
+    Whether the pipeline hides pads from its encoder is not asked but found: the mask without separation must
+    give back ``output``.
+
+    Raises:
+        UnsupportedModel: the encoder takes no such mask, or pays no attention to it.
+    """
+    L = tokens[0].length
+    everything = torch.ones(len(tokens), L, L, dtype=torch.bool)
+    pairs = everything.tril() if causal else everything
+    real = torch.tensor([cut.real for cut in tokens])[:, None, :]
+    masks = [pairs, pairs & real]
+    whole = [encode(mask) for mask in masks]
+    errors = [_difference(one, output) for one in whole]
+    best = errors.index(min(errors))
+    if errors[best] > CLOSE:
+        raise UnsupportedModel("This text encoder takes no attention mask per pair of tokens.")
+    cut = masks[best] & ~apart(tokens, phrases, causal)
+    result = encode(cut)
+    if not torch.equal(cut & real, masks[best] & real) and _difference(result, whole[best]) == 0:
+        raise UnsupportedModel("This text encoder ignores an attention mask per pair of tokens.")
+    return result
+
+
+def apart(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]], causal: bool) -> Tensor:
+    """True where a row of a phrase would attend outside of it; [B, L, L]."""
+    L = tokens[0].length
+    mask = torch.zeros(len(tokens), L, L, dtype=torch.bool)
+    for b, spans in enumerate(phrases):
+        bos = tokens[b].body[0] if causal else 0
+        for start, stop in spans.values():
+            mask[b, start:stop, bos:start] = True
+            mask[b, start:stop, stop:] = True
+    return mask
+
+
+def _difference(one: Any, two: Any) -> float:
+    a, b = one.last_hidden_state.float(), two.last_hidden_state.float()
+    return float((a - b).abs().mean() / b.abs().mean())

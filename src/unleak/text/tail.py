@@ -1,0 +1,104 @@
+"""Policies for EOS and the pads after a prompt: rows that gather every item, and a leak with them.
+
+In a causal encoder an item's own rows cannot see what follows, yet EOS and the pads see all of it. Each
+policy below is one equation for those rows, T; ``tail(view)`` gives the T rows of another encoding, aligned
+with the prompt's. A new policy is one function in `POLICIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unleak.errors import BadInput
+from unleak.text.items import Item
+from unleak.text.scene import Scene, View
+from unleak.text.spans import Tokens
+
+Tail = Callable[[View], Tensor]
+"""view -> [T, d]."""
+
+
+def keep(scene: Scene, tail: Tail) -> Tensor:
+    """``T(P)``: as the prompt has them; the channel stays open."""
+    return tail(scene.prompt)
+
+
+def item(scene: Scene, tail: Tail) -> Tensor:
+    """``T(Q)``: those of the repaired item alone; they know nothing of the other items."""
+    return tail(scene.alone(0))
+
+
+def masked_context(scene: Scene, tail: Tail) -> Tensor:
+    """``T(P with the other items masked)``: the sentence stays, the other items are lost."""
+    return tail(scene.masked(scene.items))
+
+
+def mean_of_items(scene: Scene, tail: Tail) -> Tensor:
+    """``1/n sum_i T(Q_i)`` over all n items."""
+    return torch.stack([tail(scene.alone(i)).float() for i in scene.every]).mean(0)
+
+
+def round_robin(scene: Scene, tail: Tail) -> Tensor:
+    """``T_j(Q_(j mod n))``: every row is a real row of one item alone; EOS (j = 0) is the first item's."""
+    rows = torch.stack([tail(scene.alone(i)) for i in scene.every])  # [n, T, d]
+    j = torch.arange(rows.shape[1], device=rows.device)
+    return rows[j % len(scene.every), j]
+
+
+def difference(scene: Scene, tail: Tail) -> Tensor:
+    """``sum_i T(P, all masked but i) - (n - 1) T(P, all masked)``.
+
+    What each item adds to the sentence on its own, without what items add because of each other: for two
+    items A and B, ``T(A, _) + T(_, B) - T(_, _)`` with the filler ``_``.
+    """
+    alone = torch.stack([tail(scene.masked({i})).float() for i in scene.every]).sum(0)
+    return alone - (len(scene.every) - 1) * tail(scene.masked(())).float()
+
+
+def renamed(scene: Scene, tail: Tail) -> Tensor:
+    """``T(P')``: of the same prompt with the items named by their sense."""
+    return tail(scene.renamed)
+
+
+def attn_mask(scene: Scene, tail: Tail) -> Tensor:
+    """``T(P)`` with each named item's rows attending to themselves only; EOS and pads see them all."""
+    return tail(scene.separated)
+
+
+POLICIES: dict[str, Callable[[Scene, Tail], Tensor]] = {
+    "keep": keep,
+    "item": item,
+    "masked-context": masked_context,
+    "mean-of-items": mean_of_items,
+    "round-robin": round_robin,
+    "difference": difference,
+    "renamed": renamed,
+    "attn-mask": attn_mask,
+}
+
+
+def aligned(dst: Tokens, src: Tokens) -> list[int]:
+    """For each tail row of ``dst`` the row of ``src`` to read: EOS from EOS, a pad from the pad at its place.
+
+    A place that still belongs to the text in ``src`` reads its first pad (its EOS if it has no pad).
+    """
+    tail, eos, last = dst.tail, src.tail.start, src.length - 1
+    return [eos if j == tail.start else min(max(j, eos + 1), last) for j in tail]
+
+
+def check_policy(policy: str, items: Sequence[Item], others: Sequence[Item]) -> None:
+    """Raise BadInput where a policy is unknown or lacks what its equation needs."""
+    if policy not in POLICIES:
+        raise BadInput(f"eos_pads={policy!r}: choose one of {', '.join(POLICIES)}.")
+    if policy == "item" and len(items) != 1:
+        raise BadInput("eos_pads='item' repairs one item: choose 'mean-of-items' or 'round-robin' for several.")
+    if policy == "renamed" and not any(item.sense for item in items):
+        raise BadInput("eos_pads='renamed' needs a name for the sense that is meant: as_='furry mouse'.")
+    lacks = {"masked-context": not others} | dict.fromkeys(
+        ("mean-of-items", "round-robin", "difference"), len(items) + len(others) < 2
+    )
+    if lacks.get(policy):
+        raise BadInput(f"eos_pads={policy!r} must know the other items: name them, others=('laptop',).")
