@@ -1,0 +1,200 @@
+"""Repairs of leaks between words that act on text rows alone: one more encoding per item, no denoiser work.
+
+Source: Follow the Flow (arXiv 2504.01137), patching an item with its uncontextualised rows:
+``H~[span_P(A)] = H^Q[span_Q(A)]``, where P is the prompt and Q the item A without its context.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
+from unleak.errors import BadInput
+from unleak.text.items import Item, parse_items
+from unleak.text.match import occurrences
+from unleak.text.rows import Layer, align, each_layer, patch
+from unleak.text.scene import Scene, View
+from unleak.text.spans import Tokens
+from unleak.text.tail import POLICIES, aligned, check_policy
+
+if TYPE_CHECKING:
+    from unleak.core.prompts import TextCall
+    from unleak.core.session import Context
+
+ISOLATIONS = ("bare", "positioned", "masked-context", "attn-mask")
+POOLED = ("full", "item", "eos_pads")
+_WHOLE_RUN = Window()
+_POOLED_FIELDS = ("pooler_output", "text_embeds")
+
+
+@dataclass(frozen=True, init=False)
+class Patch(Intervention):
+    """Give items the rows they have without their context; every other row keeps its context.
+
+    ``Patch("mouse")``, ``Patch("mouse", "bat")``, ``Patch("mouse#2", as_="furry mouse", others="laptop")``.
+    Only rows of the positive prompt change, in every layer that the pipeline asks its encoders for.
+
+    Attributes:
+        items: the items to repair, as `Item.of` writes them, with their own modifiers ("yellow car").
+        others: the further items of the prompt, where a policy below must know them.
+        isolation: where an item's rows come from. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
+            after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
+            other items masked by the filler. ``"attn-mask"``: the prompt, each named item attending to itself
+            alone. An item that has a sense (``as_``) is named by it in all of these.
+        eos_pads: the rows after the text in a causal encoder, one of `unleak.text.tail.POLICIES`; ``"keep"``
+            leaves what leaked into them. Encoders that look both ways always keep theirs.
+        pooled: ``"full"``: of the whole prompt. ``"item"``: of the repaired items alone (their mean).
+            ``"eos_pads"``: by the policy ``eos_pads``, in a causal encoder.
+        unequal: ``"error"``, or ``"right-align"`` where an item has more or fewer tokens alone than in the
+            prompt (`unleak.text.rows.align`). A sense without the item's own words is always right-aligned.
+        article: of the bare phrase, see `unleak.text.phrases.phrase`.
+        filler: text of one token that stands for a masked item.
+
+    Raises (when built, or when the pipeline encodes its prompt):
+        ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch, BadInput.
+    """
+
+    items: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    isolation: str = "bare"
+    eos_pads: str = "keep"
+    pooled: str = "full"
+    unequal: str = "error"
+    article: str = "auto"
+    filler: str = ","
+
+    def __init__(
+        self,
+        *item: str | Item | Iterable[str | Item],
+        items: Iterable[str | Item] = (),
+        as_: str | None = None,
+        others: str | Item | Iterable[str | Item] = (),
+        isolation: str = "bare",
+        eos_pads: str = "keep",
+        pooled: str = "full",
+        unequal: str = "error",
+        article: str = "auto",
+        filler: str = ",",
+        window: Window = _WHOLE_RUN,
+        sites: SiteFilter = ALL,
+    ) -> None:
+        named = [one for given in (*item, tuple(items)) for one in (parse_items(given) if given else ())]
+        if not named:
+            raise BadInput("Patch repairs at least one item: Patch('mouse').")
+        if as_ is not None and len(named) != 1:
+            raise BadInput("as_ names the sense of one item; for several write 'mouse=furry mouse' for each.")
+        if as_ is not None:
+            named = [Item(named[0].text, named[0].occurrence, as_)]
+        beside = parse_items(others) if others else ()
+        if isolation == "masked-context" and len(named) + len(beside) < 2:
+            raise BadInput("isolation='masked-context' must know the other items: others=('laptop',).")
+        check_policy(eos_pads, named, beside)
+        align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
+        values = {
+            "items": tuple(map(_written, named)),
+            "others": tuple(map(_written, beside)),
+            "isolation": _one_of("isolation", isolation, ISOLATIONS),
+            "eos_pads": eos_pads,
+            "pooled": _one_of("pooled", pooled, POOLED),
+            "unequal": unequal,
+            "article": article,
+            "filler": filler,
+            "window": window,
+            "sites": sites,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def on_text(self, ctx: Context, call: TextCall) -> Any:
+        """``H~[span_P(A)] = H^Q[span_Q(A)]`` for each item A; then EOS and pads; then the pooled vector."""
+        others = parse_items(self.others) if self.others else ()
+        scene = Scene(call, parse_items(self.items), others, self.article, self.filler)
+        moves = [[self._move(scene, b, i) for i in scene.items] for b in range(len(call.prompts))]
+        output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
+        pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
+        return type(output)(**{**output, **pooled})
+
+    def _move(self, scene: Scene, b: int, i: int) -> Move:
+        """Where item i's rows of prompt b come from."""
+        item = scene.named[i]
+        isolated = {
+            "bare": scene.alone,
+            "positioned": scene.positioned,
+            "masked-context": lambda i: scene.masked({i}),
+            "attn-mask": lambda _: scene.separated,
+        }
+        view = isolated[self.isolation](i)
+        renamed = item.sense is not None and not occurrences(item.sense, item.text)
+        dst, src = scene.prompt.spans[b][i], view.spans[b][i]
+        what = f"{item.text!r} in {scene.call.name}"
+        move = Move(view, *align(dst, src, "right-align" if renamed else self.unequal, what))
+        own, other = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
+        if len(own) == len(other) and own != other and not renamed:
+            warnings.warn(f"{what} has other tokens alone than in the prompt.", stacklevel=2)
+        return move
+
+    def _rows(self, scene: Scene, moves: list[list[Move]], layer: Layer) -> Tensor:
+        """One hidden layer [B, L, d] of the repaired prompts."""
+        rows = []
+        for b, todo in enumerate(moves):
+            H = layer(scene.prompt.output)[b : b + 1]
+            for move in todo:
+                H = patch(H, layer(move.view.output)[b : b + 1], move.dst, move.src)
+                if move.cleared:
+                    H = patch(H, layer(scene.empty.output)[b : b + 1], move.cleared, move.cleared)
+            if self.eos_pads != "keep" and scene.causal:
+                own = scene.prompt.tokens[b]
+                T = POLICIES[self.eos_pads](scene, partial(_tail, layer, b, own))
+                H = patch(H, T[None].to(H), own.tail, range(len(T)))
+            rows.append(H)
+        return torch.cat(rows)
+
+    def _pooled(self, scene: Scene, name: str) -> Tensor:
+        """The pooled vectors [B, dp] of the repaired prompts."""
+        full = scene.prompt.output[name]
+        if self.pooled == "item":
+            return torch.stack([scene.alone(i).output[name] for i in scene.items]).mean(0)
+        if self.pooled == "eos_pads" and scene.causal:
+            policy = POLICIES[self.eos_pads]
+            each = [policy(scene, partial(_pooled_row, name, b)) for b in range(len(full))]
+            return torch.cat(each).to(full)
+        return full
+
+
+def _tail(layer: Layer, b: int, own: Tokens, view: View) -> Tensor:
+    """The view's rows after its text, [T, d], one for each such row of the prompt b."""
+    return layer(view.output)[b, aligned(own, view.tokens[b])]
+
+
+def _pooled_row(name: str, b: int, view: View) -> Tensor:
+    return view.output[name][b : b + 1]
+
+
+class Move(NamedTuple):
+    """``H[dst] = view[src]``; the item's rows that have no source get pad rows (``cleared``)."""
+
+    view: View
+    dst: list[int]
+    src: list[int]
+    cleared: list[int]
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> str:
+    if value not in known:
+        raise BadInput(f"{name}={value!r}: choose one of {', '.join(known)}.")
+    return value
+
+
+def _written(item: Item) -> str:
+    """The item as one line of text, which `Item.of` reads back."""
+    if Item.of(str(item)) != item:
+        raise BadInput(f"{item.text!r} cannot be written as an item: it ends in '#' and digits, or holds '='.")
+    return str(item)
