@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from tiny import NAMES, tiny
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--oracle", type=Path, default=None, help="folder with cases/<method>/<case>/case.json")
+    with contextlib.suppress(ValueError):  # a plugin may have added it, which frees `--oracle DIR` from its "="
+        parser.addoption("--oracle", type=Path, default=None, help="folder with cases/<method>/<case>/case.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The markers again: an `--oracle` outside the repository hides pyproject.toml from pytest."""
+    config.addinivalue_line("markers", "parity: compares with golden tensors (needs --oracle DIR)")
+    config.addinivalue_line("markers", "e2e: runs the embedded model")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
