@@ -514,3 +514,116 @@ def test_single_stream_sites_without_any_double_one_are_refused():
     pipe.transformer = FluxTransformer2DModel.from_config({**pipe.transformer.config, "num_layers": 0})
     with attach(pipe, Look()), pytest.raises(UnsupportedModel, match="which comes first"):
         draw(pipe, steps=1)
+
+
+# -- ways of calling a pipeline --------------------------------------------------------------------------------
+
+
+def test_inference_mode(any_pipe):
+    bare = draw(any_pipe)
+    with torch.inference_mode(), attach(any_pipe, Look(), Regions(), Scale(1.0)) as run:
+        draw(any_pipe)
+    assert run.log[0]["edits"]["1.Regions"]
+    with torch.inference_mode(), attach(any_pipe, Look()):
+        assert torch.equal(draw(any_pipe), bare)
+
+
+def test_embeddings_encoded_by_hand_are_recognised(any_pipe):
+    @dataclass(frozen=True)
+    class Labels(Intervention):
+        def on_prediction(self, ctx, preds):
+            ctx.run.results.setdefault("labels", set()).update(preds)
+
+    pipe = any_pipe
+    length = {"max_sequence_length": 32} if hasattr(pipe, "transformer") else {}
+    device = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+    if "Flux" in type(pipe).__name__:
+        rows, pooled, _ = pipe.encode_prompt("a dog", device="cpu", **length)
+        given = {"prompt_embeds": rows, "pooled_prompt_embeds": pooled}
+    elif "3" in type(pipe).__name__ or "XL" in type(pipe).__name__:
+        more = {"prompt_3": None} if length else {}
+        found = pipe.encode_prompt("a dog", prompt_2=None, **more, **device, **length)
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        given = dict(zip(names, found, strict=True))
+    else:
+        found = pipe.encode_prompt("a dog", **device)
+        given = dict(zip(("prompt_embeds", "negative_prompt_embeds"), found, strict=True))
+    with attach(pipe, Labels(), Scale(2.0)) as run:
+        draw(pipe, None, steps=1, **given)
+    assert run.results["labels"] == ({"cond"} if "Flux" in type(pipe).__name__ else {"cond", "uncond"})
+    assert run.log[0]["edits"]["1.Scale"] and run.log[0]["prompts"] == []
+
+
+def test_rows_that_are_no_prompt_are_not_guessed(sd1):
+    def swap(pipe, i, t, kwargs):
+        return {"prompt_embeds": torch.randn_like(kwargs["prompt_embeds"])}
+
+    own = {"callback_on_step_end": swap, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+
+    @dataclass(frozen=True)
+    class See(Intervention):
+        def on_prediction(self, ctx, preds):
+            return None
+
+    for intervention in (See(), Scale()):
+        with attach(sd1, intervention), pytest.raises(UnsupportedModel, match="equal no encoded prompt"):
+            draw(sd1, steps=2, **own)
+
+
+class WithImagePrompt(AttnProcessor2_0):
+    """Adds, as image prompts do, a second attention call over four keys of its own."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        out = super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        if encoder_hidden_states is None:
+            return out
+        q = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        k, v = (
+            f(encoder_hidden_states[:, :4]).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for f in (attn.to_k, attn.to_v)
+        )
+        return out + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def test_the_attention_of_an_image_prompt_is_left_alone():
+    pipe = tiny("sd1")
+    pipe.unet.set_attn_processor(WithImagePrompt())
+    bare = draw(pipe)
+    with attach(pipe, Look()) as run:
+        assert torch.equal(draw(pipe), bare)
+    assert list(run.results["kinds"].values()).count("cross") == 16
+    with attach(pipe, Scale()) as run:
+        assert not torch.equal(draw(pipe), bare)
+    assert set(run.log[0]["edits"]["0.Scale"]["KeyScale"].values()) == {3}
+
+
+def test_keys_of_an_unknown_kind_are_refused():
+    class Odd(AttnProcessor2_0):
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+            text = None if encoder_hidden_states is None else encoder_hidden_states[:, :9]
+            return super().__call__(attn, hidden_states, text, *args, **kwargs)
+
+    pipe = tiny("sd1")
+    pipe.unet.set_attn_processor(Odd())
+    with attach(pipe, Look()), pytest.raises(Unobservable, match="neither cross"):
+        draw(pipe)
+
+
+def test_half_precision_keeps_its_dtype(any_pipe):
+    name = {"StableDiffusionXLPipeline": "sdxl", "FluxPipeline": "flux"}.get(type(any_pipe).__name__, "sd3")
+    pipe = tiny(name).to(torch.bfloat16)
+    bare = draw(pipe, steps=2)
+    with attach(pipe, Look(), Scale(1.0)):
+        assert torch.equal(draw(pipe, steps=2), bare)
+    with attach(pipe, Regions(), Scale(2.0)):
+        assert draw(pipe, steps=2).dtype == bare.dtype
+
+
+def test_an_image_to_image_pipeline_made_of_the_same_parts(sd1):
+    import diffusers
+
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(**sd1.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    with attach(pipe, Look()) as run:
+        pipe("a cat", image=torch.rand(1, 3, 64, 96), strength=0.5, num_inference_steps=4, output_type="latent")
+    assert (8, 12) in {grid for _, grid in run.results["maps"]}

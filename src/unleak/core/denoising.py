@@ -36,7 +36,7 @@ class Denoising:
         self.inputs: dict[str, Any] = {}
         self.rows = self.asked = Rows((), ())
         self.grid: Grid | None = None
-        self._labelled: tuple[Any, Rows] | None = None
+        self._labelled: dict[Any, tuple[Tensor, Rows]] = {}
         self._inner = False
         self.begin_step()
 
@@ -70,11 +70,14 @@ class Denoising:
         return ((), inputs) if len(self.rows) > len(self.asked) else None
 
     def _label(self, text: Tensor) -> Rows:
-        encoded = self.run.prompts.encoded
-        key = (text.data_ptr(), text.shape, text._version)
-        if self._labelled is None or self._labelled[0] != key:
-            self._labelled = key, label_rows(text, encoded.cond, encoded.uncond)
-        return self._labelled[1]
+        """Labels of these text rows; compared once for each tensor that the pipeline goes on using."""
+        key = (text.data_ptr(), text.shape, 0 if text.is_inference() else text._version)
+        if key not in self._labelled:
+            encoded = self.run.prompts.encoded
+            while len(self._labelled) >= 4:  # holding the tensors keeps their addresses their own
+                self._labelled.pop(next(iter(self._labelled)))
+            self._labelled[key] = text, label_rows(text, encoded.cond, encoded.uncond)
+        return self._labelled[key][1]
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Post-hook: check that attention was seen; hand out predictions; fold the rows back."""
@@ -87,6 +90,7 @@ class Denoising:
         prediction = _first(output)
         changed = None
         if observed and not self.settled:
+            self.rows.of("cond")  # raises where rows cannot be told apart
             here = split(prediction, self.rows)
             for name, value in here.items():
                 self.preds.setdefault(name, value)
@@ -147,7 +151,10 @@ class Denoising:
     # -- its attention -------------------------------------------------------------------------------------
 
     def attend(self, running: Running, kernel: Any, named: dict[str, Any]) -> Tensor | None:
-        """One attention call of a site: ask the interventions, execute what they describe."""
+        """One attention call of a site: ask the interventions, execute what they describe.
+
+        None if the call is not the site's own, such as an image prompt's.
+        """
         q, k, v = named["query"], named["key"], named["value"]
         layout = self._layout(running, q, k, v)
         if layout is None:
@@ -190,8 +197,7 @@ class Denoising:
         )
 
     def _layout(self, running: Running, q: Tensor, k: Tensor, v: Tensor) -> Layout | None:
-        """What the queries and keys are, from shapes and content; None for a call that is not the site's own,
-        such as an image prompt's."""
+        """What the queries and keys are, from shapes and content; None if they fit no kind of site."""
         length = None if running.text is None else running.text.shape[1]
         key = (running.site.name, q.shape[2], k.shape[2], length)
         if q.ndim != 4:

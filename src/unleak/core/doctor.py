@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.attention import AttentionCall
+from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.core.session import Context, attach
+from unleak.core.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 
 SCHEMA = "unleak/doctor/1"

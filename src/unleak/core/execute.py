@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from unleak.core.attention import AttentionCall, additive, row_index
-from unleak.core.edits import Edit, Effect, MapEdit, effects, swapped
+from unleak.core.edits import Edit, MapEdit
+from unleak.core.effects import Effect, effects, swapped
 from unleak.errors import BadInput
 
 Kernel = Callable[..., Tensor]

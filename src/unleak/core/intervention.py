@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from unleak.core.anatomy import Site
     from unleak.core.attention import AttentionCall
     from unleak.core.branches import Branch
-    from unleak.core.prompts import TextCall
-    from unleak.core.session import Context
+    from unleak.core.context import Context
+    from unleak.core.text_call import TextCall
 
 SEAMS = ("on_text", "branches", "on_attention", "on_prediction", "on_latents")
 

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unleak.core.anatomy import Anatomy, Encoder, Grid, Site
-from unleak.core.branches import Branch, Rows
+from unleak.core.anatomy import Anatomy, Encoder, Site
 from unleak.core.clock import Clock
+from unleak.core.context import Context
 from unleak.core.denoising import Denoising, blind, tells_text_order
 from unleak.core.intervention import Intervention, SiteFilter
-from unleak.core.prompts import Encoded, Prompts, TextCall, replace_output
+from unleak.core.prompts import Prompts
 from unleak.core.tap import Tap
+from unleak.core.text_call import TextCall, replace_output
 from unleak.errors import BadInput, Conflict, NotFinite
 
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -40,57 +41,6 @@ def attach(pipe: Any, *interventions: Intervention) -> Session:
         NoSite: an intervention's `sites` match no attention site.
     """
     return Session(pipe, interventions)
-
-
-class Context:
-    """What a seam may know. One per intervention; `state` is its own scratch space, emptied when a
-    generation begins, and `run.results` is where it leaves what the user should find."""
-
-    def __init__(self, run: Session) -> None:
-        self.run = run
-        self.state: dict[str, Any] = {}
-
-    @property
-    def pipe(self) -> Any:
-        return self.run.pipe
-
-    @property
-    def step(self) -> int:
-        """Number of the current denoising step (distinct timesteps), from 0."""
-        return self.run.clock.step
-
-    @property
-    def steps(self) -> int:
-        return self.run.clock.steps
-
-    @property
-    def fraction(self) -> float:
-        """Trajectory fraction: 0 at the first step, 1 at the last."""
-        return self.run.clock.fraction
-
-    @property
-    def timestep(self) -> float:
-        """Current timestep in the scheduler's units."""
-        return self.run.clock.timestep
-
-    @property
-    def rows(self) -> Rows:
-        """Labels of the batch rows of the current denoiser call."""
-        return self.run.denoising.rows
-
-    @property
-    def grid(self) -> Grid | None:
-        """Latent height and width of the current generation."""
-        return self.run.denoising.grid
-
-    @property
-    def encoded(self) -> Encoded:
-        """Prompts, encoder calls and encoded rows of the current generation."""
-        return self.run.prompts.encoded
-
-    def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
-        """One more denoiser call on these rows only; for `on_prediction`."""
-        return self.run.denoising.predict(branches)
 
 
 class Session:
@@ -141,6 +91,7 @@ class Session:
     def __exit__(self, *exc: object) -> None:
         self._undo.close()
         self.tap = None
+        self.denoising.begin_generation()  # lets go of the last call's tensors
 
     def _install(self, undo: contextlib.ExitStack) -> None:
         self._undo = undo

@@ -31,6 +31,7 @@ class Running:
     hidden: Tensor | None
     text: Tensor | None
     mode: TorchFunctionMode
+    calls: int = 0
     seen: bool = False
 
 
@@ -103,11 +104,13 @@ class Tap:
         running = self._running.pop()
         running.mode.__exit__(None, None, None)
         if output is not None and not running.seen:
-            raise unobservable(site)
+            raise unreadable(site) if running.calls else unobservable(site)
 
+    @torch.compiler.disable
     def _attend(self, args: tuple, kwargs: dict) -> Tensor:
         named = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
         running = self._running[-1]
+        running.calls += 1
         out = self._handler(running, SDPA, named)
         if out is None:
             return SDPA(*args, **kwargs)
@@ -157,4 +160,11 @@ def unobservable(site: Site) -> Unobservable:
         "nothing can be seen or edited there. Use the default attention: "
         "`pipe.disable_attention_slicing()`, `pipe.disable_xformers_memory_efficient_attention()`, "
         "`denoiser.set_attn_processor(AttnProcessor2_0())` or `denoiser.set_attention_backend('native')`"
+    )
+
+
+def unreadable(site: Site) -> Unobservable:
+    return Unobservable(
+        f"attention module {site.name} mixes queries and keys in a way that is neither cross, joint nor "
+        "self-attention; leave it out of `sites`"
     )

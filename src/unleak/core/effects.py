@@ -1,0 +1,196 @@
+"""Edits made concrete for one attention call: which rows, which queries, and the tensors that change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unleak.core.attention import AttentionCall
+from unleak.core.edits import Bias, Edit, KeyScale, Partition, Region, RowSwap, ValueSwap, Where
+from unleak.errors import BadInput, EmptyMask
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """One edit made concrete for one call: which batch rows, which queries ([1 or rows, N] bool, None = all)
+    and what changes for them. `order` sorts effects: keys and values, then factors, then biases.
+
+    One kind of change is set: `keys` and/or `values` [rows or 1, H, K, d]; `factor` [rows or 1, H or 1, 1,
+    K]; `bias` [rows or 1, H or 1, N or 1, K].
+    """
+
+    order: int
+    rows: tuple[int, ...]
+    queries: Tensor | None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    factor: Tensor | None = None
+    bias: Tensor | None = None
+    may_forbid: bool = False
+
+
+def swapped(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v after the swaps, in list order; the call's own tensors are not written to."""
+    parts = {"q": call.q, "k": call.k, "v": call.v}
+    for edit in edits:
+        if isinstance(edit, RowSwap):
+            target, source = call.rows.of(edit.target), call.rows.of(edit.source)
+            if (target and not source) or (len(source) and len(target) % len(source)):
+                raise BadInput(f"cannot give {len(target)} target rows the parts of {len(source)} source rows")
+            chosen = [source[i % len(source)] for i in range(len(target))]
+            for name in edit.parts if target else "":
+                parts[name] = _replaced(parts[name], target, parts[name][chosen])
+        elif isinstance(edit, ValueSwap):
+            rows = call.rows.of(edit.rows)
+            keys = list(range(call.k.shape[2])) if edit.tokens is None else call.token_keys(edit.tokens)
+            v = parts["v"] = parts["v"].clone()
+            for i, row in enumerate(rows):
+                values = edit.values if edit.values.ndim < 4 or len(edit.values) == 1 else edit.values[i]
+                v[row][:, keys] = values.to(v).reshape(-1, *values.shape[-2:])
+    return parts["q"], parts["k"], parts["v"]
+
+
+def _replaced(x: Tensor, rows: Sequence[int], value: Tensor) -> Tensor:
+    x = x.clone()
+    x[list(rows)] = value
+    return x
+
+
+def effects(call: AttentionCall, edits: Sequence[Edit]) -> list[Effect]:
+    """Everything but swaps and map edits, concrete and in canonical order."""
+    made: list[Effect] = []
+    for edit in edits:
+        rows = call.rows.of(edit.rows) if isinstance(edit, KeyScale | Bias | Partition) else ()
+        if not rows:
+            continue
+        if isinstance(edit, KeyScale):
+            made.append(_scale(call, edit, rows))
+        elif isinstance(edit, Bias):
+            made.append(_bias(call, edit, rows))
+        elif isinstance(edit, Partition):
+            made += [_region(call, region, rows) for region in edit.regions]
+    return sorted(made, key=lambda effect: effect.order)
+
+
+def _scale(call: AttentionCall, edit: KeyScale, rows: tuple[int, ...]) -> Effect:
+    factor = torch.as_tensor(edit.factor, dtype=call.q.dtype, device=call.q.device)
+    factor = factor.reshape((1,) * (3 - factor.ndim) + factor.shape)[:, :, None]  # [rows or 1, heads or 1, 1, T or 1]
+    ones = call.q.new_ones(len(factor), call.q.shape[1] if edit.heads else factor.shape[1], 1, call.k.shape[2])
+    full = _write(ones, edit.heads, call.token_keys(edit.tokens), factor)
+    return Effect(1, rows, _queries(call, edit.queries, rows), factor=full)
+
+
+def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Effect:
+    value = torch.as_tensor(edit.value, dtype=call.q.dtype, device=call.q.device)
+    value = value.reshape((1,) * (4 - value.ndim) + value.shape)
+    heads = call.q.shape[1] if edit.heads else value.shape[1]
+    may_forbid = isinstance(edit.value, Tensor) or edit.value == float("-inf")
+    keys = _positions(call, edit.keys, rows, call.layout.image_keys, call.layout.text_keys, call.k.shape[2])
+    if isinstance(keys, Tensor):  # [1 or rows, K]
+        batch = max(len(value), len(keys))
+        zeros = call.q.new_zeros(batch, heads, value.shape[2], call.k.shape[2])
+        picked = torch.where(keys[:, None, None, :], value, zeros[:, :1])
+        full = _write(zeros, edit.heads, list(range(call.k.shape[2])), picked)
+    else:
+        zeros = call.q.new_zeros(len(value), heads, value.shape[2], call.k.shape[2])
+        full = _write(zeros, edit.heads, keys, value)
+    if value.shape[2] == 1:
+        return Effect(2, rows, _queries(call, edit.queries, rows), bias=full, may_forbid=may_forbid)
+    layout = call.layout
+    queries = _positions(call, edit.queries, rows, layout.image_queries, layout.text_queries, call.q.shape[2])
+    if isinstance(queries, Tensor) or len(queries) != value.shape[2]:
+        raise BadInput(f"a bias of {value.shape[2]} query rows does not fit `queries` of site {call.name}")
+    spread = full.new_zeros(len(full), full.shape[1], call.q.shape[2], full.shape[3])
+    spread[:, :, queries] = full
+    return Effect(2, rows, None, bias=spread, may_forbid=may_forbid)
+
+
+def _write(full: Tensor, heads: Sequence[int] | None, keys: Sequence[int], value: Tensor) -> Tensor:
+    """Put `value` [b, heads or 1, n, keys or 1] at some heads and keys of `full` [b, heads, n, K]."""
+    if value.shape[-1] not in (1, len(keys)):
+        raise BadInput(f"{value.shape[-1]} values do not fit {len(keys)} keys")
+    if heads is None:
+        full[..., list(keys)] = value
+    else:
+        for head in heads:
+            full[:, head][..., list(keys)] = value[:, head if value.shape[1] > 1 else 0]
+    return full
+
+
+def _region(call: AttentionCall, region: Region, rows: tuple[int, ...]) -> Effect:
+    keys, values = region.keys, region.values
+    if region.text is not None:
+        made_keys, made_values = call.encode(region.text)
+        keys, values = (None if region.keep_keys else made_keys), made_values
+    for part in (keys, values):
+        if part is not None and part.shape[-2] != call.k.shape[2]:
+            raise BadInput(f"a region brings {part.shape[-2]} keys to site {call.name} with {call.k.shape[2]}")
+    four = [None if part is None else part.reshape(-1, *part.shape[-3:]).to(call.k) for part in (keys, values)]
+    if not call.once(("filled", id(region.mask)), region.mask, lambda: bool(region.mask.any())):
+        raise EmptyMask("a region's mask holds no cell; draw it larger or leave the region out")
+    return Effect(0, rows, _queries(call, region.mask, rows), keys=four[0], values=four[1])
+
+
+def _queries(call: AttentionCall, which: Where, rows: tuple[int, ...]) -> Tensor | None:
+    """A mask [1 or rows, N] over queries, or None for all; the same tensor for the same `which`."""
+    if which is None:
+        return None
+    length, layout = call.q.shape[2], call.layout
+    found = _positions(call, which, rows, layout.image_queries, layout.text_queries, length)
+    if isinstance(found, Tensor):
+        return found
+
+    def build() -> Tensor:
+        mask = torch.zeros(1, length, dtype=torch.bool, device=call.q.device)
+        mask[:, found] = True
+        return mask
+
+    return call.once(("queries", tuple(found), length), which, build)
+
+
+def _positions(
+    call: AttentionCall,
+    which: Where,
+    rows: tuple[int, ...],
+    image: slice | None,
+    text: slice | None,
+    length: int,
+) -> list[int] | Tensor:
+    """What `which` means along one side of the map: positions, or a mask [1 or rows, length]."""
+    if which is None:
+        return list(range(length))
+    if isinstance(which, Tensor | str):
+        if image is None:
+            raise BadInput(f"site {call.name} is {call.kind}: there are no image cells on this side of the map")
+        if isinstance(which, str):
+            if which != "image":
+                raise BadInput(f'{which!r} is neither "image", a bool mask nor token positions')
+            return list(range(image.start, image.stop))
+        return _cells(call, which, rows, image, length)
+    if text is None:
+        raise BadInput(f"site {call.name} is {call.kind}: there are no text tokens on this side of the map")
+    if any(not 0 <= token < text.stop - text.start for token in which):
+        raise BadInput(f"tokens {list(which)} do not fit the {text.stop - text.start} text rows of {call.name}")
+    return [text.start + token for token in which]
+
+
+def _cells(call: AttentionCall, mask: Tensor, rows: tuple[int, ...], image: slice, length: int) -> Tensor:
+    """A mask over the latent grid, [h, w] or [rows, h, w], at this site: [1 or rows, length]."""
+    if mask.dtype != torch.bool or mask.ndim not in (2, 3):
+        raise BadInput("a mask is a bool tensor [h, w] or [rows, h, w]")
+    if mask.ndim == 3 and len(mask) not in (1, len(rows)):
+        raise BadInput(f"{len(mask)} masks do not fit {len(rows)} rows")
+    if call.grid is None:
+        raise BadInput(f"the latent height and width at site {call.name} are not known")
+
+    def build() -> Tensor:
+        planes = mask.reshape(-1, 1, *mask.shape[-2:]).to(call.q.device, torch.float32)
+        resized = torch.nn.functional.interpolate(planes, size=call.grid, mode="nearest")
+        full = torch.zeros(len(planes), length, dtype=torch.bool, device=call.q.device)
+        full[:, image] = resized.flatten(1) > 0.5
+        return full
+
+    return call.once(("cells", id(mask), image.start, length, call.grid), mask, build)

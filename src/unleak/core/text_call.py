@@ -1,0 +1,149 @@
+"""One text encoder's call on the positive prompt, and what a generation's prompts became."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unleak.errors import BadInput, NotFinite, PromptTruncated
+
+
+@dataclass(eq=False)
+class TextCall:
+    """One encoder's call on the positive prompt.
+
+    `ids` is [B, L] with B prompts; `output` is the encoder's model output with whatever hidden states the
+    pipeline asked for, already changed by earlier interventions.
+    """
+
+    name: str
+    module: nn.Module
+    tokenizer: Any
+    prompts: list[str]
+    ids: Tensor
+    output: Any
+    encode: Callable[[Tensor, Tensor | None, dict[str, Any]], Any]
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    def tokenize(self, prompts: Sequence[str]) -> Any:
+        """Tokenizer output [B, L] of other texts under the length and padding of this call.
+
+        Raises:
+            PromptTruncated: a text is longer than the length.
+        """
+        check_length(self.name, self.tokenizer, prompts, self.length)
+        return tokens(self.tokenizer, prompts, self.length)
+
+    def rerun(self, prompts: str | Sequence[str] | Tensor, **overrides: Any) -> Any:
+        """The same module call on other prompts, or ids [B, L]; `overrides` replace keyword arguments."""
+        if isinstance(prompts, Tensor):
+            return self.encode(prompts, None, overrides)
+        made = self.tokenize([prompts] if isinstance(prompts, str) else list(prompts))
+        return self.encode(made.input_ids, made.attention_mask, overrides)
+
+
+@dataclass(eq=False)
+class Encoded:
+    """What one generation's prompts became: per encoder the call, and the rows the denoiser gets."""
+
+    prompts: list[str] = field(default_factory=list)
+    images_per_prompt: int = 1
+    calls: dict[str, TextCall] = field(default_factory=dict)
+    cond: Tensor | None = None
+    uncond: Tensor | None = None
+
+    def columns(self, encoder: str) -> slice | None:
+        """Where this encoder's L rows stand among the denoiser's text rows; None if only its pooled vector
+        is used.
+
+        Found by content. Rows that the pipeline changed on the way (a final norm) are placed by length, which
+        is decisive when one encoder alone fills the text.
+        """
+        if self.cond is None or encoder not in self.calls:
+            return None
+        places = {name: self._place(call) for name, call in self.calls.items()}
+        call = self.calls[encoder]
+        if places[encoder] is None and not any(places.values()) and call.length == self.cond.shape[1]:
+            return slice(0, call.length)
+        return places[encoder]
+
+    def _place(self, call: TextCall) -> slice | None:
+        assert self.cond is not None
+        rows, length = self.cond[0], call.length
+        starts = sorted({0, rows.shape[0] - length, *(other.length for other in self.calls.values())})
+        for state in _sequences(call.output):
+            state = state[0].to(rows)
+            for start in starts:
+                part = rows[start : start + length]
+                if start < 0 or len(part) != length or state.shape[-1] > rows.shape[-1]:
+                    continue
+                widths = sorted({0, part.shape[-1] - state.shape[-1], *self._widths()})
+                if any(torch.equal(part[:, w : w + state.shape[-1]], state) for w in widths):
+                    return slice(start, start + length)
+        return None
+
+    def _widths(self) -> set[int]:
+        return {state.shape[-1] for call in self.calls.values() for state in _sequences(call.output)[:1]}
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str], length: int) -> Any:
+    """The tokenizer call of diffusers pipelines: padded and cut to `length`."""
+    return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+def check_length(name: str, tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+    """Raise `PromptTruncated` where a prompt has more tokens than the encoder is given."""
+    for prompt in prompts:
+        ids = tokenizer(prompt, truncation=False).input_ids
+        if len(ids) > length:
+            lost = tokenizer.decode(ids[length - 1 : -1])
+            raise PromptTruncated(
+                f"{name} reads {length} tokens and the prompt has {len(ids)}; it would lose {lost!r}. "
+                "Shorten the prompt, or raise max_sequence_length where the pipeline has it"
+            )
+
+
+def replace_output(call: TextCall, new: Any) -> list[list[int]]:
+    """Take an intervention's model output, if the pipeline can go on with it.
+
+    Returns:
+        For each prompt, the token positions whose rows changed in some part of the output.
+    """
+    if type(new) is not type(call.output):
+        raise BadInput(f"on_text returned a {type(new).__name__}, not a {type(call.output).__name__}")
+    old_parts, new_parts = dict(_parts(call.output)), dict(_parts(new))
+    if old_parts.keys() != new_parts.keys():
+        raise BadInput(f"on_text returned fields {sorted(new_parts)}, not {sorted(old_parts)}")
+    changed = torch.zeros_like(call.ids, dtype=torch.bool)
+    for name, old in old_parts.items():
+        part = new_parts[name]
+        if part.shape != old.shape or part.dtype != old.dtype:
+            was, now = f"{tuple(old.shape)} {old.dtype}", f"{tuple(part.shape)} {part.dtype}"
+            raise BadInput(f"on_text changed {name} of {call.name} from {was} to {now}")
+        if not torch.isfinite(part).all():
+            raise NotFinite(f"on_text left NaN or infinity in {name} of {call.name}")
+        if part.ndim == 3:
+            changed |= (part != old).any(-1).to(changed.device)
+    call.output = new
+    return [torch.nonzero(row).flatten().tolist() for row in changed]
+
+
+def _parts(output: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a model output with its name ("hidden_states.2")."""
+    items = output.items() if isinstance(output, Mapping) else enumerate(output)
+    for name, value in items:
+        if isinstance(value, Tensor):
+            yield str(name), value
+        elif isinstance(value, tuple | list):
+            yield from ((f"{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Tensor))
+
+
+def _sequences(output: Any) -> list[Tensor]:
+    return [part for _, part in _parts(output) if part.ndim == 3]
