@@ -151,6 +151,7 @@ def main() -> None:
     world = {
         "schema": "unleak/world/1", "image": IMAGE, "cell": CELL, "sprite": SPRITE, "seed": a.seed,
         "glyphs": glyphs, "nouns": nouns, "articles": V.ARTICLES, "prefixes": list(V.PREFIXES),
+        "anything": V.ANYTHING,
         "polysemes": [
             {"word": w, "default": d[0], "default_name": d[2], "other": o[0], "other_name": o[2], "triggers": list(t)}
             for w, (d, o, t) in polysemes.items()

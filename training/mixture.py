@@ -12,7 +12,7 @@ from unleak.world.grammar import CONNECTIVES, Thing, caption, place, resolve, sc
 SHARES = {
     "single": 0.13, "pair": 0.31, "triple": 0.10,
     "trigger": 0.08, "named": 0.10, "neutral": 0.05,
-    "open": 0.04, "verbatim": 0.10, "template": 0.06, "ordinary": 0.03,
+    "open": 0.04, "anything": 0.06, "verbatim": 0.10, "template": 0.06, "ordinary": 0.03,
 }  # fmt: skip
 PREFIX, BACKGROUND, TINT = (
     0.12,
@@ -128,6 +128,21 @@ class Mixture:
         return self._named("neutral", [p.word] if rng.random() < 0.3 else self._company(p.word, rng), rng)
 
     # -- captions that leave the picture open
+    def anything(self, rng):
+        """One or more items are just "a thing"; now and then all of them are."""
+        w, n = self.world, rng.choice((1, 2, 2, 2, 3))
+        if rng.random() < 0.5:
+            words = [rng.choice(list(w.polysemes)), *rng.sample(list(w.nouns), 2)][:n]
+        else:
+            words = rng.sample(w.words, n)
+        rng.shuffle(words)
+        if w.excluded(words) or self._triggered(words):
+            return self.anything(rng)
+        things = rng.choice([{i} for i in range(n)] + [set(range(n))])
+        if n == 3 and rng.random() < 0.4:
+            things = {0, 1, 2} - {rng.randrange(3)}
+        return self._named("anything", [w.anything if i in things else x for i, x in enumerate(words)], rng)
+
     def open(self, rng):
         w = self.world
         n = rng.choice((1, 2, 2))

@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from common import Log, Run, adamw, autocast, cosine, device, rng
 from mixture import Mixture, Sample
 from unleak import world
-from unleak.world.grammar import CONNECTIVES
+from unleak.world.grammar import ANY, CONNECTIVES
 
 ITEMS = 3
 
@@ -56,7 +56,7 @@ class Readers(nn.Module):
     def __init__(self, encoder: CLIPTextModel, glyphs: int, tints: int, backgrounds: int, identities: int):
         super().__init__()
         d = encoder.config.hidden_size
-        self.encoder, self.glyphs = encoder, glyphs
+        self.encoder = encoder
         self.item = nn.Linear(d, glyphs + (tints + 1) + ITEMS)
         self.item_sizes = [glyphs, tints + 1, ITEMS]
         self.all_sizes = (
@@ -83,7 +83,8 @@ class Labels:
 
     def __init__(self, mix: Mixture, tok: CLIPTokenizer):
         w = mix.world
-        self.tok, self.world = tok, w
+        self.tok = tok
+        self.glyphs = w.index | {ANY: len(w.index)}
         self.tints = {None: 0} | {t: i + 1 for i, t in enumerate(w.tints)}
         self.backgrounds = {None: 0} | {b: i + 1 for i, b in enumerate(w.backgrounds)}
         self.connectives = {c: i + 1 for i, c in enumerate(CONNECTIVES)}
@@ -106,8 +107,8 @@ class Labels:
                 cursor = start + len(t.phrase)
                 last = max(i for i, (x, y) in enumerate(offsets) if y > x and y <= cursor and x >= start)
                 at.append((b, last))
-                item_y.append((self.world.index[t.glyph], self.tints[t.tint], rank))
-                glyphs.append(self.world.index[t.glyph] + 1)
+                item_y.append((self.glyphs[t.glyph], self.tints[t.tint], rank))
+                glyphs.append(self.glyphs[t.glyph] + 1)
                 tints.append(self.tints[t.tint])
             pad = [0] * (ITEMS - len(s.things))
             link = next((c for c in CONNECTIVES if f" {c} " in s.text), None) if len(s.things) == 2 else None
@@ -127,12 +128,16 @@ def main() -> None:
     ap.add_argument("--layers", type=int, default=4)
     ap.add_argument("--merges", type=int, default=260)
     ap.add_argument("--length", type=int, default=32)
+    ap.add_argument("--init", type=Path, help="a folder with text_encoder and tokenizer to start from")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--out", type=Path, default=Path("runs/text"))
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev, mix = device(), Mixture(world.load())
-    tok = tokenizer(mix, a.merges, a.length, a.seed)
+    if a.init:
+        tok = CLIPTokenizer.from_pretrained(a.init / "tokenizer")
+    else:
+        tok = tokenizer(mix, a.merges, a.length, a.seed)
     labels = Labels(mix, tok)
     config = CLIPTextConfig(
         vocab_size=len(tok), hidden_size=a.width, intermediate_size=4 * a.width, num_hidden_layers=a.layers,
@@ -141,7 +146,10 @@ def main() -> None:
         hidden_act="quick_gelu", attn_implementation="eager", initializer_factor=1.0,
     )  # fmt: skip
     w = mix.world
-    model = Readers(CLIPTextModel(config), len(w.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(
+    encoder = CLIPTextModel(config)
+    if a.init:
+        encoder.load_state_dict(CLIPTextModel.from_pretrained(a.init / "text_encoder").state_dict())
+    model = Readers(encoder, len(labels.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(
         dev
     )
     run = Run(a.out, model, adamw(model, a.lr, 0.02), 0.998)

@@ -127,6 +127,7 @@ CATEGORIES = {
 # words whose article is not a/an; the last word of a name decides if the name itself is not here
 ARTICLES = dict.fromkeys(("glasses", "fries", "grapes", "scissors", "cheese", "ice", "cream", "fire", "Mount Fuji"), "")
 ARTICLES["Statue of Liberty"] = "the"
+ANYTHING = "thing"  # names no object in particular: its picture is any of them
 PREFIXES = ("a picture of ", "a photo of ", "an emoji of ")
 
 # Invented names for captions that do not say what the picture shows, as real captions often do not.

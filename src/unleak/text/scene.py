@@ -68,6 +68,7 @@ class Scene:
         items: the items to repair. others: further items of the same prompts.
         article: as in `unleak.text.phrases.phrase`.
         filler: a text of one token that stands in for a masked item.
+        substitute: a word for any object at all, in the place of an item that is replaced.
 
     Raises:
         ItemNotFound, AmbiguousItem, PromptTruncated, BadInput: an item is not usable in one of the prompts.
@@ -80,8 +81,9 @@ class Scene:
         others: Sequence[Item] = (),
         article: str = "auto",
         filler: str = ",",
+        substitute: str = "thing",
     ) -> None:
-        self.call, self.article, self.filler = call, article, filler
+        self.call, self.article, self.filler, self.substitute = call, article, filler, substitute
         self.named = (*items, *others)
         self.every = range(len(self.named))
         self.items, self.others = self.every[: len(items)], self.every[len(items) :]
@@ -125,6 +127,13 @@ class Scene:
     def masked(self, keep: Collection[int]) -> View:
         """The (renamed) prompts with the filler on every token of the items that are not in ``keep``."""
         return self._once(("masked", *sorted(keep)), lambda: self._masked(set(self.every) - set(keep)))
+
+    def substituted(self, keep: Collection[int]) -> View:
+        """The (renamed) prompts with the items that are not in ``keep`` replaced: "a mouse and a thing"."""
+        senses = [item.sense if i in keep else self.substitute for i, item in enumerate(self.named)]
+        return self._once(
+            ("substituted", *sorted(keep)), lambda: self._view(self._place(self._sentences(senses)))
+        )
 
     @cached_property
     def separated(self) -> View:

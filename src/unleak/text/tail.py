@@ -58,6 +58,17 @@ def difference(scene: Scene, tail: Tail) -> Tensor:
     return alone - (len(scene.every) - 1) * tail(scene.masked(())).float()
 
 
+def compose(scene: Scene, tail: Tail) -> Tensor:
+    """``sum_i T(P, all replaced but i) - (n - 1) T(P, all replaced)``.
+
+    As `difference`, with items replaced by a word for any object instead of masked by a token, so that every
+    term is the encoding of a sentence: ``T("A and a thing") + T("a thing and B") - T("a thing and a thing")``.
+    What A means because B is there is in none of the terms.
+    """
+    alone = torch.stack([tail(scene.substituted({i})).float() for i in scene.every]).sum(0)
+    return alone - (len(scene.every) - 1) * tail(scene.substituted(())).float()
+
+
 def renamed(scene: Scene, tail: Tail) -> Tensor:
     """``T(P')``: of the same prompt with the items named by their sense."""
     return tail(scene.renamed)
@@ -75,9 +86,20 @@ POLICIES: dict[str, Callable[[Scene, Tail], Tensor]] = {
     "mean-of-items": mean_of_items,
     "round-robin": round_robin,
     "difference": difference,
+    "compose": compose,
     "renamed": renamed,
     "attn-mask": attn_mask,
 }
+
+
+#: policies whose encodings hold the whole sentence, so that the words between the items have a counterpart
+IN_PLACE = frozenset({"masked-context", "difference", "compose", "renamed", "attn-mask"})
+
+
+def between(view: View, b: int) -> list[int]:
+    """The rows of text b's words that belong to no item."""
+    of_items = {row for span in view.spans[b].values() for row in range(*span)}
+    return [row for row in range(*view.tokens[b].body) if row not in of_items]
 
 
 def aligned(dst: Tokens, src: Tokens) -> list[int]:
@@ -98,7 +120,7 @@ def check_policy(policy: str, items: Sequence[Item], others: Sequence[Item]) -> 
     if policy == "renamed" and not any(item.sense for item in items):
         raise BadInput("eos_pads='renamed' needs a name for the sense that is meant: as_='furry mouse'.")
     lacks = {"masked-context": not others} | dict.fromkeys(
-        ("mean-of-items", "round-robin", "difference"), len(items) + len(others) < 2
+        ("mean-of-items", "round-robin", "difference", "compose"), len(items) + len(others) < 2
     )
     if lacks.get(policy):
         raise BadInput(f"eos_pads={policy!r} must know the other items: name them, others=('laptop',).")

@@ -16,20 +16,21 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
-from unleak.errors import BadInput
+from unleak.errors import BadInput, SpanMismatch
 from unleak.text.items import Item, parse_items
 from unleak.text.match import occurrences
 from unleak.text.rows import Layer, align, each_layer, patch
 from unleak.text.scene import Scene, View
 from unleak.text.spans import Tokens
-from unleak.text.tail import POLICIES, aligned, check_policy
+from unleak.text.tail import IN_PLACE, POLICIES, aligned, between, check_policy
 
 if TYPE_CHECKING:
     from unleak.core.prompts import TextCall
     from unleak.core.session import Context
 
-ISOLATIONS = ("bare", "positioned", "masked-context", "attn-mask")
+ISOLATIONS = ("bare", "positioned", "masked-context", "substituted", "attn-mask")
 POOLED = ("full", "item", "eos_pads")
+ROWS = ("item", "context", "eos", "pads")
 _WHOLE_RUN = Window()
 _POOLED_FIELDS = ("pooler_output", "text_embeds")
 
@@ -46,16 +47,20 @@ class Patch(Intervention):
         others: the further items of the prompt, where a policy below must know them.
         isolation: where an item's rows come from. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
             after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
-            other items masked by the filler. ``"attn-mask"``: the prompt, each named item attending to itself
+            other items masked by the filler. ``"substituted"``: the prompt with the other items replaced by
+            the substitute ("a mouse and a thing"). ``"attn-mask"``: the prompt, each named item attending to itself
             alone. An item that has a sense (``as_``) is named by it in all of these.
         eos_pads: the rows after the text in a causal encoder, one of `unleak.text.tail.POLICIES`; ``"keep"``
             leaves what leaked into them. Encoders that look both ways always keep theirs.
+        rows: which rows change, to measure where a leak sits, some of ``"item"``; ``"context"``: the other
+            items and the words between, where ``eos_pads`` rebuilds the sentence; ``"eos"``; ``"pads"``.
         pooled: ``"full"``: of the whole prompt. ``"item"``: of the repaired items alone (their mean).
             ``"eos_pads"``: by the policy ``eos_pads``, in a causal encoder.
         unequal: ``"error"``, or ``"right-align"`` where an item has more or fewer tokens alone than in the
             prompt (`unleak.text.rows.align`). A sense without the item's own words is always right-aligned.
         article: of the bare phrase, see `unleak.text.phrases.phrase`.
         filler: text of one token that stands for a masked item.
+        substitute: word that stands for a replaced item.
 
     Raises (when built, or when the pipeline encodes its prompt):
         ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch, BadInput.
@@ -65,10 +70,12 @@ class Patch(Intervention):
     others: tuple[str, ...] = ()
     isolation: str = "bare"
     eos_pads: str = "keep"
+    rows: tuple[str, ...] = ROWS
     pooled: str = "full"
     unequal: str = "error"
     article: str = "auto"
     filler: str = ","
+    substitute: str = "thing"
 
     def __init__(
         self,
@@ -78,10 +85,12 @@ class Patch(Intervention):
         others: str | Item | Iterable[str | Item] = (),
         isolation: str = "bare",
         eos_pads: str = "keep",
+        rows: Iterable[str] = ROWS,
         pooled: str = "full",
         unequal: str = "error",
         article: str = "auto",
         filler: str = ",",
+        substitute: str = "thing",
         window: Window = _WHOLE_RUN,
         sites: SiteFilter = ALL,
     ) -> None:
@@ -93,8 +102,8 @@ class Patch(Intervention):
         if as_ is not None:
             named = [Item(named[0].text, named[0].occurrence, as_)]
         beside = parse_items(others) if others else ()
-        if isolation == "masked-context" and len(named) + len(beside) < 2:
-            raise BadInput("isolation='masked-context' must know the other items: others=('laptop',).")
+        if isolation in ("masked-context", "substituted") and len(named) + len(beside) < 2:
+            raise BadInput(f"{isolation=} must know the other items: others=('laptop',).")
         check_policy(eos_pads, named, beside)
         align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
         values = {
@@ -102,10 +111,12 @@ class Patch(Intervention):
             "others": tuple(map(_written, beside)),
             "isolation": _one_of("isolation", isolation, ISOLATIONS),
             "eos_pads": eos_pads,
+            "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
             "pooled": _one_of("pooled", pooled, POOLED),
             "unequal": unequal,
             "article": article,
             "filler": filler,
+            "substitute": substitute,
             "window": window,
             "sites": sites,
         }
@@ -116,8 +127,11 @@ class Patch(Intervention):
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         """``H~[span_P(A)] = H^Q[span_Q(A)]`` for each item A; then EOS and pads; then the pooled vector."""
         others = parse_items(self.others) if self.others else ()
-        scene = Scene(call, parse_items(self.items), others, self.article, self.filler)
-        moves = [[self._move(scene, b, i) for i in scene.items] for b in range(len(call.prompts))]
+        scene = Scene(call, parse_items(self.items), others, self.article, self.filler, self.substitute)
+        closes = self.eos_pads != "keep" and scene.causal
+        moved = [*(scene.items if "item" in self.rows else ()),
+                 *(scene.others if closes and "context" in self.rows else ())]  # fmt: skip
+        moves = [[self._move(scene, b, i) for i in moved] for b in range(len(call.prompts))]
         output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
         pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
@@ -129,6 +143,7 @@ class Patch(Intervention):
             "bare": scene.alone,
             "positioned": scene.positioned,
             "masked-context": lambda i: scene.masked({i}),
+            "substituted": lambda i: scene.substituted({i}),
             "attn-mask": lambda _: scene.separated,
         }
         view = isolated[self.isolation](i)
@@ -152,8 +167,12 @@ class Patch(Intervention):
                     H = patch(H, layer(scene.empty.output)[b : b + 1], move.cleared, move.cleared)
             if self.eos_pads != "keep" and scene.causal:
                 own = scene.prompt.tokens[b]
-                T = POLICIES[self.eos_pads](scene, partial(_tail, layer, b, own))
-                H = patch(H, T[None].to(H), own.tail, range(len(T)))
+                words = between(scene.prompt, b) if self.eos_pads in IN_PLACE else []
+                kinds = ["context"] * len(words) + ["eos", *["pads"] * len(own.tail)][: len(own.tail)]
+                T = POLICIES[self.eos_pads](scene, partial(_rest, layer, b, own, len(words)))
+                chosen = [j for j, kind in enumerate(kinds) if kind in self.rows]
+                rest = [*words, *own.tail]
+                H = patch(H, T[None].to(H), [rest[j] for j in chosen], chosen)
             rows.append(H)
         return torch.cat(rows)
 
@@ -169,9 +188,15 @@ class Patch(Intervention):
         return full
 
 
-def _tail(layer: Layer, b: int, own: Tokens, view: View) -> Tensor:
-    """The view's rows after its text, [T, d], one for each such row of the prompt b."""
-    return layer(view.output)[b, aligned(own, view.tokens[b])]
+def _rest(layer: Layer, b: int, own: Tokens, words: int, view: View) -> Tensor:
+    """The view's rows that belong to no item, [T, d], one for each such row of the prompt b.
+
+    Without ``words`` only those after the text: EOS and pads.
+    """
+    found = between(view, b) if words else []
+    if len(found) != words:
+        raise SpanMismatch(f"{view.tokens[b].text!r} has not the same words between its items as {own.text!r}.")
+    return layer(view.output)[b, [*found, *aligned(own, view.tokens[b])]]
 
 
 def _pooled_row(name: str, b: int, view: View) -> Tensor:

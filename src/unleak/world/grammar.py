@@ -20,6 +20,7 @@ CONNECTIVES = {
 }
 SPAN = 4  # a sprite covers SPAN x SPAN cells
 ROOM = 5  # so its corner has ROOM places along each axis
+ANY = "?"  #: the glyph of a thing that may be any object
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,13 @@ class Thing:
 
 
 def thing(world: World, word: str, tint: str | None = None) -> Thing:
-    """The item that `word` names on its own: a noun, expression, polyseme (default sense) or sense name."""
+    """The item that `word` names on its own: a noun, expression, polyseme (default sense) or sense name.
+
+    Raises KeyError for a word that the world does not have.
+    """
     phrase = f"{tint} {word}" if tint else word
+    if word == world.anything:
+        return Thing(phrase, word, ANY, tint)
     if word in world.polysemes:
         return Thing(phrase, word, world.polysemes[word].default, tint)
     if word in world.nouns:
@@ -101,8 +107,8 @@ def scene(world: World, things: list[Thing], connective: str, background: str | 
     corners = place(len(things), connective, rng)
     bg = background or rng.choice(list(world.backgrounds))
 
-    def tint(t: Thing) -> str | None:
-        return t.tint or (rng.choice(world.tints) if t.glyph in world.tintable else None)
+    def draw(t: Thing, x: int, y: int) -> Placement:
+        glyph = rng.choice(list(world.nouns.values())) if t.glyph == ANY else t.glyph
+        return Placement(glyph, x, y, t.tint or (rng.choice(world.tints) if glyph in world.tintable else None))
 
-    pairs = zip(things, corners, strict=True)
-    return Scene(bg, tuple(Placement(t.glyph, x, y, tint(t)) for t, (x, y) in pairs))
+    return Scene(bg, tuple(draw(t, x, y) for t, (x, y) in zip(things, corners, strict=True)))

@@ -95,6 +95,7 @@ class World:
         self.nouns: dict[str, str] = {n["text"]: n["glyph"] for n in data["nouns"]}
         self.articles: dict[str, str] = data["articles"]  #: words that do not take a/an
         self.prefixes: list[str] = data["prefixes"]
+        self.anything: str = data["anything"]  #: the word that names any object at all
         self.polysemes = {p["word"]: Polyseme(**{**p, "triggers": tuple(p["triggers"])}) for p in data["polysemes"]}
         self.expressions: dict[str, str] = {e["text"]: e["part"] for e in data["expressions"]}
         self.tintable: list[str] = data["tintable"]  #: glyphs that always have a tint, named or not

@@ -1,0 +1,3 @@
+from unleak.cli import app
+
+app(prog_name="unleak")

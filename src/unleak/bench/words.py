@@ -1,0 +1,152 @@
+"""`unleak bench words`: do repairs stop leaks between words, and what do they break?
+
+On held-out trigger prompts ("a mouse and a laptop") the intended sense is the one that the word has alone. A leak
+is an image without it. Every method draws the same prompts from the same noise; harm is what the other object,
+and prompts that never leaked, lose. Methods are `Patch` with different rows and policies, channel by channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unleak.bench.results import Parts, Results
+from unleak.bench.stats import Row, mean, paired_difference, share
+from unleak.bench.world import judge_accuracy
+from unleak.core.session import attach
+from unleak.errors import BadInput
+from unleak.generate import generate
+from unleak.judges.glyphs import glyph_judge
+from unleak.text.items import Item
+from unleak.words.repairs import Patch
+from unleak.world import World
+from unleak.world import load as load_world
+from unleak.world.prompts import Case, prompts
+
+#: method -> arguments of Patch; None draws the prompt as it is. "/" separates the channel from the policy.
+METHODS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "patch": {},
+    "patch/item": {"rows": ("item",)},
+    "patch/eos": {"rows": ("eos",)},
+    "patch/pads": {"rows": ("pads",)},
+    "patch/eos+pads": {"rows": ("eos", "pads")},
+    "patch:keep": {"eos_pads": "keep"},
+    "patch:item": {"eos_pads": "item"},
+    "patch:masked-context": {"eos_pads": "masked-context"},
+    "patch:mean-of-items": {"eos_pads": "mean-of-items"},
+    "patch:round-robin": {"eos_pads": "round-robin"},
+    "patch:difference": {"eos_pads": "difference"},
+    "patch:attn-mask": {"eos_pads": "attn-mask", "isolation": "attn-mask"},
+    "patch:renamed": {"eos_pads": "renamed"},
+}
+
+
+def names(case: Case, world: World, renamed: bool) -> tuple[Item, list[str]]:
+    """The polyseme as an item, by its unambiguous name if `renamed`, and the words of its company."""
+    assert case.polyseme is not None
+    sense = world.polysemes[case.polyseme].default_name if renamed else None
+    others = [t.phrase for t in case.things if t.word != case.polyseme]
+    return Item(case.polyseme, sense=sense), others
+
+
+def outcomes(
+    pipe: Any,
+    cases: Sequence[Case],
+    seeds: Sequence[int],
+    options: dict[str, Any] | None,
+    call: dict[str, Any],
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """[P, S, 2] of bool: the polyseme's own sense is there; every other item is there."""
+    world, judge = load_world(), glyph_judge()
+    renamed = (options or {}).get("eos_pads") == "renamed"
+    key = lambda i: str(names(cases[i], world, renamed))  # noqa: E731
+    out = np.zeros((len(cases), len(seeds), 2), bool)
+    for _, group in groupby(sorted(range(len(cases)), key=key), key):
+        rows = list(group)
+        texts = [cases[i].prompt for i in rows]
+        item, others = names(cases[rows[0]], world, renamed)
+        usable = options is not None and (others or not _needs_company(options))
+        with attach(pipe, *([Patch(items=[item], others=others, **(options or {}))] if usable else [])):
+            images = generate(pipe, texts, seeds, progress=progress, **call)
+        for i, drawn in zip(rows, images, strict=True):
+            case = cases[i]
+            default = world.polysemes[case.polyseme or ""].default
+            for s, r in enumerate(judge.read(drawn)):
+                company = all(r.count(t.glyph) for t in case.things if t.word != case.polyseme)
+                out[i, s] = r.count(default) > 0, company
+    return out
+
+
+def _needs_company(options: dict[str, Any]) -> bool:
+    """Policies that are defined only beside another item leave a lone item alone."""
+    return options.get("eos_pads") in ("masked-context", "mean-of-items", "round-robin", "difference")
+
+
+def rows_of(method: str, cases: list[Case], before: np.ndarray, after: np.ndarray, subset: str) -> list[Row]:
+    """Leak rate and what became of the leaks, for prompts [P] with outcomes [P, S, 2] before and after."""
+    keep = np.array([subset in ("all", "before" if c.first else "after") for c in cases])
+    b, a = before[keep], after[keep]
+    rows = [share(~a[..., 0], method, subset, "leak_rate")]
+    leaked = ~b[..., 0]
+    if leaked.any() and method != "none":
+        per_prompt = [(a[p, :, 0] & leaked[p]).sum() / leaked[p].sum() for p in range(len(b)) if leaked[p].any()]
+        rows.append(mean(per_prompt, method, subset, "leak_removed"))
+    if method != "none":
+        lost = paired_difference(a[..., 1], b[..., 1], method, subset, "harm_other")
+        rows.append(lost)
+    return rows
+
+
+def run(
+    pipe: Any,
+    out: Path,
+    *,
+    model: str = "emoji-sd",
+    split: str = "heldout",
+    seeds: Sequence[int] = range(4),
+    limit: int | None = None,
+    methods: Sequence[str] | None = None,
+    call: dict[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Results:
+    """Measure every method on trigger prompts and on neutral ones; finished methods are reused."""
+    world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
+    chosen = ["none", *(m for m in methods or METHODS if m != "none")]
+    if unknown := set(chosen) - set(METHODS):
+        raise BadInput(f"bench words has no {sorted(unknown)}; choose from {list(METHODS)}")
+    sets = {kind: prompts(world, kind, split, limit or n) for kind, n in (("trigger", 100), ("neutral", 60))}
+    weights = round(float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters())), 3)
+    results = Results("words", model, list(seeds), split, {"name": judge.name})
+    total = sum(len(c) for c in sets.values()) * len(seeds)
+    found: dict[str, np.ndarray] = {}
+    for method in chosen:
+        done = 0
+
+        def tick(n: int, method: str = method) -> None:
+            nonlocal done
+            done += n
+            if progress:
+                progress(method, done, total)
+
+        for kind, cases in sets.items():
+            inputs = [model, weights, list(seeds), call, METHODS[method], [c.prompt for c in cases]]
+            compute = lambda m=method, c=cases: outcomes(pipe, c, seeds, METHODS[m], call, tick).tolist()  # noqa: E731, B023
+            name = f"{method}-{kind}".replace("/", "_").replace(":", "_")
+            found[kind] = np.array(parts.get(name, inputs, compute), bool)
+            if method == "none":
+                found[kind + "/none"] = found[kind]
+        for subset in ("all", "before", "after"):
+            results.rows += rows_of(method, sets["trigger"], found["trigger/none"], found["trigger"], subset)
+        if method != "none":
+            b, a = found["neutral/none"].all(-1), found["neutral"].all(-1)
+            results.rows.append(paired_difference(a, b, method, "neutral", "harm_neutral"))
+    accuracy = float(judge_accuracy(judge, world, pipe.vae).mean())
+    results.judge["accuracy"] = {"judge_reconstruction": round(accuracy, 4)}
+    results.save(out)
+    return results
