@@ -107,6 +107,34 @@ def test_a_scheduler_exchanged_inside_the_block_is_followed():
     assert "step" not in vars(pipe.scheduler)
 
 
+def test_a_loop_written_by_hand(sd1):
+    with attach(sd1, Watch(), Watch()) as run, torch.no_grad():
+        cond, uncond = sd1.encode_prompt("a dog", "cpu", 1, True)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        sd1.scheduler.set_timesteps(3)
+        for t in sd1.scheduler.timesteps:
+            u, c = sd1.unet(torch.cat([latents] * 2), t, encoder_hidden_states=torch.cat([uncond, cond])).sample.chunk(
+                2
+            )
+            latents = sd1.scheduler.step(u + 2.0 * (c - u), t, latents).prev_sample
+    assert [s[0] for s in run.results["seen"][::2]] == [0, 1, 2]
+    assert run.log[0]["denoiser_rows"] == 6
+
+
+def test_scheduler_steps_without_a_denoiser(sd1):
+    @dataclass(frozen=True)
+    class Latents(Intervention):
+        def on_latents(self, ctx, latents):
+            return latents + 1
+
+    noise = torch.randn(1, 4, 8, 8)
+    sd1.scheduler.set_timesteps(2)
+    plain = sd1.scheduler.step(noise, sd1.scheduler.timesteps[0], noise).prev_sample
+    with attach(sd1, Latents()):
+        moved = sd1.scheduler.step(noise, sd1.scheduler.timesteps[0], noise).prev_sample
+    assert torch.equal(moved, plain + 1)
+
+
 def test_the_clock_alone():
     clock = Clock()
     clock.restart([900, 600, 600, 300])

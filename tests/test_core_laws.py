@@ -432,6 +432,20 @@ def test_nan_latents_are_an_error(sd1):
         draw(sd1)
 
 
+def test_nan_latents_of_the_model_are_an_error_where_someone_looks():
+    @dataclass(frozen=True)
+    class See(Intervention):
+        def on_latents(self, ctx, latents):
+            return None
+
+    pipe = tiny("sd1")
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("inf"))
+    draw(pipe, steps=1)
+    with attach(pipe, See()), pytest.raises(NotFinite, match="after step 0"):
+        draw(pipe, steps=1)
+
+
 def test_changed_latents_go_on(sd1):
     @dataclass(frozen=True)
     class Set(Intervention):

@@ -159,8 +159,9 @@ class Session:
         return original(*args, **kwargs)
 
     def _encode_prompt(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        if not self.log:
-            self._begin_generation()
+        unannounced = not hasattr(self.pipe, "check_inputs") and self.clock.done > 0
+        if not self.log or unannounced:
+            self._begin_generation(called=unannounced)
         returned = self.prompts.encode_prompt(original, args, kwargs)
         self.log[-1]["prompts"] = list(self.prompts.encoded.prompts)
         return returned
@@ -190,14 +191,18 @@ class Session:
     def _scheduler_step(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         if not self.clock.calls and any(item.has(s) for item in self.interventions for s in _DENOISER_SEAMS):
             raise blind(self.anatomy.denoiser_name)
+        if not self.log:
+            self._begin_generation()
         settled = self.denoising.settle()
         if settled is not None:
             given = inspect.signature(original).bind(*args, **kwargs)
             given.arguments["model_output"] = settled.to(given.arguments["model_output"].dtype)
             args, kwargs = given.args, given.kwargs
         returned = original(*args, **kwargs)
-        latents = returned[0]
-        for i, item in self.active("on_latents"):
+        latents, watching = returned[0], self.active("on_latents")
+        if watching and not torch.isfinite(latents).all():
+            raise NotFinite(f"the latents hold NaN or infinity after step {self.clock.step}; use a wider dtype")
+        for i, item in watching:
             new = item.on_latents(self.contexts[i], latents)
             if new is not None:
                 latents = _checked_latents(self.labels[i], new, latents)
