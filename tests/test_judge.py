@@ -66,7 +66,7 @@ def test_items_are_looked_for_in_the_sense_that_is_meant() -> None:
 
 
 def test_it_refuses_what_it_cannot_read() -> None:
-    with pytest.raises(BadInput, match="no 'mosue'.*mouse"):
+    with pytest.raises(BadInput, match=r"no 'mosue'.*mouse"):
         JUDGE.senses([Item("mosue")])
     with pytest.raises(BadInput, match="64x64"):
         JUDGE.read(np.zeros((1, 32, 32, 3), np.uint8))

@@ -143,7 +143,9 @@ def test_two_patches_are_one_patch_of_two_items(pipes):
 
 
 def test_a_patch_after_a_patch_still_knows_the_encoder(pipes):
-    first, second = Patch("table"), Patch("mouse", others="laptop", isolation="attn-mask", eos_pads="attn-mask")
+    first = Patch("table", eos_pads="keep")
+    rows = ("item", "eos", "pads")
+    second = Patch("mouse", others="laptop", isolation="attn-mask", eos_pads="attn-mask", rows=rows)
     both, _ = encode(pipes["sd1"], PROMPT, first, second)
     alone, _ = encode(pipes["sd1"], PROMPT, second)
     changed = (layers(both["text_encoder"])[0] != layers(alone["text_encoder"])[0]).any(-1)[0]
@@ -331,6 +333,16 @@ def expected_tail(policy, say, tail):
         return rows
     if policy == "renamed":
         return tail(say("a laptop and a furry mouse on a table"))
+    if policy == "compose":
+        mouse, laptop, neither = (
+            tail(say(text))
+            for text in (
+                "a thing and a furry mouse on a table",
+                "a laptop and a thing on a table",
+                "a thing and a thing on a table",
+            )
+        )
+        return mouse + laptop - neither
     mouse, laptop, neither = (
         tail(say(text))
         for text in (
@@ -346,7 +358,8 @@ def expected_tail(policy, say, tail):
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_rows_after_the_text_follow_their_equation(pipes, name, policy):
     pipe = pipes[name]
-    seen, _ = encode(pipe, PROMPT, Patch("mouse", others="laptop", as_="furry mouse", eos_pads=policy))
+    rows = ("item", "eos", "pads")
+    seen, _ = encode(pipe, PROMPT, Patch("mouse", others="laptop", as_="furry mouse", eos_pads=policy, rows=rows))
     plain, _ = encode(pipe)
     for encoder, call in seen.items():
         own = tokenize(call.tokenizer, PROMPT, 77)
@@ -362,6 +375,49 @@ def test_rows_after_the_text_follow_their_equation(pipes, name, policy):
             assert torch.allclose(new[:, own.tail], expected_tail(policy, say, tail), atol=1e-5), (encoder, k)
             a, _ = spans_of(call, PROMPT, "mouse")
             assert torch.equal(new[:, :a], layers(plain[encoder])[k][:, :a])
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_composed_rows_never_saw_the_items_together(pipes, name):
+    """Every row after BOS follows the equation: items beside "a thing", all other rows by inclusion-exclusion."""
+    pipe, prompt = pipes[name], "a laptop and a mouse"
+    seen, _ = encode(pipe, prompt, Patch("mouse", others="laptop"))
+    texts = ("a thing and a mouse", "a laptop and a thing", "a thing and a thing")
+    for encoder, call in seen.items():
+        cuts = [tokenize(call.tokenizer, text, 77) for text in (prompt, *texts)]
+        items = [("laptop", "mouse"), ("thing", "mouse"), ("laptop", "thing"), ("thing#1", "thing#2")]
+        find = lambda cut, word: item_span(call.tokenizer, cut.text, Item.of(word), 77)  # noqa: E731, B023
+        spans = [[find(cut, word) for word in both] for cut, both in zip(cuts, items, strict=True)]
+        rest = [
+            [r for r in range(*cut.body) if not any(a <= r < b for a, b in held)]
+            for cut, held in zip(cuts, spans, strict=True)
+        ]
+        rest = [[*r, *aligned(cuts[0], c)] for r, c in zip(rest, cuts, strict=True)]
+        layers_of = [layers(encode(pipe, text)[0][encoder]) for text in texts]
+        for k, new in enumerate(layers(call)):
+            mouse, laptop, neither = (views[k] for views in layers_of)
+            expected = mouse[:, rest[1]] + laptop[:, rest[2]] - neither[:, rest[3]]
+            assert torch.allclose(new[:, rest[0]], expected, atol=1e-5)
+            assert torch.equal(new[:, slice(*spans[0][1])], mouse[:, slice(*spans[1][1])])
+            assert torch.equal(new[:, slice(*spans[0][0])], laptop[:, slice(*spans[2][0])])
+
+
+def test_a_causal_encoder_warns_where_the_leak_stays(pipes):
+    with pytest.warns(UserWarning, match="others="):
+        encode(pipes["sd1"], PROMPT, Patch("mouse"))
+
+
+def test_only_the_chosen_rows_change(pipes):
+    plain, _ = encode(pipes["sd1"])
+    own = tokenize(plain["text_encoder"].tokenizer, PROMPT, 77)
+    item = {*range(*spans_of(plain["text_encoder"], PROMPT, "mouse"))}
+    channels = {"item": item, "eos": {own.tail[0]}, "pads": {*own.tail[1:]}}
+    channels["context"] = {*range(*own.body)} - item
+    for channel, rows in channels.items():
+        seen, _ = encode(pipes["sd1"], PROMPT, Patch("mouse", others="laptop", rows=(channel,)))
+        new, old = layers(seen["text_encoder"])[-1][0], layers(plain["text_encoder"])[-1][0]
+        changed = {*(new != old).any(-1).nonzero().flatten().tolist()}
+        assert changed and changed <= rows
 
 
 def test_masked_items_are_masked_in_place(pipes):
@@ -397,8 +453,9 @@ def test_aligned_reads_eos_from_eos_and_pads_in_place():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_encoders_that_look_both_ways_keep_their_tail(pipes, policy):
-    keep, _ = encode(pipes["flux"], PROMPT, Patch("mouse", as_="furry mouse"))
-    seen, _ = encode(pipes["flux"], PROMPT, Patch("mouse", others="laptop", as_="furry mouse", eos_pads=policy))
+    meant = Patch("mouse", as_="furry mouse", isolation="bare", eos_pads="keep")
+    keep, _ = encode(pipes["flux"], PROMPT, meant)
+    seen, _ = encode(pipes["flux"], PROMPT, dataclasses.replace(meant, others=("laptop",), eos_pads=policy))
     assert torch.equal(layers(seen["text_encoder_2"])[0], layers(keep["text_encoder_2"])[0])
     changed = not torch.equal(layers(seen["text_encoder"])[0], layers(keep["text_encoder"])[0])
     assert changed is (policy != "keep")

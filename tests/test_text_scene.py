@@ -192,7 +192,7 @@ def test_unequal_spans_are_an_error_unless_a_policy_is_chosen():
         Patch("mouse").on_text(None, here)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the policy was chosen: nothing to warn of
-        new = Patch("mouse", unequal="right-align").on_text(None, here).last_hidden_state
+        new = Patch("mouse", unequal="right-align", eos_pads="keep").on_text(None, here).last_hidden_state
     alone = here.encode(torch.tensor([tokenize(here.tokenizer, "mouse", 24).ids]), None, {}).last_hidden_state
     empty = here.encode(torch.tensor([tokenize(here.tokenizer, "", 24).ids]), None, {}).last_hidden_state
     assert torch.equal(new[:, 4:9], alone[:, :5]) and torch.equal(new[:, 3:4], empty[:, 3:4])

@@ -235,36 +235,70 @@ def repair(
             print(folder / "before-after.png")
 
 
+Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")]
+Methods = Annotated[str | None, typer.Option(help="Only these, comma separated.")]
+
+
+def run_suite(
+    suite: Any, model: str, out: Path, seeds: str, split: str, limit: int | None, methods: str | None, **call: Any
+) -> None:
+    """Run one benchmark suite with a progress bar per part and print its table."""
+    from unleak.generate import parse_seeds
+
+    numbers, chosen = parse_seeds(seeds), methods.split(",") if methods else None
+    suite.check(split, chosen)
+    folder = check_folder(out)
+    pipe = open_model(model)
+    with Progress(console=err, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tick(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        results = suite.run(
+            pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
+            call=call_arguments(model, **call), progress=tick,
+        )  # fmt: skip
+    print(results.table(), end="")
+
+
 @bench_app.command("world")
 def bench_world(
     model: Model = "emoji-sd",
     out: Folder = Path("results/world"),
     seeds: Seeds = "0:4",
-    split: Annotated[str, typer.Option(help="heldout (report) or dev (tune)")] = "heldout",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these kinds, comma separated.")] = None,
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
     steps: Steps = None,
     guidance: Guidance = None,
 ) -> None:
     """How well an embedded model draws its world, on held-out prompts, with the judge's own error."""
     with errors():
         from unleak.bench import world
-        from unleak.generate import parse_seeds
 
-        numbers, folder = parse_seeds(seeds), check_folder(out)
-        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
-        pipe = open_model(model)
-        with Progress(console=err, transient=True) as bar:
-            tasks: dict[str, Any] = {}
+        run_suite(world, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
 
-            def tick(name: str, done: int, total: int) -> None:
-                if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=total)
-                bar.update(tasks[name], completed=done)
 
-            results = world.run(pipe, folder, model=model, split=split, seeds=numbers, limit=limit,
-                                methods=methods.split(",") if methods else None, call=call, progress=tick)  # fmt: skip
-        print(results.table(), end="")
+@bench_app.command("words")
+def bench_words(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/words"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Which repairs stop leaks between words, channel by channel, and what they cost the other object."""
+    with errors():
+        from unleak.bench import words
+
+        run_suite(words, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
 
 
 if __name__ == "__main__":

@@ -25,24 +25,26 @@ from unleak.text.items import Item
 from unleak.words.repairs import Patch
 from unleak.world import World
 from unleak.world import load as load_world
-from unleak.world.prompts import Case, prompts
+from unleak.world.prompts import Case, check_split, prompts
 
 #: method -> arguments of Patch; None draws the prompt as it is. "/" separates the channel from the policy.
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "patch": {},
     "patch/item": {"rows": ("item",)},
+    "patch/context": {"rows": ("context",)},
     "patch/eos": {"rows": ("eos",)},
     "patch/pads": {"rows": ("pads",)},
     "patch/eos+pads": {"rows": ("eos", "pads")},
-    "patch:keep": {"eos_pads": "keep"},
-    "patch:item": {"eos_pads": "item"},
-    "patch:masked-context": {"eos_pads": "masked-context"},
-    "patch:mean-of-items": {"eos_pads": "mean-of-items"},
-    "patch:round-robin": {"eos_pads": "round-robin"},
-    "patch:difference": {"eos_pads": "difference"},
+    "patch/item+eos+pads": {"rows": ("item", "eos", "pads")},
+    "patch:keep": {"eos_pads": "keep", "isolation": "bare"},
+    "patch:item": {"eos_pads": "item", "isolation": "bare"},
+    "patch:masked-context": {"eos_pads": "masked-context", "isolation": "masked-context"},
+    "patch:mean-of-items": {"eos_pads": "mean-of-items", "isolation": "bare"},
+    "patch:round-robin": {"eos_pads": "round-robin", "isolation": "bare"},
+    "patch:difference": {"eos_pads": "difference", "isolation": "masked-context"},
     "patch:attn-mask": {"eos_pads": "attn-mask", "isolation": "attn-mask"},
-    "patch:renamed": {"eos_pads": "renamed"},
+    "patch:renamed": {"eos_pads": "renamed", "isolation": "substituted"},
 }
 
 
@@ -62,7 +64,10 @@ def outcomes(
     call: dict[str, Any],
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """[P, S, 2] of bool: the polyseme's own sense is there; every other item is there."""
+    """[P, S, 2] of bool: the polyseme's own sense is there; every other item is there.
+
+    A lone word has no company to leak from and is drawn as it is.
+    """
     world, judge = load_world(), glyph_judge()
     renamed = (options or {}).get("eos_pads") == "renamed"
     key = lambda i: str(names(cases[i], world, renamed))  # noqa: E731
@@ -71,8 +76,8 @@ def outcomes(
         rows = list(group)
         texts = [cases[i].prompt for i in rows]
         item, others = names(cases[rows[0]], world, renamed)
-        usable = options is not None and (others or not _needs_company(options))
-        with attach(pipe, *([Patch(items=[item], others=others, **(options or {}))] if usable else [])):
+        repair = [Patch(items=[item], others=others, **options)] if options is not None and others else []
+        with attach(pipe, *repair):
             images = generate(pipe, texts, seeds, progress=progress, **call)
         for i, drawn in zip(rows, images, strict=True):
             case = cases[i]
@@ -81,11 +86,6 @@ def outcomes(
                 company = all(r.count(t.glyph) for t in case.things if t.word != case.polyseme)
                 out[i, s] = r.count(default) > 0, company
     return out
-
-
-def _needs_company(options: dict[str, Any]) -> bool:
-    """Policies that are defined only beside another item leave a lone item alone."""
-    return options.get("eos_pads") in ("masked-context", "mean-of-items", "round-robin", "difference")
 
 
 def rows_of(method: str, cases: list[Case], before: np.ndarray, after: np.ndarray, subset: str) -> list[Row]:
@@ -103,6 +103,13 @@ def rows_of(method: str, cases: list[Case], before: np.ndarray, after: np.ndarra
     return rows
 
 
+def check(split: str, methods: Sequence[str] | None) -> None:
+    """Refuse a split or a method that does not exist. Raises BadInput."""
+    check_split(load_world(), split)
+    if unknown := set(methods or ()) - set(METHODS):
+        raise BadInput(f"bench words has no {sorted(unknown)}; choose from {list(METHODS)}")
+
+
 def run(
     pipe: Any,
     out: Path,
@@ -116,10 +123,9 @@ def run(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
     """Measure every method on trigger prompts and on neutral ones; finished methods are reused."""
+    check(split, methods)
     world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
     chosen = ["none", *(m for m in methods or METHODS if m != "none")]
-    if unknown := set(chosen) - set(METHODS):
-        raise BadInput(f"bench words has no {sorted(unknown)}; choose from {list(METHODS)}")
     sets = {kind: prompts(world, kind, split, limit or n) for kind, n in (("trigger", 100), ("neutral", 60))}
     weights = round(float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters())), 3)
     results = Results("words", model, list(seeds), split, {"name": judge.name})
@@ -136,7 +142,7 @@ def run(
 
         for kind, cases in sets.items():
             inputs = [model, weights, list(seeds), call, METHODS[method], [c.prompt for c in cases]]
-            compute = lambda m=method, c=cases: outcomes(pipe, c, seeds, METHODS[m], call, tick).tolist()  # noqa: E731, B023
+            compute = lambda m=method, c=cases: outcomes(pipe, c, seeds, METHODS[m], call, tick).tolist()  # noqa: E731
             name = f"{method}-{kind}".replace("/", "_").replace(":", "_")
             found[kind] = np.array(parts.get(name, inputs, compute), bool)
             if method == "none":
@@ -144,7 +150,7 @@ def run(
         for subset in ("all", "before", "after"):
             results.rows += rows_of(method, sets["trigger"], found["trigger/none"], found["trigger"], subset)
         if method != "none":
-            b, a = found["neutral/none"].all(-1), found["neutral"].all(-1)
+            b, a = (found[k].min(-1) for k in ("neutral/none", "neutral"))
             results.rows.append(paired_difference(a, b, method, "neutral", "harm_neutral"))
     accuracy = float(judge_accuracy(judge, world, pipe.vae).mean())
     results.judge["accuracy"] = {"judge_reconstruction": round(accuracy, 4)}

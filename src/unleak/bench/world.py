@@ -20,7 +20,7 @@ from unleak.report.pictures import contact_sheet, png
 from unleak.world import Caption, World
 from unleak.world import load as load_world
 from unleak.world.grammar import scene
-from unleak.world.prompts import Case, prompts
+from unleak.world.prompts import Case, check_split, prompts
 from unleak.world.render import Renderer
 
 #: prompt kind -> (metric, default number of prompts)
@@ -77,6 +77,13 @@ def judge_accuracy(judge: GlyphJudge, world: World, vae: Any = None, n: int = 50
     return np.array(right)
 
 
+def check(split: str, methods: Sequence[str] | None) -> None:
+    """Refuse a split or a kind of prompt that does not exist. Raises BadInput."""
+    check_split(load_world(), split)
+    if unknown := set(methods or ()) - {*KINDS, "memorized"}:
+        raise BadInput(f"bench world has no {sorted(unknown)}; choose from {[*KINDS, 'memorized']}")
+
+
 def run(
     pipe: Any,
     out: Path,
@@ -95,9 +102,7 @@ def run(
     """
     world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
     chosen = {k: v for k, v in KINDS.items() if methods is None or k in methods}
-    unknown = set(methods or ()) - set(KINDS) - {"memorized"}
-    if unknown:
-        raise BadInput(f"bench world has no {sorted(unknown)}; choose from {[*KINDS, 'memorized']}")
+    check(split, methods)
     weights = float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters()))
     stamp = [model, round(weights, 3), list(seeds), split, call]
     rows: list[Row] = []

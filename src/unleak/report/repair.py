@@ -74,7 +74,8 @@ def rates(r: Repair) -> list[dict[str, Any]]:
 
 def marked(r: Repair) -> list[dict[str, Any]]:
     """The prompt as pieces of text; pieces that are items carry their state (`ok`, `fixed`, `leak`, `named`)."""
-    pieces, at = [], 0
+    pieces: list[dict[str, Any]] = []
+    at = 0
     for i in sorted(r.items, key=lambda i: i.span):
         a, b = i.span
         if i.before is None or i.after is None:

@@ -12,10 +12,11 @@ _ARTICLE = re.compile(r"(?<!\w)(an?|the)(\s+)$", re.IGNORECASE)
 
 
 class Phrase(NamedTuple):
-    """A text, where the item's own words are in it, and which characters of the prompt it stands for."""
+    """A text; where the item's own words are in it, and its whole name; the characters it stands for."""
 
     text: str
     item: Chars
+    name: Chars
     stands_for: Chars
 
 
@@ -39,7 +40,8 @@ def phrase(prompt: str, at: Chars, sense: str | None = None, article: str = "aut
         found = found[0] + ("n" if sense[0].lower() in "aeiou" else "")
     lead = found + space
     a, b = _own_words(name, words)
-    return Phrase(lead + name, (len(lead) + a, len(lead) + b), (start, at[1]))
+    n = len(lead)
+    return Phrase(lead + name, (n + a, n + b), (n, n + len(name)), (start, at[1]))
 
 
 def rename(prompt: str, items: Sequence[tuple[Chars, str | None]]) -> tuple[str, list[Phrase]]:
@@ -53,7 +55,8 @@ def rename(prompt: str, items: Sequence[tuple[Chars, str | None]]) -> tuple[str,
         text += prompt[done : new.stands_for[0]]
         a = len(text)
         text += new.text
-        placed[at] = Phrase(new.text, (a + new.item[0], a + new.item[1]), (a, len(text)))
+        item, name = ((a + x, a + y) for x, y in (new.item, new.name))
+        placed[at] = Phrase(new.text, item, name, (a, len(text)))
         done = at[1]
     return text + prompt[done:], [placed[at] for at, _ in items]
 

@@ -40,11 +40,13 @@ class Call(Protocol):
 class Placed(NamedTuple):
     """B texts as the encoder's tokenizer cuts them, and where the items are.
 
-    ``spans[b][i]`` is the token span of item i in text b; ``phrases[b][i]`` the same with the item's article.
+    ``spans[b][i]`` is the token span of item i in text b, ``names[b][i]`` that of the name it has there
+    ("furry mouse"), ``phrases[b][i]`` that of its name with its article.
     """
 
     tokens: tuple[Tokens, ...]
     spans: tuple[dict[int, Span], ...]
+    names: tuple[dict[int, Span], ...]
     phrases: tuple[dict[int, Span], ...]
 
 
@@ -54,6 +56,7 @@ class View(NamedTuple):
     output: Any
     tokens: tuple[Tokens, ...]
     spans: tuple[dict[int, Span], ...]
+    names: tuple[dict[int, Span], ...]
     phrases: tuple[dict[int, Span], ...]
 
 
@@ -131,9 +134,7 @@ class Scene:
     def substituted(self, keep: Collection[int]) -> View:
         """The (renamed) prompts with the items that are not in ``keep`` replaced: "a mouse and a thing"."""
         senses = [item.sense if i in keep else self.substitute for i, item in enumerate(self.named)]
-        return self._once(
-            ("substituted", *sorted(keep)), lambda: self._view(self._place(self._sentences(senses)))
-        )
+        return self._once(("substituted", *sorted(keep)), lambda: self._view(self._place(self._sentences(senses))))
 
     @cached_property
     def separated(self) -> View:
@@ -175,11 +176,12 @@ class Scene:
 
     def _place(self, texts: Texts) -> Placed:
         tokens = tuple(self._cut(text) for text, _ in texts)
-        spans, phrases = [], []
+        spans, names, phrases = [], [], []
         for cut, (_, placed) in zip(tokens, texts, strict=True):
             spans.append({i: self._span(cut, p.item) for i, p in placed.items()})
+            names.append({i: self._span(cut, p.name) for i, p in placed.items()})
             phrases.append({i: self._span(cut, p.stands_for) for i, p in placed.items()})
-        return Placed(tokens, tuple(spans), tuple(phrases))
+        return Placed(tokens, tuple(spans), tuple(names), tuple(phrases))
 
     def _view(self, placed: Placed) -> View:
         return View(self._encode(self._ids(placed.tokens), placed.tokens), *placed)
@@ -198,7 +200,7 @@ class Scene:
             k = max(0, self.prompt.spans[b][i][0] - bare.spans[b][i][0])
             tokens.append(self._pushed(cut, k))
             spans.append({i: (bare.spans[b][i][0] + k, bare.spans[b][i][1] + k)})
-        return self._view(Placed(tuple(tokens), tuple(spans), ()))
+        return self._view(Placed(tuple(tokens), tuple(spans), (), ()))
 
     def _pushed(self, tokens: Tokens, k: int) -> Tokens:
         """The same text after k fillers."""

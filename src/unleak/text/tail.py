@@ -98,7 +98,7 @@ IN_PLACE = frozenset({"masked-context", "difference", "compose", "renamed", "att
 
 def between(view: View, b: int) -> list[int]:
     """The rows of text b's words that belong to no item."""
-    of_items = {row for span in view.spans[b].values() for row in range(*span)}
+    of_items = {row for span in view.names[b].values() for row in range(*span)}
     return [row for row in range(*view.tokens[b].body) if row not in of_items]
 
 

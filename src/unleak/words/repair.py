@@ -123,4 +123,4 @@ def repair(
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, spans, target, strict=True))
     ]  # fmt: skip
     settings = {"with": with_, **options, "call": call}
-    return Repair(prompt, model, with_, settings, outcomes, seeds, before, after, judge and judge.name, log)
+    return Repair(prompt, model, with_, settings, outcomes, seeds, before, after, judge.name if judge else None, log)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,13 +45,15 @@ class Patch(Intervention):
     Attributes:
         items: the items to repair, as `Item.of` writes them, with their own modifiers ("yellow car").
         others: the further items of the prompt, where a policy below must know them.
-        isolation: where an item's rows come from. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
+        isolation: where an item's rows come from. ``"auto"``: ``"substituted"`` in a causal encoder if
+            ``others`` are named, else ``"bare"``. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
             after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
             other items masked by the filler. ``"substituted"``: the prompt with the other items replaced by
             the substitute ("a mouse and a thing"). ``"attn-mask"``: the prompt, each named item attending to itself
             alone. An item that has a sense (``as_``) is named by it in all of these.
         eos_pads: the rows after the text in a causal encoder, one of `unleak.text.tail.POLICIES`; ``"keep"``
-            leaves what leaked into them. Encoders that look both ways always keep theirs.
+            leaves what leaked into them. ``"auto"``: ``"compose"`` if ``others`` are named, else ``"keep"`` with
+            a warning. Encoders that look both ways always keep theirs.
         rows: which rows change, to measure where a leak sits, some of ``"item"``; ``"context"``: the other
             items and the words between, where ``eos_pads`` rebuilds the sentence; ``"eos"``; ``"pads"``.
         pooled: ``"full"``: of the whole prompt. ``"item"``: of the repaired items alone (their mean).
@@ -68,8 +70,8 @@ class Patch(Intervention):
 
     items: tuple[str, ...]
     others: tuple[str, ...] = ()
-    isolation: str = "bare"
-    eos_pads: str = "keep"
+    isolation: str = "auto"
+    eos_pads: str = "auto"
     rows: tuple[str, ...] = ROWS
     pooled: str = "full"
     unequal: str = "error"
@@ -83,8 +85,8 @@ class Patch(Intervention):
         items: Iterable[str | Item] = (),
         as_: str | None = None,
         others: str | Item | Iterable[str | Item] = (),
-        isolation: str = "bare",
-        eos_pads: str = "keep",
+        isolation: str = "auto",
+        eos_pads: str = "auto",
         rows: Iterable[str] = ROWS,
         pooled: str = "full",
         unequal: str = "error",
@@ -104,12 +106,13 @@ class Patch(Intervention):
         beside = parse_items(others) if others else ()
         if isolation in ("masked-context", "substituted") and len(named) + len(beside) < 2:
             raise BadInput(f"{isolation=} must know the other items: others=('laptop',).")
-        check_policy(eos_pads, named, beside)
+        if eos_pads != "auto":
+            check_policy(eos_pads, named, beside)
         align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
         values = {
             "items": tuple(map(_written, named)),
             "others": tuple(map(_written, beside)),
-            "isolation": _one_of("isolation", isolation, ISOLATIONS),
+            "isolation": _one_of("isolation", isolation, ("auto", *ISOLATIONS)),
             "eos_pads": eos_pads,
             "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
             "pooled": _one_of("pooled", pooled, POOLED),
@@ -128,6 +131,8 @@ class Patch(Intervention):
         """``H~[span_P(A)] = H^Q[span_Q(A)]`` for each item A; then EOS and pads; then the pooled vector."""
         others = parse_items(self.others) if self.others else ()
         scene = Scene(call, parse_items(self.items), others, self.article, self.filler, self.substitute)
+        if "auto" in (self.isolation, self.eos_pads):
+            return self._decided(scene).on_text(ctx, call)
         closes = self.eos_pads != "keep" and scene.causal
         moved = [*(scene.items if "item" in self.rows else ()),
                  *(scene.others if closes and "context" in self.rows else ())]  # fmt: skip
@@ -135,6 +140,22 @@ class Patch(Intervention):
         output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
         pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
+
+    def _decided(self, scene: Scene) -> Patch:
+        """This patch with "auto" settled for one encoder."""
+        whole = scene.causal and len(scene.others) > 0
+        if scene.causal and not whole and self.eos_pads == "auto":
+            warnings.warn(
+                f"{scene.call.name} gathers all items in the rows after the text; they keep what leaked into "
+                f"them unless the other items are named: Patch({', '.join(map(repr, self.items))}, others=...).",
+                stacklevel=2,
+            )
+        isolation, eos_pads = ("substituted", "compose") if whole else ("bare", "keep")
+        return replace(
+            self,
+            isolation=isolation if self.isolation == "auto" else self.isolation,
+            eos_pads=eos_pads if self.eos_pads == "auto" else self.eos_pads,
+        )
 
     def _move(self, scene: Scene, b: int, i: int) -> Move:
         """Where item i's rows of prompt b come from."""

@@ -115,10 +115,15 @@ KINDS: dict[str, Callable[[World, str, random.Random], Case]] = {
 }  # fmt: skip
 
 
-def prompts(w: World, kind: str, split: str = "heldout", n: int = 60, seed: int = 0) -> list[Case]:
-    """Up to `n` different prompts of one kind, always the same for the same arguments."""
+def check_split(w: World, split: str) -> None:
+    """Raises BadInput for a split that the world does not have."""
     if split not in w.pairs:
         raise BadInput(f"no split {split!r}; there are {sorted(w.pairs)}")
+
+
+def prompts(w: World, kind: str, split: str = "heldout", n: int = 60, seed: int = 0) -> list[Case]:
+    """Up to `n` different prompts of one kind, always the same for the same arguments."""
+    check_split(w, split)
     rng = random.Random(f"{kind}/{split}/{seed}")
     found: dict[str, Case] = {}
     for _ in range(50 * n):
