@@ -34,7 +34,7 @@ bench-world: $(READY)  ## how well the embedded model draws its world, on held-o
 	$(BIN)/unleak bench world -o docs/results/world
 
 parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
-	$(BIN)/python -m pytest -m parity --oracle $(ORACLE)
+	$(BIN)/python -m pytest -m parity --oracle $(abspath $(ORACLE))
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

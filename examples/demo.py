@@ -26,9 +26,10 @@ from unleak.text.items import Item
 from unleak.words.repair import repair
 
 # which rows of the text encoder are given back their meaning without context
-CHANNELS = {
-    "only the word's own rows": {"eos_pads": "keep"},
-    "the word's rows, EOS and the pad rows": {},
+CHANNELS: dict[str, dict[str, Any]] = {
+    "only the word's own rows replaced": {"rows": ("item",)},
+    "only EOS and pad rows replaced": {"rows": ("eos", "pads")},
+    "all rows that heard both words replaced (the repair)": {},
 }
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     a = ap.parse_args()
     start, out, seeds = time.monotonic(), Console(), range(a.seeds)
     pipe, judge, call = load("emoji-sd"), glyph_judge(), settings("emoji-sd")
-    word = [Item.of(a.items.split(",")[0])]
+    word, leaker = [Item.of(a.items.split(",")[0])], a.items.split(",")[1]
     evidence: list[dict[str, Any]] = []
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -55,14 +56,14 @@ def main() -> None:
         for text in (f"a {word[0].text}", a.neutral):
             images = generate(pipe, text, seeds, progress=tick, **call)[0]
             hits = judge.present(images, word)[:, 0]
-            note = f"Here it is {judge.senses(word)[0].replace('_', ' ')} on {rate(hits)} seeds."
+            note = f"Here the {word[0].text} is a {judge.senses(word)[0]} on {rate(hits)} seeds."
             evidence.append({"title": f"“{text}”", "note": note, "images": images})
         result = repair(pipe, a.prompt, a.items, seeds=seeds, judge=judge, model="emoji-sd", call=call, progress=tick)
         for name, options in CHANNELS.items():
-            with unleak.attach(pipe, unleak.Patch(word[0].text, others=a.items.split(",")[1:], **options)):
+            with unleak.attach(pipe, unleak.Patch(word[0].text, others=leaker, **options)):
                 images = generate(pipe, a.prompt, seeds, progress=tick, **call)[0]
             hits = judge.present(images, word)[:, 0]
-            note = f"With these rows taken from “a {word[0].text}” alone, it is there on {rate(hits)} seeds."
+            note = f"With these rows taken from where no {leaker} is near, it is right on {rate(hits)} seeds."
             evidence.append({"title": f"Where the leak sits: {name}", "note": note, "images": images})
 
     save_images(result, a.out)

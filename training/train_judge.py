@@ -1,4 +1,4 @@
-"""Train the judge on renders and autoencoder reconstructions, with chimeras as "nothing".
+"""Train the judge on renders and autoencoder reconstructions; chimeras, smears and ruined latents are "nothing".
 
     python training/train_judge.py --vae runs/vae/vae --steps 3000 --out runs/judge
 
@@ -71,7 +71,12 @@ class Views:
                 z = self.vae.encode(part).latent_dist.mean
                 if disturb:
                     noise = torch.randn(z.shape, generator=g, device=self.dev)
-                    z = z + 0.25 * torch.rand(len(z), 1, 1, 1, generator=g, device=self.dev) * noise
+                    amount = torch.rand(len(z), 1, 1, 1, generator=g, device=self.dev)
+                    ruined = torch.rand(len(z), generator=g, device=self.dev) < 0.2
+                    blended = ruined & (torch.rand(len(z), generator=g, device=self.dev) < 0.5)
+                    level = torch.where((ruined & ~blended)[:, None, None, None], 0.7 + 0.6 * amount, 0.25 * amount)
+                    z = torch.where(blended[:, None, None, None], 0.5 * (z + z.roll(1, 0)), z) + level * noise
+                    fake[through.nonzero().squeeze(1)[ruined]] = True
                 image[through] = self.vae.decode(z).sample.float().div(2).add(0.5).clamp(0, 1)
         if disturb:
             gain = 1 + 0.06 * torch.randn(batch, 3, 1, 1, generator=g, device=self.dev)
@@ -80,6 +85,10 @@ class Views:
             soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
             mix = 0.7 * torch.rand(batch, 1, 1, 1, generator=g, device=self.dev)
             image = image.lerp(soft, mix)
+            smeared = torch.rand(batch, generator=g, device=self.dev) < 0.05
+            wide = F.avg_pool2d(F.pad(image, (4, 4, 4, 4), mode="replicate"), 9, 1)
+            image = torch.where(smeared[:, None, None, None], wide, image)
+            fake |= smeared[:, None]
         real = (row >= 0) & ~fake
         b, k = real.nonzero(as_tuple=True)
         x, y = corner[b, k].unbind(-1)

@@ -149,9 +149,7 @@ def main() -> None:
     encoder = CLIPTextModel(config)
     if a.init:
         encoder.load_state_dict(CLIPTextModel.from_pretrained(a.init / "text_encoder").state_dict())
-    model = Readers(encoder, len(labels.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(
-        dev
-    )
+    model = Readers(encoder, len(labels.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(dev)
     run = Run(a.out, model, adamw(model, a.lr, 0.02), 0.998)
     log = Log(a.steps, a.batch)
     while run.step < a.steps:

@@ -102,8 +102,11 @@ class GlyphJudge:
         return [r for part in x.split(batch) for r in self._read(part)]
 
     def senses(self, items: Sequence[Item]) -> list[str]:
-        """Glyph ids, with a colour where the item names one. See `unleak.judges.Judge`."""
-        return [f"{t.tint} {t.glyph}" if t.tint else t.glyph for t in map(self._thing, items)]
+        """The unambiguous name of what each item is looked for as. See `unleak.judges.Judge`."""
+        for item in items:
+            self._thing(item)
+        names = {word: p.default_name for word, p in self.world.polysemes.items()}
+        return [item.sense or names.get(item.text, item.text) for item in items]
 
     def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
         """Images [N,64,64,3] uint8 -> [N, items] of bool. See `unleak.judges.Judge`."""

@@ -6,6 +6,7 @@ Only safetensors are loaded and never remote code. The network is used only for 
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,27 @@ def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None =
     from diffusers import DiffusionPipeline
 
     where = _locate(model)
+    quiet()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
     try:
-        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # older versions know no other name
+            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as e:
         raise UnsupportedModel(f"diffusers could not load {str(model)!r}: {e}") from e
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def quiet() -> None:
+    """Turn off the loading chatter of diffusers and transformers (bars and notices), not their errors."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 def _locate(model: str | Path) -> str:

@@ -102,7 +102,7 @@ def repair(
         texts = {str(i) for i in forced} | {i.text for i in forced}
         target = [str(i) in texts or i.text in texts for i in named]
     elif seen is not None:
-        target = [rate < 0.5 for rate in seen.mean(0)]
+        target = [bool(rate < 0.5) for rate in seen.mean(0)]
     else:
         target = [True] * len(named)
 
