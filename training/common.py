@@ -6,6 +6,7 @@ killed and resumed sees the same data as one that was not.
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 import time
@@ -34,6 +35,18 @@ def generator(seed: int, step: int, dev: torch.device) -> torch.Generator:
     return torch.Generator(dev).manual_seed((seed * 1_000_003 + step) % (2**63))
 
 
+def arguments(doc: str, *, steps: int, batch: int, lr: float, out: str) -> argparse.ArgumentParser:
+    """The options that every training command has."""
+    ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--steps", type=int, default=steps, help="length of the run; the learning rate decays over it")
+    ap.add_argument("--until", type=int, help="stop after this step and save; the same command without it goes on")
+    ap.add_argument("--batch", type=int, default=batch)
+    ap.add_argument("--lr", type=float, default=lr)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoint and result")
+    return ap
+
+
 def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
     """Learning-rate factor: linear warm-up, then cosine decay to `floor`."""
     if step < warmup:
@@ -59,13 +72,16 @@ class EMA:
 class Run:
     """One resumable training run in a folder: `state.safetensors` holds weights, EMA, Adam moments and step."""
 
-    def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema_decay: float = 0.999):
+    def __init__(self, a: argparse.Namespace, module: nn.Module, optimizer: torch.optim.Optimizer, ema_decay: float):
+        folder, steps, until = a.out, a.steps, a.until
         self.folder, self.module, self.optimizer = folder, module, optimizer
         folder.mkdir(parents=True, exist_ok=True)
         self.params = [p for g in optimizer.param_groups for p in g["params"]]
         self.ema = EMA(module, ema_decay)
         self.step = 0
         self.file = folder / "state.safetensors"
+        self.steps = steps
+        self.stop = min(steps, until) if until is not None else steps
         if self.file.exists():
             self._load()
         self._saved = time.monotonic()
@@ -112,6 +128,11 @@ class Run:
             self.save()
             self._saved = time.monotonic()
         return float(norm)
+
+    def paused(self) -> bool:
+        """Save; True if the run was told to stop before its end, so that nothing is exported."""
+        self.save()
+        return self.stop < self.steps
 
     def averaged(self) -> dict[str, Tensor]:
         """The EMA weights in the module's own dtypes."""

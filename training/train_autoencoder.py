@@ -9,15 +9,12 @@ small errors of the denoiser; the normalisation is folded into the weights at th
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from common import Log, Run, adamw, autocast, cosine, device, generator
+from common import Log, Run, adamw, arguments, autocast, cosine, device, generator
 from unleak import world
 from unleak.world.render import Renderer
 
@@ -85,25 +82,20 @@ def scenes(w: world.World, batch: int, g: torch.Generator, dev: torch.device) ->
 
 
 def main() -> None:
-    ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("--steps", type=int, default=6000)
-    ap.add_argument("--batch", type=int, default=16)
-    ap.add_argument("--lr", type=float, default=2e-3)
+    ap = arguments(__doc__ or "", steps=3000, batch=16, lr=2e-3, out="runs/vae")
     ap.add_argument("--channels", type=int, nargs=4, default=(16, 32, 64, 128))
     ap.add_argument("--latents", type=int, default=6)
     ap.add_argument("--noise", type=float, default=0.1)
     ap.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler")
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--out", type=Path, default=Path("runs/vae"))
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev, w = device(), world.load()
     render = Renderer(w, dev)
     model = Trainee(build(tuple(a.channels), a.latents), a.noise).to(dev, memory_format=torch.channels_last)
-    run = Run(a.out, model, adamw(model, a.lr, 1e-4), 0.998)
+    run = Run(a, model, adamw(model, a.lr, 1e-4), 0.998)
     forward = torch.compile(model) if a.compile else model
     log = Log(a.steps, a.batch)
-    while run.step < a.steps:
+    while run.step < run.stop:
         g = generator(a.seed, run.step, dev)
         x = render.compose(*scenes(w, a.batch, g, dev)) * 2 - 1
         noise = torch.randn(a.batch, a.latents, 8, 8, generator=g, device=dev)
@@ -114,7 +106,8 @@ def main() -> None:
         loss = F.l1_loss(y, x) + 2 * mse + 0.5 * edges
         run.update(loss, a.lr * cosine(run.step, a.steps, 200))
         log(run.step, loss=loss.item(), psnr=10 * torch.log10(4 / mse).item())
-    run.save()
+    if run.paused():
+        return
     model.load_state_dict(run.averaged())
     model.float().folded().eval().save_pretrained(a.out / "vae")
 

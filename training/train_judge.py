@@ -7,7 +7,6 @@ Writes `glyphs.safetensors` (half precision) and prints the held-out error on re
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common import Log, Run, adamw, autocast, cosine, device, generator
+from common import Log, Run, adamw, arguments, autocast, cosine, device, generator
 from train_autoencoder import scenes
 from unleak import world
 from unleak.judges.glyphs import Detector
@@ -100,11 +99,11 @@ class Views:
 
 
 @torch.no_grad()
-def errors(model: Detector, views: Views, reconstruct: float, n: int = 2000) -> dict[str, float]:
+def errors(model: Detector, views: Views, reconstruct: float, n: int) -> dict[str, float]:
     """Share of images, glyphs and colours read right, on undisturbed images."""
     total = dict.fromkeys(("image", "glyph", "tint", "background"), 0.0)
     count = dict.fromkeys(total, 0)
-    for i in range(n // 100):
+    for i in range(-(-n // 100)):
         x, glyphs, tints, backgrounds = views(100, generator(987, i, views.dev), False, reconstruct)
         g, t, b = model(x)
         right = g.argmax(1) == glyphs
@@ -118,14 +117,10 @@ def errors(model: Detector, views: Views, reconstruct: float, n: int = 2000) -> 
 
 
 def main() -> None:
-    ap = argparse.ArgumentParser(description=__doc__)
+    ap = arguments(__doc__ or "", steps=2500, batch=32, lr=2e-3, out="runs/judge")
     ap.add_argument("--vae", type=Path)
-    ap.add_argument("--steps", type=int, default=3000)
-    ap.add_argument("--batch", type=int, default=32)
-    ap.add_argument("--lr", type=float, default=2e-3)
-    ap.add_argument("--reconstruct", type=float, default=0.4)
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--out", type=Path, default=Path("runs/judge"))
+    ap.add_argument("--check", type=int, default=2000, help="images to measure the error on")
+    ap.add_argument("--reconstruct", type=float, default=0.6)
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev, w = device(), world.load()
@@ -136,11 +131,11 @@ def main() -> None:
         )
     views = Views(w, vae, dev)
     model = Detector(len(w.glyphs), len(w.tints), len(w.backgrounds)).to(dev, memory_format=torch.channels_last)
-    run = Run(a.out, model, adamw(model, a.lr, 0.01), 0.998)
+    run = Run(a, model, adamw(model, a.lr, 0.01), 0.998)
     log = Log(a.steps, a.batch)
     weight = torch.ones(len(w.glyphs) + 1, device=dev)
     weight[0] = 0.3
-    while run.step < a.steps:
+    while run.step < run.stop:
         x, glyphs, tints, backgrounds = views(a.batch, generator(a.seed + 2, run.step, dev), True, a.reconstruct)
         with autocast(dev):
             g, t, b = model(x.contiguous(memory_format=torch.channels_last))
@@ -149,12 +144,13 @@ def main() -> None:
         loss = seen + 0.5 * colour + 0.3 * F.cross_entropy(b.float(), backgrounds)
         run.update(loss, a.lr * cosine(run.step, a.steps, 100))
         log(run.step, glyphs=seen.item(), colour=colour.item())
-    run.save()
+    if run.paused():
+        return
     model.load_state_dict(run.averaged())
     model.float().eval()
-    print("renders", errors(model, views, 0.0))
+    print("renders", errors(model, views, 0.0, a.check))
     if vae is not None:
-        print("reconstructions", errors(model, views, 1.0))
+        print("reconstructions", errors(model, views, 1.0, a.check))
     save_file(
         {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()},
         a.out / "glyphs.safetensors",

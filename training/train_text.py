@@ -10,7 +10,6 @@ so a word before its trigger cannot know its sense, while EOS and the pads can: 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import Log, Run, adamw, autocast, cosine, device, rng
+from common import Log, Run, adamw, arguments, autocast, cosine, device, rng
 from mixture import Mixture, Sample
 from unleak import world
 from unleak.world.grammar import ANY, CONNECTIVES
@@ -120,17 +119,12 @@ class Labels:
 
 
 def main() -> None:
-    ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("--steps", type=int, default=4000)
-    ap.add_argument("--batch", type=int, default=128)
-    ap.add_argument("--lr", type=float, default=1e-3)
+    ap = arguments(__doc__ or "", steps=1600, batch=128, lr=1e-3, out="runs/text")
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--layers", type=int, default=4)
     ap.add_argument("--merges", type=int, default=260)
     ap.add_argument("--length", type=int, default=32)
     ap.add_argument("--init", type=Path, help="a folder with text_encoder and tokenizer to start from")
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--out", type=Path, default=Path("runs/text"))
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev, mix = device(), Mixture(world.load())
@@ -150,9 +144,9 @@ def main() -> None:
     if a.init:
         encoder.load_state_dict(CLIPTextModel.from_pretrained(a.init / "text_encoder").state_dict())
     model = Readers(encoder, len(labels.glyphs), len(w.tints), len(w.backgrounds), len(labels.identity)).to(dev)
-    run = Run(a.out, model, adamw(model, a.lr, 0.02), 0.998)
+    run = Run(a, model, adamw(model, a.lr, 0.02), 0.998)
     log = Log(a.steps, a.batch)
-    while run.step < a.steps:
+    while run.step < run.stop:
         r = rng(a.seed, run.step)
         batch = [t.to(dev) for t in labels([mix.draw(r) for _ in range(a.batch)], r, 4)]
         with autocast(dev):
@@ -165,7 +159,8 @@ def main() -> None:
             item_right=item_right.item(),
             all_right=all_right.item(),
         )
-    run.save()
+    if run.paused():
+        return
     model.load_state_dict(run.averaged())
     model.eval()
     r = rng(a.seed, -1)

@@ -8,7 +8,7 @@ Latents and text rows of the first `--cache` samples are kept in memory and reus
 
 from __future__ import annotations
 
-import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -18,10 +18,13 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common import Log, Run, adamw, autocast, cosine, device, generator, rng
+from common import Log, Run, adamw, arguments, autocast, cosine, device, generator, rng
 from mixture import Mixture
 from unleak import world
 from unleak.world.render import Renderer
+
+#: how the model is meant to be called; chosen on the development split
+CALL = {"num_inference_steps": 20, "guidance_scale": 3.0}
 
 
 def build(latents: int, text_width: int, channels: tuple[int, ...], layers: int, size: int) -> UNet2DConditionModel:
@@ -82,21 +85,29 @@ class Samples:
         return self.latents[at].float(), self.rows[at].float()
 
 
+def export(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """Save in half precision, so that plain `from_pretrained(folder)` still runs in single precision."""
+    pipe.to(dtype=torch.float16).save_pretrained(folder)
+    config = folder / "text_encoder" / "config.json"
+    stated = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}  # transformers loads what is stated
+    config.write_text(json.dumps(stated, indent=2) + "\n", "utf-8")
+    bpe = json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False), "utf-8")
+    merges = ["#version: 0.2", *(" ".join(m) for m in bpe["merges"])]  # older transformers read these two
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")
+    (folder / "unleak.json").write_text(json.dumps({"call": CALL}) + "\n", "utf-8")
+
+
 def main() -> None:
-    ap = argparse.ArgumentParser(description=__doc__)
+    ap = arguments(__doc__ or "", steps=6500, batch=64, lr=8e-4, out="runs/unet")
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
     ap.add_argument("--text", type=Path, default=Path("runs/text"))
-    ap.add_argument("--steps", type=int, default=6000)
-    ap.add_argument("--batch", type=int, default=64)
-    ap.add_argument("--lr", type=float, default=8e-4)
     ap.add_argument("--channels", type=int, nargs="+", default=(128, 256))
     ap.add_argument("--layers", type=int, default=2)
     ap.add_argument("--cache", type=int, default=150_000)
-    ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler")
     ap.add_argument("--init", type=Path, help="a UNet folder to start from")
     ap.add_argument("--export-only", action="store_true", help="save the pipeline of the last checkpoint and stop")
-    ap.add_argument("--out", type=Path, default=Path("runs/unet"))
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev = device()
@@ -108,7 +119,7 @@ def main() -> None:
     if a.init:
         unet.load_state_dict(UNet2DConditionModel.from_pretrained(a.init).state_dict())
     unet = unet.to(dev, memory_format=torch.channels_last)
-    run = Run(a.out, unet, adamw(unet, a.lr, 0.01), 0.9995)
+    run = Run(a, unet, adamw(unet, a.lr, 0.01), 0.9995)
     noise_scheduler = scheduler()
 
     if not a.export_only:
@@ -119,7 +130,7 @@ def main() -> None:
         unet.set_attn_processor(AttnProcessor() if dev.type == "cpu" else AttnProcessor2_0())
         forward = torch.compile(unet) if a.compile else unet
         log = Log(a.steps, a.batch)
-        while run.step < a.steps:
+        while run.step < run.stop:
             g = generator(a.seed + 1, run.step, dev)
             z, rows = data.batch(run.step * a.batch, a.batch)
             drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
@@ -134,7 +145,8 @@ def main() -> None:
             loss = F.mse_loss(out.float(), velocity)
             norm = run.update(loss, a.lr * cosine(run.step, a.steps, 300))
             log(run.step, loss=loss.item(), norm=norm)
-        run.save()
+        if run.paused():
+            return
 
     unet.load_state_dict(run.averaged())
     unet.set_attn_processor(AttnProcessor2_0())
@@ -142,7 +154,7 @@ def main() -> None:
         vae=vae, text_encoder=encoder, tokenizer=tok, unet=unet.eval(), scheduler=noise_scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    pipe.to(dtype=torch.float16).save_pretrained(a.out / "pipeline")
+    export(pipe, a.out / "pipeline")
 
 
 if __name__ == "__main__":
