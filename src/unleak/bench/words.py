@@ -2,7 +2,8 @@
 
 On held-out trigger prompts ("a mouse and a laptop") the intended sense is the one that the word has alone. A leak
 is an image without it. Every method draws the same prompts from the same noise; harm is what the other object,
-and prompts that never leaked, lose. Methods are `Patch` with different rows and policies, channel by channel.
+and prompts that never leaked, lose. Methods are `Patch` with and without the name of the intended sense, with
+single channels of it and with other policies, beside writing that name into the prompt.
 """
 
 from __future__ import annotations
@@ -22,21 +23,26 @@ from unleak.errors import BadInput
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item
+from unleak.text.phrases import rename
 from unleak.words.repairs import Patch
-from unleak.world import World
 from unleak.world import load as load_world
 from unleak.world.prompts import Case, check_split, prompts
 
-#: method -> arguments of Patch; None draws the prompt as it is. "/" separates the channel from the policy.
+#: method -> arguments of Patch. `sense` names the item by its unambiguous name ("mouse=furry mouse"); `rewrite`
+#: writes that name into the prompt instead, the baseline that needs no unleak. After ":" the policy for EOS and
+#: pads, after "/" the only rows that change.
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
+    "rewrite": {"sense": True, "rewrite": True},
     "patch": {},
-    "patch/item": {"rows": ("item",)},
-    "patch/context": {"rows": ("context",)},
-    "patch/eos": {"rows": ("eos",)},
-    "patch/pads": {"rows": ("pads",)},
-    "patch/eos+pads": {"rows": ("eos", "pads")},
-    "patch/item+eos+pads": {"rows": ("item", "eos", "pads")},
+    "patch+sense": {"sense": True},
+    "patch+sense/item": {"sense": True, "rows": ("item",)},
+    "patch+sense/context": {"sense": True, "rows": ("context",)},
+    "patch+sense/eos": {"sense": True, "rows": ("eos",)},
+    "patch+sense/pads": {"sense": True, "rows": ("pads",)},
+    "patch+sense/eos+pads": {"sense": True, "rows": ("eos", "pads")},
+    "patch+sense/item+eos+pads": {"sense": True, "rows": ("item", "eos", "pads")},
+    "patch+sense:renamed": {"sense": True, "eos_pads": "renamed"},
     "patch:keep": {"eos_pads": "keep", "isolation": "bare"},
     "patch:item": {"eos_pads": "item", "isolation": "bare"},
     "patch:masked-context": {"eos_pads": "masked-context", "isolation": "masked-context"},
@@ -44,16 +50,9 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "patch:round-robin": {"eos_pads": "round-robin", "isolation": "bare"},
     "patch:difference": {"eos_pads": "difference", "isolation": "masked-context"},
     "patch:attn-mask": {"eos_pads": "attn-mask", "isolation": "attn-mask"},
-    "patch:renamed": {"eos_pads": "renamed", "isolation": "substituted"},
 }
-
-
-def names(case: Case, world: World, renamed: bool) -> tuple[Item, list[str]]:
-    """The polyseme as an item, by its unambiguous name if `renamed`, and the words of its company."""
-    assert case.polyseme is not None
-    sense = world.polysemes[case.polyseme].default_name if renamed else None
-    others = [t.phrase for t in case.things if t.word != case.polyseme]
-    return Item(case.polyseme, sense=sense), others
+#: what runs without --methods; the other policies are there to be compared
+DEFAULT = tuple(m for m in METHODS if not m.startswith("patch:"))
 
 
 def outcomes(
@@ -69,22 +68,29 @@ def outcomes(
     A lone word has no company to leak from and is drawn as it is.
     """
     world, judge = load_world(), glyph_judge()
-    renamed = (options or {}).get("eos_pads") == "renamed"
-    key = lambda i: str(names(cases[i], world, renamed))  # noqa: E731
+    arguments = dict(options or {})
+    sense, rewrite = arguments.pop("sense", False), arguments.pop("rewrite", False)
+
+    def company(case: Case) -> list[str]:
+        return [t.phrase for t in case.things if t.word != case.polyseme]
+
     out = np.zeros((len(cases), len(seeds), 2), bool)
+    key = lambda i: (cases[i].polyseme or "", *company(cases[i]))  # noqa: E731
     for _, group in groupby(sorted(range(len(cases)), key=key), key):
         rows = list(group)
-        texts = [cases[i].prompt for i in rows]
-        item, others = names(cases[rows[0]], world, renamed)
-        repair = [Patch(items=[item], others=others, **options)] if options is not None and others else []
-        with attach(pipe, *repair):
+        texts, word, others = [cases[i].prompt for i in rows], cases[rows[0]].polyseme or "", company(cases[rows[0]])
+        polyseme = world.polysemes[word]
+        item, repairs = Item(word, sense=polyseme.default_name if sense else None), []
+        if rewrite and others:
+            texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
+        elif options is not None and others:
+            repairs = [Patch(items=[item], others=others, **arguments)]
+        with attach(pipe, *repairs):
             images = generate(pipe, texts, seeds, progress=progress, **call)
         for i, drawn in zip(rows, images, strict=True):
-            case = cases[i]
-            default = world.polysemes[case.polyseme or ""].default
+            beside = [t.glyph for t in cases[i].things if t.word != word]
             for s, r in enumerate(judge.read(drawn)):
-                company = all(r.count(t.glyph) for t in case.things if t.word != case.polyseme)
-                out[i, s] = r.count(default) > 0, company
+                out[i, s] = r.count(polyseme.default) > 0, all(r.count(g) for g in beside)
     return out
 
 
@@ -125,7 +131,7 @@ def run(
     """Measure every method on trigger prompts and on neutral ones; finished methods are reused."""
     check(split, methods)
     world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
-    chosen = ["none", *(m for m in methods or METHODS if m != "none")]
+    chosen = ["none", *(m for m in methods or DEFAULT if m != "none")]
     sets = {kind: prompts(world, kind, split, limit or n) for kind, n in (("trigger", 100), ("neutral", 60))}
     weights = round(float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters())), 3)
     results = Results("words", model, list(seeds), split, {"name": judge.name})
@@ -143,7 +149,7 @@ def run(
         for kind, cases in sets.items():
             inputs = [model, weights, list(seeds), call, METHODS[method], [c.prompt for c in cases]]
             compute = lambda m=method, c=cases: outcomes(pipe, c, seeds, METHODS[m], call, tick).tolist()  # noqa: E731
-            name = f"{method}-{kind}".replace("/", "_").replace(":", "_")
+            name = f"{method}-{kind}".replace("/", "_").replace(":", "_").replace("+", "_")
             found[kind] = np.array(parts.get(name, inputs, compute), bool)
             if method == "none":
                 found[kind + "/none"] = found[kind]
