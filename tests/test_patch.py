@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from dataclasses import dataclass, field
 
 import pytest
@@ -135,11 +136,22 @@ def test_negative_prompt_of_flux(pipes):
 
 
 def test_two_patches_are_one_patch_of_two_items(pipes):
+    alone = {"isolation": "bare", "eos_pads": "keep"}
     for name in ("sdxl", "flux"):
-        both, _ = encode(pipes[name], PROMPT, Patch("mouse", "table"))
-        apart, _ = encode(pipes[name], PROMPT, Patch("table"), Patch("mouse"))
+        both, _ = encode(pipes[name], PROMPT, Patch("mouse", "table", **alone))
+        apart, _ = encode(pipes[name], PROMPT, Patch("table", **alone), Patch("mouse", **alone))
         for encoder, call in both.items():
             assert all(map(torch.equal, layers(call), layers(apart[encoder])))
+
+
+def test_items_repaired_together_are_each_others_context(pipes):
+    """In a causal encoder "mouse" and "table" are taken apart as thoroughly as "mouse" beside other="table"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both, _ = encode(pipes["sdxl"], PROMPT, Patch("mouse", "table"))
+    one, _ = encode(pipes["sdxl"], PROMPT, Patch("mouse", others="table"))
+    for encoder, call in both.items():
+        assert all(map(torch.equal, layers(call), layers(one[encoder])))
 
 
 def test_a_patch_after_a_patch_still_knows_the_encoder(pipes):

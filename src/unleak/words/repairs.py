@@ -46,14 +46,14 @@ class Patch(Intervention):
         items: the items to repair, as `Item.of` writes them, with their own modifiers ("yellow car").
         others: the further items of the prompt, where a policy below must know them.
         isolation: where an item's rows come from. ``"auto"``: ``"substituted"`` in a causal encoder if
-            ``others`` are named, else ``"bare"``. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
+            more items than one are named, else ``"bare"``. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
             after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
             other items masked by the filler. ``"substituted"``: the prompt with the other items replaced by
             the substitute ("a mouse and a thing"). ``"attn-mask"``: the prompt, each named item attending to itself
             alone. An item that has a sense (``as_``) is named by it in all of these.
         eos_pads: the rows after the text in a causal encoder, one of `unleak.text.tail.POLICIES`; ``"keep"``
-            leaves what leaked into them. ``"auto"``: ``"compose"`` if ``others`` are named, else ``"keep"`` with
-            a warning. Encoders that look both ways always keep theirs.
+            leaves what leaked into them. ``"auto"``: ``"compose"`` if more items than one are named, else
+            ``"keep"`` with a warning. Encoders that look both ways always keep theirs.
         rows: which rows change, to measure where a leak sits, some of ``"item"``; ``"context"``: the other
             items and the words between, where ``eos_pads`` rebuilds the sentence; ``"eos"``; ``"pads"``.
         pooled: ``"full"``: of the whole prompt. ``"item"``: of the repaired items alone (their mean).
@@ -143,7 +143,7 @@ class Patch(Intervention):
 
     def _decided(self, scene: Scene) -> Patch:
         """This patch with "auto" settled for one encoder."""
-        whole = scene.causal and len(scene.others) > 0
+        whole = scene.causal and len(scene.named) > 1
         if scene.causal and not whole and self.eos_pads == "auto":
             warnings.warn(
                 f"{scene.call.name} gathers all items in the rows after the text; they keep what leaked into "
