@@ -1,0 +1,145 @@
+"""The embedded model end to end, with fixed seeds and the judge: it draws, it leaks, the repair works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unleak
+from unleak.bench import words, world
+from unleak.generate import generate
+from unleak.judges.glyphs import glyph_judge
+from unleak.models import embedded_folder, load, settings
+from unleak.text.items import Item
+from unleak.words.repair import repair
+from unleak.world import load as load_world
+from unleak.world.prompts import prompts
+
+pytestmark = pytest.mark.e2e
+CALL = settings("emoji-sd") | {"num_inference_steps": 12}
+WORLD, JUDGE = load_world(), glyph_judge()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load("emoji-sd")
+
+
+def test_it_loads_with_plain_diffusers_and_is_small() -> None:
+    from diffusers import StableDiffusionPipeline
+
+    plain = StableDiffusionPipeline.from_pretrained(embedded_folder("emoji-sd"))
+    plain.set_progress_bar_config(disable=True)
+    assert plain("a cat", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+    assert plain.unet.config.cross_attention_dim == plain.text_encoder.config.hidden_size
+    files = [f for f in embedded_folder("emoji-sd").rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 40e6
+    assert not [f for f in files if f.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def test_the_laws_hold_on_it(pipe) -> None:
+    report = unleak.doctor(pipe)
+    assert report.observable and report.identity and report.restored
+
+
+def test_held_out_pairs_are_drawn(pipe) -> None:
+    cases = prompts(WORLD, "pair", "dev", 12)
+    images = generate(pipe, [c.prompt for c in cases], [0, 1], **CALL)
+    reads = JUDGE.read(images.reshape(-1, 64, 64, 3))
+    hits = [world.drawn(c, r) for i, c in enumerate(cases) for r in reads[2 * i : 2 * i + 2]]
+    assert np.mean(hits) >= 0.7  # measured far higher by `unleak bench world`; this guards against a broken model
+
+
+def test_a_mouse_beside_a_laptop_leaks_and_is_repaired(pipe) -> None:
+    result = repair(pipe, "a mouse and a laptop", "mouse,laptop", seeds=range(6), judge=JUDGE, call=CALL)
+    mouse, laptop = result.items
+    assert mouse.sense == "furry mouse" and mouse.before.mean() < 0.5 and mouse.repaired
+    assert mouse.after.mean() >= 0.8
+    assert not laptop.repaired and laptop.after.mean() >= laptop.before.mean() - 0.34
+
+
+def test_the_leak_is_computed_by_the_encoder_not_by_the_company(pipe) -> None:
+    """The unambiguous name keeps its sense beside the trigger: the denoiser can draw both together."""
+    images = generate(pipe, "a furry mouse and a laptop", range(6), **CALL)[0]
+    assert JUDGE.present(images, [Item("mouse"), Item("laptop")]).all(1).mean() >= 0.6
+
+
+def test_nothing_to_repair_changes_nothing(pipe) -> None:
+    result = repair(pipe, "a cat and a banana", "cat,banana", seeds=range(2), judge=JUDGE, call=CALL)
+    assert not result.changed and np.array_equal(result.before, result.after)
+
+
+def test_the_repair_leaves_the_pipeline_as_it_was(pipe) -> None:
+    def draw() -> np.ndarray:
+        return pipe("a mouse and a laptop", generator=torch.Generator().manual_seed(3), output_type="np", **CALL).images
+
+    before = draw()
+    with pytest.raises(KeyboardInterrupt), unleak.attach(pipe, unleak.Patch("mouse", others="laptop")):
+        pipe("a mouse and a laptop", callback_on_step_end=_interrupt, **CALL)
+    assert np.array_equal(before, draw())
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_words_bench_measures_leaks_and_harm(pipe, tmp_path: Path) -> None:
+    seen: list[str] = []
+    arguments = {"split": "dev", "seeds": [0], "limit": 4, "methods": ["patch"], "call": CALL}
+    results = words.run(pipe, tmp_path, **arguments, progress=lambda name, done, total: seen.append(name))
+    metrics = {(r.method, r.subset, r.metric) for r in results.rows}
+    assert ("none", "all", "leak_rate") in metrics and ("patch", "neutral", "harm_neutral") in metrics
+    assert set(seen) == {"none", "patch"}
+    seen.clear()
+    again = words.run(pipe, tmp_path, **arguments, progress=lambda name, done, total: seen.append(name))
+    assert again.rows == results.rows and not seen  # resumed, nothing drawn again
+
+
+def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-m", "unleak", *args], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_generate_says_what_it_drew(tmp_path: Path) -> None:
+    done = run("generate", "a cat", "--seeds", "0:2", "--steps", "8", "-o", "out", "--json", "out.json", cwd=tmp_path)
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["seen"] == [["cat"], ["cat"]] and "cat" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "sheet.png"]
+
+
+def test_repair_writes_its_schema_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
+    done = run("repair", "a mouse and a laptop", "--items", "mouse,laptop", "--seeds", "0:3", "-o", "out",
+               "--json", "-", "--html", "page.html", cwd=tmp_path)  # fmt: skip
+    data = json.loads(done.stdout)
+    assert data["schema"] == "unleak/repair/1" and data["method"] == "patch"
+    assert {"prompt", "model", "items", "images"} <= set(data)
+    assert set(data["items"][0]) >= {"text", "sense", "span", "present_before", "present_after", "seeds"}
+    assert data["items"][0]["span"] == [2, 7]
+    assert all((tmp_path / "out" / name).is_file() for side in data["images"].values() for name in side)
+    html = (tmp_path / "page.html").read_text()
+    assert "data:image/png;base64," in html and "<script" not in html and "http" not in html
+
+
+def test_doctor_on_the_command_line(tmp_path: Path) -> None:
+    data = json.loads(run("doctor", "--json", "-", cwd=tmp_path).stdout)
+    assert data["schema"] == "unleak/doctor/1" and data["identity"] and data["restored"] and data["observable"]
+    assert {s["kind"] for s in data["sites"]} == {"self", "cross"}
+
+
+def test_bench_world_writes_the_contract(tmp_path: Path) -> None:
+    run("bench", "world", "--limit", "2", "--seeds", "0", "--steps", "6", "-o", "r", cwd=tmp_path)
+    data = json.loads((tmp_path / "r" / "results.json").read_text())
+    metrics = {row["metric"] for row in data["rows"]}
+    assert metrics == {"single_present", "pair_present", "triple_present", "colour_bound", "expression_own",
+                       "sense_default", "sense_flipped", "scene_psnr", "scene_nearest", "judge_render",
+                       "judge_reconstruction"}  # fmt: skip
+    assert data["split"] == "heldout" and (tmp_path / "r" / "sheet.png").is_file()
