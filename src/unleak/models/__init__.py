@@ -14,6 +14,7 @@ from typing import Any
 from unleak.errors import BadInput, UnsupportedModel
 
 EMBEDDED = ("emoji-sd",)
+INDEX = "model_index.json"
 SETTINGS = "unleak.json"  #: in a model's folder: keyword arguments that the model is meant to be called with
 _WEIGHTS = (".safetensors",)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -28,12 +29,13 @@ def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None =
     """A `diffusers` pipeline from an embedded name, a folder or a hub id (`owner/name`).
 
     `dtype` defaults to float32 on CPU, float16 on an accelerator. Raises BadInput for a folder that is no
-    pipeline, has no weights or only pickled ones; UnsupportedModel if diffusers cannot build it.
+    pipeline, has no weights or only pickled ones; UnsupportedModel if the hub cannot be reached or diffusers
+    cannot build it.
     """
+    where = _locate(model)
     import torch
     from diffusers import DiffusionPipeline
 
-    where = _locate(model)
     quiet()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
@@ -41,8 +43,10 @@ def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None =
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # older versions know no other name
             pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as e:
-        raise UnsupportedModel(f"diffusers could not load {str(model)!r}: {e}") from e
+    except Exception as e:  # whatever a broken or foreign model makes diffusers raise
+        if "trust_remote_code" in str(e):
+            raise UnsupportedModel(f"{str(model)!r} needs code of its own, which unleak never runs") from e
+        raise UnsupportedModel(f"diffusers could not load {str(model)!r}: {type(e).__name__}: {e}") from e
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -58,23 +62,58 @@ def quiet() -> None:
 
 
 def _locate(model: str | Path) -> str:
-    """A checked folder, or the hub id unchanged."""
+    """A checked folder, or a hub id that is cached or can be reached."""
     if str(model) in EMBEDDED:
         folder = embedded_folder(str(model))
-        if not (folder / "model_index.json").is_file():
+        if not (folder / INDEX).is_file():
             raise BadInput(f"the files of {model!r} are not installed in {folder}; reinstall unleak")
         return str(folder)
-    folder = Path(model).expanduser()
-    if not folder.exists():
-        text = str(model)
-        if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-            return text
-        raise BadInput(f"no model {text!r}: give a pipeline folder, a hub id like owner/name, or one of {EMBEDDED}")
-    if not (folder / "model_index.json").is_file():
-        raise BadInput(f"{folder} has no model_index.json: give the folder that save_pretrained() wrote")
-    for part in json.loads((folder / "model_index.json").read_text("utf-8")):
+    folder, text = Path(model).expanduser(), str(model)
+    if not text or not folder.exists():
+        if text.count("/") != 1 or text.startswith((".", "/", "~")):
+            raise BadInput(f"no model {text!r}: give a pipeline folder, a hub id like owner/name, or one of {EMBEDDED}")
+        _check_hub(text)
+        return text
+    if not (folder / INDEX).is_file():
+        raise BadInput(f"{folder} has no {INDEX}: give the folder that save_pretrained() wrote")
+    for part in _read(folder / INDEX):
         _check_weights(folder / part)
     return str(folder)
+
+
+def _check_hub(name: str) -> None:
+    """One short question to the hub unless the model is cached: the loader itself would ask many times."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, INDEX), str):
+            HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise BadInput(f"{name!r} is neither a folder nor a hub id like owner/name") from None
+    except RepositoryNotFoundError as e:
+        raise UnsupportedModel(
+            f"no folder {name!r}, and the hub shows no such model: misspelt, private or gated?"
+        ) from e
+    except Exception as e:  # every HTTP library has its own
+        raise UnsupportedModel(
+            f"no folder {name!r}, and the hub cannot be asked ({_line(e)}); give a folder with the model"
+        ) from e
+
+
+def _line(e: BaseException) -> str:
+    return str(e).strip().split("\n")[0].rstrip(".") or type(e).__name__
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder. Raises BadInput."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{file} cannot be read as JSON ({_line(e)}): save the model again") from e
+    if not isinstance(data, dict):
+        raise BadInput(f"{file} holds no JSON object: save the model again")
+    return data
 
 
 def _check_weights(part: Path) -> None:
@@ -97,4 +136,7 @@ def settings(model: str | Path) -> dict[str, Any]:
     """The call arguments that a model's folder recommends (`unleak.json`), or none."""
     folder = embedded_folder(str(model)) if str(model) in EMBEDDED else Path(model).expanduser()
     file = folder / SETTINGS
-    return json.loads(file.read_text("utf-8"))["call"] if file.is_file() else {}
+    call = _read(file).get("call") if file.is_file() else {}
+    if not isinstance(call, dict):
+        raise BadInput(f'{file} must look like {{"call": {{"num_inference_steps": 20}}}}')
+    return call
