@@ -6,28 +6,34 @@ image with and without an intervention starts from the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from unleak.errors import BadInput, NotFinite
+from unleak.core.intervention import Intervention
+from unleak.core.session import attach
+from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
+
+MOST_SEEDS = 10_000
 
 
 def parse_seeds(text: str) -> list[int]:
     """`"3"` -> [3]; `"0:4"` -> [0, 1, 2, 3]; `"1,5,7"` -> [1, 5, 7]. Raises BadInput."""
     try:
-        if ":" in text:
-            a, b = (int(x) for x in text.split(":"))
-            seeds = list(range(a, b))
-        else:
-            seeds = [int(x) for x in text.split(",")]
+        first, colon, end = text.partition(":")
+        seeds = range(int(first), int(end)) if colon else [int(x) for x in text.split(",")]
     except ValueError:
         raise BadInput(f"cannot read seeds {text!r}: write 7, 0:4 or 1,5,9") from None
-    if not seeds or min(seeds) < 0 or max(seeds) >= 2**63 or len(seeds) > 10_000:
-        raise BadInput(f"seeds {text!r} give {len(seeds)} seeds; give 1 to 10000 non-negative ones")
-    return seeds
+    count = max(0, seeds.stop - seeds.start) if isinstance(seeds, range) else len(seeds)
+    if not 1 <= count <= MOST_SEEDS or min(seeds) < 0 or max(seeds) >= 2**63:
+        raise BadInput(f"seeds {text!r} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
+    if len(set(seeds)) < count:
+        raise BadInput(f"seeds {text!r} name a seed twice, which draws the same image again")
+    return list(seeds)
 
 
 def check_prompt(prompt: str, limit: int = 10_000) -> str:
@@ -43,18 +49,82 @@ def check_prompt(prompt: str, limit: int = 10_000) -> str:
     return prompt
 
 
+def check_call(call: Mapping[str, Any]) -> None:
+    """Refuse pipeline arguments that no pipeline can follow. Raises BadInput."""
+    for name, value in call.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{name} is {value}: give a finite number")
+    if (call.get("height") is None) != (call.get("width") is None):
+        raise BadInput("only one of height and width is given, and some pipelines then ignore it: give both")
+
+
+def image_size(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width in pixels of what the call draws; None where the pipeline does not tell its default."""
+    if call.get("height") is not None:
+        return call["height"], call["width"]
+    parts = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    cells = getattr(pipe, "default_sample_size", None) or next(
+        (part.config.get("sample_size") for part in parts if part is not None), None
+    )
+    height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+    scale = getattr(pipe, "vae_scale_factor", None)
+    return (height * scale, width * scale) if height and width and scale else None
+
+
+class _Encoded(Exception):
+    """The prompts are encoded and the denoiser would run now."""
+
+
+class _UntilDenoiser(Intervention):
+    uses_text = True  # so that a prompt that does not fit is an error
+
+    def branches(self, ctx: Any) -> None:
+        raise _Encoded
+
+
+def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> None:
+    """All of a generation that comes before the denoiser, so that nothing is drawn in vain.
+
+    Raises:
+        BadInput: the pipeline refuses the arguments, or would draw another size.
+        UnsupportedModel: it draws no prompts, or unleak cannot attach to it.
+        PromptTruncated: an encoder would drop the end of a prompt; and what the interventions raise.
+    """
+    check_call(call)
+    accepts = inspect.signature(pipe.__call__).parameters
+    if not {"prompt", "generator", "output_type"} <= accepts.keys():
+        raise UnsupportedModel(f"{type(pipe).__name__} does not draw prompts: give a text-to-image pipeline")
+    if unknown := call.keys() - accepts.keys():
+        raise BadInput(f"{type(pipe).__name__} takes no {', '.join(sorted(unknown))}: leave it out")
+    processor = getattr(pipe, "image_processor", None)
+    step = processor.config.get("vae_scale_factor", 1) if processor is not None else 1
+    if call.get("height") is not None and (call["height"] % step or call["width"] % step):
+        raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    try:
+        with attach(pipe, *interventions, _UntilDenoiser()):
+            pipe(prompt=texts, generator=torch.Generator("cpu").manual_seed(0), output_type="latent", **call)
+    except _Encoded:
+        return
+    except UnleakError:
+        raise
+    except (ValueError, TypeError) as e:
+        raise BadInput(f"{type(pipe).__name__} refuses this call: {e}") from e
+
+
 def generate(
     pipe: Any,
     prompts: str | Sequence[str],
     seeds: Iterable[int] = range(4),
-    batch: int = 32,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
     **call: Any,
 ) -> np.ndarray:
     """Images [P, S, H, W, 3] uint8 for P prompts and S seeds.
 
-    Prompts share a batch; `call` goes to the pipeline unchanged (steps, guidance, size ...). `progress` is told
-    how many images each call made. Raises NotFinite if the pipeline returns NaN.
+    Prompts share a batch of `batch` images (default: about one megapixel, at most 32 images); `call` goes to
+    the pipeline unchanged (steps, guidance, size ...). `progress` is told how many images each call made.
+    Raises NotFinite if the pipeline returns NaN, BadInput for arguments that no pipeline can follow.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(seeds)
@@ -62,12 +132,19 @@ def generate(
         raise BadInput("nothing to generate: give at least one prompt and one seed")
     for t in texts:
         check_prompt(t)
+    check_call(call)
     jobs = [(t, s) for t in texts for s in seeds]
+    batch = batch or min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
     out: list[np.ndarray] = []
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         generators = [torch.Generator("cpu").manual_seed(s) for _, s in part]
-        images = pipe(prompt=[t for t, _ in part], generator=generators, output_type="np", **call).images
+        try:
+            images = pipe(prompt=[t for t, _ in part], generator=generators, output_type="np", **call).images
+        except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
+            if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
+                raise
+            raise UnleakError(f"out of memory for {len(part)} images at once: draw smaller or fewer ones") from e
         if not np.isfinite(images).all():
             raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
         out.append((np.asarray(images) * 255).round().astype(np.uint8))
