@@ -4,19 +4,69 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+from tiny import save_tiny
+from unleak import models
+from unleak.bench import world as bench_world
+from unleak.bench.results import write_atomic
+from unleak.cli import app
+from unleak.errors import BadInput, UnsupportedModel
+from unleak.generate import rehearse
+from unleak.words import repair as words_repair
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+MOUSE = "a mouse and a laptop"
+SMALL = ("--height", "64", "--width", "64", "--steps", "1", "--seeds", "0")
+LONG = "a mouse and a laptop" + " and a striped squirrel" * 30
 
 
-def unleak(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "unleak", *args], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300
-    )
+def process(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "unleak", *args]
+    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> SimpleNamespace:
+        done = CliRunner().invoke(app, list(args))
+        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=" ".join(done.stderr.split()))
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong must be found before a model is loaded."""
+
+    def load(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(models, "load", load)
+
+
+@pytest.fixture(scope="session")
+def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = save_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
+    (folder / "unleak.json").write_text('{"call": {"height": 64, "width": 64, "num_inference_steps": 1}}')
+    return str(folder)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
 def test_importing_unleak_does_not_import_torch() -> None:
@@ -33,46 +83,235 @@ def test_every_public_verb_loads() -> None:
 
 
 def test_help_and_version_need_no_model(tmp_path: Path) -> None:
-    done = unleak("--version", cwd=tmp_path)
+    done = process("--version", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("unleak ")
-    assert "repair" in unleak("--help", cwd=tmp_path).stdout
+    assert "repair" in process("--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("command", ["doctor", "generate", "repair", "bench world", "bench words"])
+def test_every_command_explains_each_option(unleak: Any, command: str) -> None:
+    done = unleak(*command.split(), "--help")
+    assert done.code == 0 and not done.err and "--model" in done.out and "Usage: " in done.out
 
 
 @pytest.mark.parametrize(("args", "says"), [
-    (("repair", "a mouse and a laptop", "--items", "cat"), "cat"),
-    (("repair", "a mouse and a mouse", "--items", "mouse"), "mouse#"),
-    (("repair", "a mouse and a laptop", "--items", "mouse", "--with", "magic"), "choose from"),
-    (("repair", "a mouse and a laptop", "--items", ""), "tem"),
+    (("repair", MOUSE, "--items", "cat"), "Write the item as it stands in the prompt"),
+    (("repair", "a mouse and a mouse", "--items", "mouse"), "mouse#1"),
+    (("repair", "a mouse and a mouse", "--items", "mouse#3"), "no #3"),
+    (("repair", "a hot dog and a cat", "--items", "hot dog,dog"), "overlap"),
+    (("repair", MOUSE, "--items", "mouse", "--with", "magic"), "choose from"),
+    (("repair", MOUSE, "--items", ""), "empty"),
+    (("repair", MOUSE, "--items", "mouse,,laptop"), "empty"),
+    (("repair", MOUSE, "--items", "mouse, "), "empty"),
+    (("repair", MOUSE, "--items", "mouse="), "sense"),
+    (("repair", MOUSE, "--items", "x" * 100_000), "..."),
+    (("repair", MOUSE, "--items", "mouse\udcff"), "Close to it"),
+    (("repair", MOUSE, "--items", "mouse", "--only", "laptop"), "must be one of the items 'mouse'"),
     (("repair", "", "--items", "mouse"), "empty"),
-    (("repair", "a mouse and a laptop", "--items", "mouse,laptop", "--eos-pads", "no-such"), "choose one"),
-    (("repair", "a mouse and a laptop", "--items", "mouse", "--seeds", "x"), "seeds"),
+    (("repair", MOUSE, "--items", "mouse,laptop", "--eos-pads", "no-such"), "choose one"),
+    (("repair", MOUSE, "--items", "mouse,laptop", "--isolation", "no-such"), "choose one"),
+    (("repair", MOUSE, "--items", "mouse", "--isolation", "substituted"), "other items"),
+    (("repair", MOUSE, "--items", "mouse", "--seeds", "x"), "seeds"),
+    (("repair", MOUSE, "--items", "mouse", "--html", "no/page.html"), "make it first"),
+    (("repair", MOUSE, "--items", "mouse", "--html", "x", "--json", "x"), "two files"),
     (("generate", "  "), "empty"),
+    (("generate", "a \udcff cat"), "UTF-8"),
     (("generate", "a cat " * 3000), "characters"),
     (("generate", "a mouse", "--seeds", "4:1"), "seeds"),
-    (("generate", "a mouse", "-m", "no/such/folder"), "no model"),
+    (("generate", "a mouse", "--seeds", "0:99999999999999"), "10000"),
+    (("generate", "a mouse", "--seeds", "1,1"), "twice"),
+    (("generate", "a mouse", "--seeds=-1"), "seeds"),
+    (("generate", "a mouse", "--steps", "0"), "greater than or equal to 1"),
+    (("generate", "a mouse", "--guidance", "nan"), "finite"),
+    (("generate", "a mouse", "--guidance", "inf"), "finite"),
+    (("generate", "a mouse", "--height", "64"), "give both"),
+    (("generate", "a mouse", "--json", "no/such.json"), "make it first"),
+    (("generate", "a mouse", "--json", "/proc/x.json"), "/proc"),
+    (("generate", "a mouse", "--json", "."), "no file name"),
+    (("generate", "a mouse", "--json", "out"), "no file name"),
+    (("generate", "a mouse", "-o", "/proc/x"), "choose another"),
+    (("generate", "a mouse", "-o", "x" * 300), "choose another"),
+    (("generate", "a mouse", "-o", "\udcff"), "UTF-8"),
+    (("doctor", "--json", "no/such.json"), "make it first"),
     (("bench", "world", "--methods", "nothing"), "nothing"),
     (("bench", "world", "--split", "nothing", "--limit", "1"), "split"),
+    (("bench", "words", "--guidance", "nan"), "finite"),
 ])  # fmt: skip
-def test_bad_use_exits_2_says_what_to_do_and_leaves_nothing(args: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    done = unleak(*args, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert says in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+def test_bad_use_exits_2_says_what_to_do_and_leaves_nothing(
+    unleak: Any, no_model: None, args: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    done = unleak(*args)
+    assert done.code == 2, done.err
+    assert says in done.err and not done.out and len(done.err) < 2000
+    assert not files(tmp_path)
 
 
-def test_an_unwritable_folder_is_found_before_any_work(tmp_path: Path) -> None:
+def test_a_real_process_says_the_same(tmp_path: Path) -> None:
+    done = process("repair", "a mouse and a \udcff", "--items", "cat", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "BadInput: the prompt is not valid UTF-8 text\n"
     (tmp_path / "taken").write_text("a file")
-    done = unleak("generate", "a mouse", "-o", "taken", cwd=tmp_path)
-    assert done.returncode == 2 and "choose another" in " ".join(done.stderr.split())
+    done = process("generate", "a mouse", "-o", "taken", cwd=tmp_path)
+    assert done.returncode == 2 and "choose another" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_folder_with_pickled_or_no_weights_is_refused(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    (model / "unet").mkdir(parents=True)
-    (model / "model_index.json").write_text(json.dumps({"_class_name": "X", "unet": ["diffusers", "Y"]}))
-    (model / "unet" / "config.json").write_text("{}")
-    done = unleak("generate", "a mouse", "-m", str(model), cwd=tmp_path)
-    assert done.returncode == 2 and "no weights" in " ".join(done.stderr.split())
-    (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
-    done = unleak("generate", "a mouse", "-m", str(model), cwd=tmp_path)
-    assert done.returncode == 2 and "pickled" in " ".join(done.stderr.split())
+# Models that cannot be used.
+
+
+def _broken(folder: Path, what: str) -> None:
+    index, weights = folder / "model_index.json", folder / "unet" / "diffusion_pytorch_model.safetensors"
+    if what in ("no weights", "pickled"):
+        weights.unlink()
+    if what == "pickled":
+        weights.with_suffix(".bin").write_bytes(b"\x80\x04.")
+    if what == "corrupt":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    if what == "half an index":
+        index.write_text(index.read_text()[:40])
+    if what == "no index":
+        index.unlink()
+    if what == "index of nothing":
+        index.write_text("[1]")
+    if what == "bad settings":
+        (folder / "unleak.json").write_text('{"call": 3}')
+    if what == "own code":
+        index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["evil", "Evil"]}))
+        (folder / "evil.py").write_text("raise SystemExit('the code of the model ran')")
+
+
+@pytest.mark.parametrize(("what", "code", "says"), [
+    ("no weights", 2, "no weights"), ("pickled", 2, "pickled"), ("corrupt", 4, "could not load"),
+    ("half an index", 2, "cannot be read as JSON"), ("index of nothing", 2, "no JSON object"),
+    ("no index", 2, "has no model_index.json"), ("bad settings", 2, "must look like"), ("own code", 4, "never runs"),
+])  # fmt: skip
+def test_a_broken_model_folder_is_refused(unleak: Any, tmp_path: Path, what: str, code: int, says: str) -> None:
+    _broken(save_tiny("sd1", tmp_path / "model"), what)
+    before = files(tmp_path)
+    done = unleak("generate", "a mouse", "-m", "model")
+    assert (done.code, done.out) == (code, "") and says in done.err, done.err
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["", "no/such/folder", "nothing", "bad id/x y", "\udcff"])
+def test_a_name_that_is_no_model_is_bad_use(unleak: Any, tmp_path: Path, name: str) -> None:
+    done = unleak("generate", "a mouse", "-m", name)
+    assert (done.code == 2 and "UTF-8" in done.err) or "hub id like owner/name" in done.err
+    assert not files(tmp_path)
+
+
+def test_a_hub_id_without_network_fails_at_once_in_one_line(unleak: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def model_info(self: Any, name: str, **_: Any) -> None:
+        asked.append(name)
+        raise OSError("Name or service not known\nand a long story")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    done = unleak("doctor", "-m", "owner/name-that-is-not-there")
+    assert done.code == 4 and "give a folder" in done.err and "story" not in done.err
+    assert asked == ["owner/name-that-is-not-there"]
+
+
+# What only the model can tell is found before anything is drawn.
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (("repair", LONG, "--items", "mouse,laptop"), "reads 77 tokens"),
+    (("generate", LONG), "--truncate"),
+    (("generate", MOUSE, "--height", "68", "--width", "68"), "multiples of 8"),
+])  # fmt: skip
+def test_nothing_is_drawn_in_vain(
+    unleak: Any, sd1_folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: tuple[str, ...], says: str
+) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was drawn")
+
+    monkeypatch.setattr(words_repair, "generate", draw)
+    monkeypatch.setattr("unleak.generate.generate", draw)
+    done = unleak(*args, "-m", sd1_folder)
+    assert (done.code, done.out) == (2, "") and says in done.err, done.err
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("call", [{"num_inference_steps": 2000}, {"nothing": 1}, {"guidance_scale": float("nan")}])
+def test_what_a_pipeline_refuses_is_bad_use(sd1: Any, call: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=r"refuses this call|takes no nothing|finite"):
+        rehearse(sd1, MOUSE, **call)
+
+
+def test_a_pipeline_that_draws_no_prompts_is_unsupported() -> None:
+    class Unconditional:
+        def __call__(self, batch_size: int) -> None: ...
+
+    with pytest.raises(UnsupportedModel, match="does not draw prompts"):
+        rehearse(Unconditional(), MOUSE)
+
+
+def test_a_long_prompt_is_cut_only_on_request_and_said(unleak: Any, sd1_folder: str, tmp_path: Path) -> None:
+    done = unleak("generate", LONG, "-m", sd1_folder, "--seeds", "0", "--truncate")
+    assert done.code == 0 and "it would lose" in done.err and (tmp_path / "out" / "0.png").is_file()
+
+
+def test_one_of_two_equal_items_is_repaired(unleak: Any, sd1_folder: str) -> None:
+    done = unleak("repair", "a mouse and a mouse", "--items", " mouse#2 ", "-m", sd1_folder, "--json", "-", *SMALL)
+    assert done.code == 0 and json.loads(done.out)["items"][0]["span"] == [14, 19]
+
+
+def test_only_chooses_among_the_items(unleak: Any, sd1_folder: str, tmp_path: Path) -> None:
+    done = unleak("repair", MOUSE, "--items", "mouse,laptop", "--only", "mouse", "-m", sd1_folder, "--html", "p.html")
+    assert done.code == 0 and "mouse\trepaired\tnot judged\nlaptop\tleft\tnot judged" in done.out
+    assert "laptop</b> left as it was; no judge" in (tmp_path / "p.html").read_text()
+
+
+# Interrupted.
+
+
+def test_an_interrupt_ends_with_130_and_no_file(tmp_path: Path, sd1_folder: str) -> None:
+    command = [sys.executable, "-m", "unleak", "generate", MOUSE, "-m", sd1_folder, "--seeds", "0:9000"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130 and not out and b"Traceback" not in err and b"interrupted" in err
+    assert not files(tmp_path)
+
+
+def test_an_interrupted_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "x.json").write_text("old")
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "x.json", "new")
+    assert files(tmp_path) == ["x.json"] and (tmp_path / "x.json").read_text() == "old"
+
+
+def test_an_interrupted_benchmark_resumes(
+    unleak: Any, sd1_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    limit, draw, accuracy = 2, bench_world.generate, bench_world.judge_accuracy
+
+    def generate(pipe: Any, texts: list[str], *args: Any, **kwargs: Any) -> Any:
+        if len(drawn) == limit:
+            raise KeyboardInterrupt
+        drawn.append(texts)
+        return draw(pipe, texts, *args, **kwargs)
+
+    monkeypatch.setattr(bench_world, "generate", generate)
+    monkeypatch.setattr(bench_world, "judge_accuracy", lambda *args: accuracy(*args, n=8))
+    command = ("bench", "world", "-m", sd1_folder, "--limit", "1", "--seeds", "0", "-o", "r")
+    done = unleak(*command)
+    assert done.code == 130 and not done.out
+    assert files(tmp_path) == ["r", "r/parts", "r/parts/pair.json", "r/parts/single.json"]
+    limit = 99
+    done = unleak(*command)
+    assert done.code == 0 and "single_present" in done.out and (tmp_path / "r" / "results.json").is_file()
+    assert len({str(texts) for texts in drawn}) == len(drawn) > 5  # nothing was drawn again
+
+
+def test_a_benchmark_refuses_a_model_of_another_world(unleak: Any, tmp_path: Path) -> None:
+    save_tiny("sd1", tmp_path / "model")
+    before = files(tmp_path)
+    done = unleak("bench", "world", "-m", "model")
+    assert done.code == 4 and "64x64" in done.err and files(tmp_path) == before

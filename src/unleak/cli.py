@@ -5,20 +5,27 @@ Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from unleak import __version__
-from unleak.errors import BadInput, UnleakError
+from unleak.console import (
+    call_arguments,
+    check_file,
+    check_folder,
+    emit,
+    err,
+    errors,
+    judge_for,
+    open_model,
+    say,
+    ticking,
+    tolerant,
+)
+from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 
 app = typer.Typer(
     help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True, add_completion=False,
@@ -28,7 +35,6 @@ bench_app = typer.Typer(
     help="Benchmarks with intervals; results resume and are written atomically.", no_args_is_help=True
 )
 app.add_typer(bench_app, name="bench")
-err = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id.")]
 Seeds = Annotated[str, typer.Option(help="7, 0:4 or 1,5,9")]
@@ -38,78 +44,6 @@ Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
 Size = Annotated[int | None, typer.Option(min=8, help="In pixels; default: the model's.")]
-
-
-@contextmanager
-def errors() -> Iterator[None]:
-    """Typed errors become one line on stderr and their exit status; Ctrl-C is 130."""
-    try:
-        yield
-    except UnleakError as e:
-        err.print(f"[red]{type(e).__name__}[/red]: ", end="")
-        err.print(str(e), markup=False)
-        raise typer.Exit(e.exit_code) from None
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing half-written was left")
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields the function to tell how many are done."""
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda n: bar.advance(task, n)
-
-
-def open_model(model: str) -> Any:
-    """The pipeline, with the libraries' own chatter off."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    from unleak import models
-
-    with err.status("loading the model"):
-        return models.load(model)
-
-
-def call_arguments(model: str, **given: Any) -> dict[str, Any]:
-    """The model's recommended call arguments, overridden by what the user gave."""
-    from unleak import models
-
-    return {**models.settings(model), **{k: v for k, v in given.items() if v is not None}}
-
-
-def judge_for(model: str) -> Any:
-    """The embedded world's judge for the embedded models; other models have none unless the user names one."""
-    from unleak import models
-
-    if model not in models.EMBEDDED:
-        return None
-    from unleak.judges.glyphs import glyph_judge
-
-    return glyph_judge()
-
-
-def check_folder(folder: Path) -> Path:
-    """The folder, made and writable, before any work is done. Raises BadInput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise BadInput(f"cannot make the folder {folder}: {e.strerror}; choose another with -o") from e
-    if not os.access(folder, os.W_OK):
-        raise BadInput(f"the folder {folder} is not writable; choose another with -o")
-    return folder
-
-
-def emit(data: dict[str, Any], to: str | None) -> None:
-    """JSON to a file (atomically) or, for `-`, to stdout."""
-    from unleak.bench.results import write_atomic
-
-    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    if to == "-":
-        sys.stdout.write(text)
-    elif to is not None:
-        write_atomic(Path(to), text)
 
 
 def version(show: bool) -> None:
@@ -123,20 +57,24 @@ def main(
     _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Find and stop leaks in text-to-image diffusion: between words, between regions, from the training set."""
+    tolerant()
 
 
 @app.command()
 def doctor(model: Model = "emoji-sd", json_file: JsonFile = None) -> None:
     """What is this pipeline, which attention sites has it, can they be seen, and do the laws hold?"""
     with errors():
+        check_file(json_file, "--json")
+        pipe = open_model(model)
         from unleak.core.doctor import doctor as examine
 
-        report = examine(open_model(model))
+        with err.status("examining it"):
+            report = examine(pipe)
         emit(report.to_dict(), json_file)
         if json_file != "-":
             print(report)
-        if not report.observable:
-            raise typer.Exit(4)
+        if not report.ok:
+            raise typer.Exit(1 if report.observable else 4)
 
 
 @app.command()
@@ -150,6 +88,7 @@ def generate(
     guidance: Guidance = None,
     height: Size = None,
     width: Size = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Draw a prompt although its end does not fit.")] = False,
 ) -> None:
     """Draw a prompt at several seeds; with an embedded model, also say what is in the images."""
     with errors():
@@ -158,28 +97,38 @@ def generate(
         check_prompt(prompt)
         numbers = parse_seeds(seeds)
         folder = check_folder(out)
+        check_file(json_file, "--json", out)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         from PIL import Image
 
         from unleak.bench.results import write_atomic
         from unleak.generate import generate as draw
+        from unleak.generate import image_size, rehearse
         from unleak.report.pictures import contact_sheet, png
 
+        judge = judge_for(model, image_size(pipe, call))
+        try:
+            rehearse(pipe, prompt, **call)
+        except PromptTruncated as e:
+            if not truncate:
+                raise PromptTruncated(f"{e}; or draw it without its end: --truncate") from e
+            say("note", e)
         with ticking("drawing", len(numbers)) as tick:
             images = draw(pipe, prompt, numbers, progress=tick, **call)[0]
         names = [f"{s}.png" for s in numbers]
         for name, image in zip(names, images, strict=True):
             write_atomic(folder / name, png(Image.fromarray(image)))
         write_atomic(folder / "sheet.png", png(contact_sheet([(prompt, list(images))], across=1)))
-        judge = judge_for(model)
-        read = judge.read(images) if judge and images.shape[1:3] == (64, 64) else []
-        seen = [sorted(f"{f.tint} {f.glyph}" if f.tint else f.glyph for f in r.found) for r in read]
+        seen = None
+        if judge is not None:
+            read = judge.read(images)
+            seen = [sorted(f"{f.tint} {f.glyph}" if f.tint else f.glyph for f in r.found) for r in read]
         emit({"schema": "unleak/generate/1", "prompt": prompt, "model": model, "seeds": numbers, "settings": call,
               "images": names, "seen": seen}, json_file)  # fmt: skip
         if json_file != "-":
             for i, name in enumerate(names):
-                print(folder / name, *([", ".join(seen[i]) or "nothing"] if seen else []), sep="\t")
+                print(folder / name, *([", ".join(seen[i]) or "nothing"] if seen is not None else []), sep="\t")
 
 
 @app.command()
@@ -187,7 +136,7 @@ def repair(
     prompt: str,
     items: Annotated[str, typer.Option(help="Every item of the prompt: mouse,laptop or mouse=furry mouse,laptop")],
     with_: Annotated[str, typer.Option("--with", help="The repair: patch.")] = "patch",
-    only: Annotated[str | None, typer.Option(help="Repair these items, whatever the judge says.")] = None,
+    only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
     isolation: Annotated[str | None, typer.Option(help="Where the item's rows come from.")] = None,
     eos_pads: Annotated[str | None, typer.Option(help="What becomes of EOS and pad rows (causal encoders).")] = None,
     unequal: Annotated[str | None, typer.Option(help="When spans differ in length: error or right-align.")] = None,
@@ -204,18 +153,26 @@ def repair(
     """Before and after a repair, at the same seeds, judged."""
     with errors():
         from unleak.generate import parse_seeds
-        from unleak.words.repair import chosen
+        from unleak.words.repair import plan
 
-        chosen(prompt, items)
+        options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
+        plan(prompt, items, with_=with_, only=only, **options)
         numbers = parse_seeds(seeds)
         folder = check_folder(out)
+        check_file(json_file, "--json", out)
+        check_file(html, "--html", out)
+        if html is not None and json_file == str(html):
+            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
-        options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
-        pipe, judge = open_model(model), judge_for(model)
+        pipe = open_model(model)
         from unleak.bench.results import write_atomic
+        from unleak.generate import image_size
         from unleak.report import repair as report
         from unleak.words.repair import repair as mend
 
+        judge = judge_for(model, image_size(pipe, call))
+        if judge is None and only is None:
+            say("note", "without a judge every item is repaired, and no rate is claimed; choose with --only")
         with ticking("drawing", 2 * len(numbers)) as tick:
             result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=judge, only=only, model=model,
                           call=call, progress=tick, **options)  # fmt: skip
@@ -246,11 +203,18 @@ def run_suite(
     """Run one benchmark suite with a progress bar per part and print its table."""
     from unleak.generate import parse_seeds
 
-    numbers, chosen = parse_seeds(seeds), methods.split(",") if methods else None
+    numbers = parse_seeds(seeds)
+    chosen = [m.strip() for m in methods.split(",")] if methods is not None else None
     suite.check(split, chosen)
-    folder = check_folder(out)
+    folder, arguments = check_folder(out), call_arguments(model, **call)
     pipe = open_model(model)
-    with Progress(console=err, transient=True) as bar:
+    from unleak.generate import image_size
+    from unleak.world import load as load_world
+
+    side, size = load_world().image, image_size(pipe, arguments)
+    if size != (side, side):
+        raise UnsupportedModel(f"{model!r} draws {size or 'unknown'} pixels; the world and its judge are {side}x{side}")
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def tick(name: str, done: int, total: int) -> None:
@@ -260,7 +224,7 @@ def run_suite(
 
         results = suite.run(
             pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
-            call=call_arguments(model, **call), progress=tick,
+            call=arguments, progress=tick,
         )  # fmt: skip
     print(results.table(), end="")
 

@@ -27,9 +27,10 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
         part.replace(path)
     except OSError as e:
+        raise BadInput(f"cannot write {path}: {e.strerror or e}; choose another output folder") from e
+    finally:  # also when interrupted
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise BadInput(f"cannot write {path}: {e.strerror or e}; choose another output folder") from e
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,137 @@
+"""What every command of the command line needs: errors as one line, progress, checked paths, JSON.
+
+Data goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from unleak.errors import BadInput, UnleakError
+
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(kind: str, text: object, style: str = "yellow") -> None:
+    """One line on stderr; the text comes from anywhere, so it is no markup, and is cut where it is absurdly long."""
+    line = " ".join(str(text).split())
+    line = line if len(line) <= 1500 else f"{line[:1000]} ... {line[-400:]}"
+    err.print(f"[{style}]{kind}[/{style}]: ", end="")
+    err.print(line, markup=False)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Typed errors become one line on stderr and their exit status, warnings a note; Ctrl-C is 130."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say("note", message)
+        try:
+            yield
+        except UnleakError as e:
+            say(type(e).__name__, e, "red")
+            raise typer.Exit(e.exit_code) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing half-written was left")
+            raise typer.Exit(130) from None
+
+
+@contextmanager
+def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields the function to tell how many are done."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def open_model(model: str) -> Any:
+    """The pipeline, with the libraries' own chatter off."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        model.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(f"the model {model!r} is not valid UTF-8 text; rename it") from None
+    from unleak import models
+
+    with err.status("loading the model"):
+        return models.load(model)
+
+
+def call_arguments(model: str, **given: Any) -> dict[str, Any]:
+    """The model's recommended call arguments, overridden by what the user gave. Raises BadInput."""
+    from unleak import models
+    from unleak.generate import check_call
+
+    call = {**models.settings(model), **{k: v for k, v in given.items() if v is not None}}
+    check_call(call)
+    return call
+
+
+def judge_for(model: str, size: tuple[int, int] | None) -> Any:
+    """The embedded world's judge for the embedded models; other models have none unless the user names one."""
+    from unleak import models
+
+    if model not in models.EMBEDDED:
+        return None
+    from unleak.judges.glyphs import glyph_judge
+
+    judge = glyph_judge()
+    if size != (judge.world.image,) * 2:
+        say("note", f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
+        return None
+    return judge
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, which can be made and written to; nothing is made yet. Raises BadInput."""
+    try:
+        str(folder).encode("utf-8")
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return folder
+    except UnicodeEncodeError:
+        raise BadInput(f"the path {str(folder)!r} is not valid UTF-8 text; choose another") from None
+    except OSError as e:
+        raise BadInput(f"cannot write to the folder {folder}: {e.strerror or e}; choose another with -o") from e
+
+
+def check_file(file: Path | str | None, option: str, out: Path | None = None) -> None:
+    """A file of `--json` or `--html` can be written: its folder is there, or is `out`. Raises BadInput."""
+    if file is None or (file == "-" and option == "--json"):
+        return
+    path = Path(file)
+    if str(file) in ("", "-") or path.is_dir() or (out is not None and path.absolute() == out.absolute()):
+        raise BadInput(f"{option} {str(file)!r} is no file name: write {option} FILE")
+    if not path.parent.is_dir() and (out is None or path.parent.absolute() != out.absolute()):
+        raise BadInput(f"{option} {str(file)!r}: there is no folder {str(path.parent)!r}; make it first")
+    check_folder(path.parent)
+
+
+def tolerant() -> None:
+    """Let stdout escape what its encoding cannot hold, instead of failing after the work is done."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def emit(data: dict[str, Any], to: str | None) -> None:
+    """JSON to a file (atomically) or, for `-`, to stdout."""
+    from unleak.bench.results import write_atomic
+
+    if to == "-":
+        escaped = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
+        print(json.dumps(data, indent=1, ensure_ascii=escaped))
+    elif to is not None:
+        write_atomic(Path(to), json.dumps(data, indent=1, ensure_ascii=False) + "\n")
