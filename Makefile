@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Extra arguments for pip, e.g. PIP_ARGS="--index-url https://..." for a mirror or a CPU-only torch.
 PIP_ARGS ?=
+# threads of small models that share a machine should sleep, not spin, while they wait for each other
+export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 

@@ -39,9 +39,9 @@ def rate(hits: np.ndarray) -> str:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("--prompt", default="a mouse and a laptop")
-    ap.add_argument("--items", default="mouse,laptop", help="the leaking word first, then the word that it leaks from")
-    ap.add_argument("--neutral", default="a mouse and a banana", help="the same prompt in harmless company")
+    ap.add_argument("--prompt", default="a key and a guitar")
+    ap.add_argument("--items", default="key,guitar", help="the leaking word first, then the word that it leaks from")
+    ap.add_argument("--neutral", default="a key and a banana", help="the same prompt in harmless company")
     ap.add_argument("--seeds", type=int, default=8)
     ap.add_argument("--out", type=Path, default=Path("demo"))
     a = ap.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
             evidence.append({"title": f"“{text}”", "note": note, "images": images})
         result = repair(pipe, a.prompt, a.items, seeds=seeds, judge=judge, model="emoji-sd", call=call, progress=tick)
         for name, options in CHANNELS.items():
-            with unleak.attach(pipe, unleak.Patch(word[0].text, others=leaker, **options)):
+            with unleak.attach(pipe, unleak.Patch(word[0].text, as_=judge.senses(word)[0], others=leaker, **options)):
                 images = generate(pipe, a.prompt, seeds, progress=tick, **call)[0]
             hits = judge.present(images, word)[:, 0]
             note = f"With these rows taken from where no {leaker} is near, it is right on {rate(hits)} seeds."

@@ -129,7 +129,8 @@ def repair(
     """Draw `prompt` at `seeds`, repair what the judge misses, draw it again at the same seeds.
 
     Args:
-        items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense.
+        items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
+            item without one is meant in the sense that the judge looks for, and is repaired by that name.
         with_: the repair, one of `METHODS`.
         only: of the items, repair these, whatever the judge says.
         call: arguments of the pipeline (steps, guidance, size).
@@ -138,8 +139,10 @@ def repair(
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
     """
     todo = plan(prompt, items, with_=with_, only=only, **options)
+    senses: Sequence[str | None] = judge.senses(todo.items) if judge else [i.sense for i in todo.items]
+    meant = [s if s != i.text else None for i, s in zip(todo.items, senses, strict=True)]
+    todo = replace(todo, items=tuple(replace(i, sense=s) for i, s in zip(todo.items, meant, strict=True)))
     named = todo.items
-    senses: Sequence[str | None] = judge.senses(named) if judge else [i.sense for i in named]
     seeds, call = list(seeds), dict(call or {})
     if judge is None and todo.forced is None:
         todo = replace(todo, forced=[True] * len(named))
