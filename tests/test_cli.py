@@ -12,11 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from tiny import save_tiny
 from unleak import models
+from unleak.bench import words
 from unleak.bench import world as bench_world
 from unleak.bench.results import write_atomic
 from unleak.cli import app
@@ -125,6 +127,7 @@ def test_every_command_explains_each_option(unleak: Any, command: str) -> None:
     (("generate", "a mouse", "--guidance", "nan"), "finite"),
     (("generate", "a mouse", "--guidance", "inf"), "finite"),
     (("generate", "a mouse", "--height", "64"), "give both"),
+    (("generate", "a mouse", "--height", "99999", "--width", "99999"), "less than or equal to"),
     (("generate", "a mouse", "--json", "no/such.json"), "make it first"),
     (("generate", "a mouse", "--json", "/proc/x.json"), "/proc"),
     (("generate", "a mouse", "--json", "."), "no file name"),
@@ -308,6 +311,13 @@ def test_an_interrupted_benchmark_resumes(
     done = unleak(*command)
     assert done.code == 0 and "single_present" in done.out and (tmp_path / "r" / "results.json").is_file()
     assert len({str(texts) for texts in drawn}) == len(drawn) > 5  # nothing was drawn again
+
+
+def test_a_limit_may_leave_a_subset_of_the_words_benchmark_empty() -> None:
+    cases: Any = [SimpleNamespace(first=True)]
+    outcomes = np.ones((1, 2, 2), bool)
+    assert [r.metric for r in words.rows_of("none", cases, outcomes, outcomes, "before")] == ["leak_rate"]
+    assert words.rows_of("none", cases, outcomes, outcomes, "after") == []
 
 
 def test_a_benchmark_refuses_a_model_of_another_world(unleak: Any, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page for 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
-Size = Annotated[int | None, typer.Option(min=8, help="In pixels; default: the model's.")]
+Size = Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; default: the model's.")]
 
 
 def version(show: bool) -> None:

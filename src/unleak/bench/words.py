@@ -97,6 +97,8 @@ def outcomes(
 def rows_of(method: str, cases: list[Case], before: np.ndarray, after: np.ndarray, subset: str) -> list[Row]:
     """Leak rate and what became of the leaks, for prompts [P] with outcomes [P, S, 2] before and after."""
     keep = np.array([subset in ("all", "before" if c.first else "after") for c in cases])
+    if not keep.any():  # a --limit may leave a subset without prompts
+        return []
     b, a = before[keep], after[keep]
     rows = [share(~a[..., 0], method, subset, "leak_rate")]
     leaked = ~b[..., 0]
