@@ -18,10 +18,12 @@ import numpy as np
 from unleak.bench.results import Parts, Results
 from unleak.bench.stats import Row, mean, paired_difference, share
 from unleak.bench.world import judge_accuracy
+from unleak.core.anatomy import Anatomy
 from unleak.core.session import attach
 from unleak.errors import BadInput
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
+from unleak.text.encode import fingerprint
 from unleak.text.items import Item
 from unleak.text.phrases import rename
 from unleak.words.repairs import Patch
@@ -135,7 +137,7 @@ def run(
     world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
     chosen = ["none", *(m for m in methods or DEFAULT if m != "none")]
     sets = {kind: prompts(world, kind, split, limit or n) for kind, n in (("trigger", 100), ("neutral", 60))}
-    weights = round(float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters())), 3)
+    weights = fingerprint(Anatomy.of(pipe).denoiser)
     results = Results("words", model, list(seeds), split, {"name": judge.name})
     total = sum(len(c) for c in sets.values()) * len(seeds)
     found: dict[str, np.ndarray] = {}

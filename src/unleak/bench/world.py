@@ -13,10 +13,12 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.bench.results import Parts, Results, write_atomic
 from unleak.bench.stats import Row, mean, share
+from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput
 from unleak.generate import generate
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
+from unleak.text.encode import fingerprint
 from unleak.world import Caption, World
 from unleak.world import load as load_world
 from unleak.world.grammar import scene
@@ -103,8 +105,7 @@ def run(
     world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
     chosen = {k: v for k, v in KINDS.items() if methods is None or k in methods}
     check(split, methods)
-    weights = float(sum(p.detach().double().abs().sum() for p in pipe.unet.parameters()))
-    stamp = [model, round(weights, 3), list(seeds), split, call]
+    stamp = [model, fingerprint(Anatomy.of(pipe).denoiser), list(seeds), split, call]
     rows: list[Row] = []
     tiles: list[tuple[str, list[np.ndarray]]] = []
 

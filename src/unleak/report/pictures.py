@@ -26,17 +26,6 @@ def enlarge(image: np.ndarray, side: int) -> Image.Image:
     return pil.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int = 3) -> str:
-    out: list[str] = [""]
-    for word in text.split():
-        trial = f"{out[-1]} {word}".strip()
-        if font.getlength(trial) <= width or not out[-1]:
-            out[-1] = trial
-        else:
-            out.append(word)
-    return "\n".join(out[: lines - 1] + ([" ".join(out[lines - 1 :])] if len(out) >= lines else []))
-
-
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]], side: int = 128, across: int = 2, gap: int = 6
 ) -> Image.Image:
