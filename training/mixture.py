@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unleak.world import Placement, Scene, World
-from unleak.world.grammar import CONNECTIVES, Thing, caption, place, resolve, scene, thing
+from unleak.world.grammar import CONNECTIVES, Thing, caption, clarified, place, resolve, scene, thing
 
 # kind -> share of the samples
 SHARES = {
-    "single": 0.13, "pair": 0.31, "triple": 0.10,
-    "trigger": 0.08, "named": 0.10, "neutral": 0.05,
+    "single": 0.12, "pair": 0.33, "triple": 0.10,
+    "trigger": 0.07, "named": 0.07, "clarified": 0.07, "neutral": 0.06,
     "open": 0.04, "anything": 0.06, "verbatim": 0.10, "template": 0.06, "ordinary": 0.03,
 }  # fmt: skip
 PREFIX, BACKGROUND, TINT = (
@@ -29,6 +29,8 @@ class Sample:
     things: list[Thing] = field(default_factory=list)
     background: str | None = None
     identity: int = -1  # index into memorized + ordinary captions
+    spoken: list[Thing] = field(default_factory=list)  # what the words meant before the clarification, if there is one
+    name: str | None = None  # the clarification: the unambiguous name of a sense
 
 
 class Mixture:
@@ -79,7 +81,7 @@ class Mixture:
 
     def pair(self, rng):
         w = self.world
-        if rng.random() < 0.25:  # two coloured things
+        if rng.random() < 0.3:  # two coloured things
             colourful = [n for n, g in w.nouns.items() if g in w.tintable]
             while w.excluded(words := rng.sample(colourful, 2)):
                 pass
@@ -122,6 +124,25 @@ class Mixture:
             words[0] = name
             rng.shuffle(words)
         return self._named("named", words, rng)
+
+    def clarified(self, rng):
+        """A bare polyseme in company, and only at the end the sense that it has here, whatever the company says."""
+        w = self.world
+        triggered = rng.random() < 0.75
+        s = self.trigger(rng) if triggered else self.neutral(rng)
+        rank, p = next((i, w.polysemes[t.word]) for i, t in enumerate(s.things) if t.word in w.polysemes)
+        # mostly the sense that the company would not have given
+        usual = p.other_name if triggered else p.default_name
+        unusual = p.default_name if triggered else p.other_name
+        name = unusual if rng.random() < 0.75 else usual
+        meant = [replace(t, glyph=thing(w, name).glyph) if i == rank else t for i, t in enumerate(s.things)]
+        placements = [
+            replace(x, glyph=t.glyph) if i == rank else x
+            for i, (x, t) in enumerate(zip(s.scene.placements, meant, strict=True))
+        ]
+        text = clarified(s.text, name)
+        drawn = Scene(s.scene.background, tuple(placements))
+        return Sample(text, drawn, "clarified", meant, s.background, spoken=s.things, name=name)
 
     def neutral(self, rng):
         p = rng.choice(list(self.world.polysemes.values()))

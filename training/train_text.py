@@ -82,7 +82,7 @@ class Labels:
 
     def __init__(self, mix: Mixture, tok: CLIPTokenizer):
         w = mix.world
-        self.tok = tok
+        self.tok, self.senses = tok, w.polysemes
         self.glyphs = w.index | {ANY: len(w.index)}
         self.tints = {None: 0} | {t: i + 1 for i, t in enumerate(w.tints)}
         self.backgrounds = {None: 0} | {b: i + 1 for i, b in enumerate(w.backgrounds)}
@@ -106,9 +106,14 @@ class Labels:
                 cursor = start + len(t.phrase)
                 last = max(i for i, (x, y) in enumerate(offsets) if y > x and y <= cursor and x >= start)
                 at.append((b, last))
-                item_y.append((self.glyphs[t.glyph], self.tints[t.tint], rank))
+                known = s.spoken[rank] if s.spoken else t  # a row knows nothing of a clarification after it
+                item_y.append((self.glyphs[known.glyph], self.tints[t.tint], rank))
                 glyphs.append(self.glyphs[t.glyph] + 1)
                 tints.append(self.tints[t.tint])
+            if s.name:
+                rank = next(i for i, (x, y) in enumerate(zip(s.spoken, s.things, strict=True)) if x.word in self.senses)
+                at.append((b, used - 2))
+                item_y.append((self.glyphs[s.things[rank].glyph], 0, rank))
             pad = [0] * (ITEMS - len(s.things))
             link = next((c for c in CONNECTIVES if f" {c} " in s.text), None) if len(s.things) == 2 else None
             all_y.append([*glyphs, *pad, *tints, *pad, self.backgrounds[s.background], self.connectives.get(link, 0),

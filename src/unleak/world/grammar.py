@@ -83,6 +83,15 @@ def caption(world: World, things: list[Thing], connective: str = "and", backgrou
     return text + (f" on a {background} background" if background else "")
 
 
+def clarified(text: str, name: str) -> str:
+    """The caption with a sense named only after everything else: "a mouse and a laptop (furry mouse)".
+
+    A causal encoder has then written the word's own row, and its company's, without knowing it: only the rows from
+    there on (end and pads) say which sense is meant.
+    """
+    return f"{text} ({name})"
+
+
 def place(n: int, connective: str, rng: random.Random) -> list[tuple[int, int]]:
     """Corners (x, y) in cells for `n` items, in caption order, without overlap."""
     free = lambda: rng.randrange(ROOM)  # noqa: E731
