@@ -16,6 +16,11 @@ _VERBS = {
     "Intervention": "unleak.core.intervention",
     "Window": "unleak.core.intervention",
     "Patch": "unleak.words.repairs",
+    "Keep": "unleak.words.probe",
+    "Subset": "unleak.text.subsets",
+    "Prune": "unleak.words.redundancy",
+    "tokens": "unleak.words.redundancy",
+    "probe": "unleak.words.probe",
     "doctor": "unleak.core.doctor",
 }
 

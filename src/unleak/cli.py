@@ -16,16 +16,18 @@ from unleak.console import (
     call_arguments,
     check_file,
     check_folder,
+    check_outputs,
     emit,
     err,
     errors,
     judge_for,
     open_model,
+    read_lines,
     say,
     ticking,
     tolerant,
 )
-from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
+from unleak.errors import PromptTruncated, UnsupportedModel
 
 app = typer.Typer(
     help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True, add_completion=False,
@@ -43,6 +45,7 @@ HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page for 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
+TokensOf = Annotated[str | None, typer.Option("--encoder", help="Whose tokens, e.g. text_encoder_2.")]
 Size = Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; default: the model's.")]
 
 
@@ -158,11 +161,7 @@ def repair(
         options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
         plan(prompt, items, with_=with_, only=only, **options)
         numbers = parse_seeds(seeds)
-        folder = check_folder(out)
-        check_file(json_file, "--json", out)
-        check_file(html, "--html", out)
-        if html is not None and json_file == str(html):
-            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+        folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         from unleak.bench.results import write_atomic
@@ -190,6 +189,118 @@ def repair(
                     counts = f"{i['present_before']}/{i['seeds']} -> {i['present_after']}/{i['seeds']}"
                     print(what, "repaired" if i["repaired"] else "left", counts, sep="\t")
             print(folder / "before-after.png")
+
+
+@app.command("tokens")
+def show_tokens(
+    prompt: str,
+    items: Annotated[str, typer.Option(help="Items of the prompt: hot dog,laptop")],
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:4",
+    pad: Annotated[str, typer.Option(help="Rows elsewhere: empty, allpad, padtoken, zero or mean.")] = "empty",
+    pooled: Annotated[
+        str, typer.Option(help="The pooled vector: of the pad rows, the full prompt, or the item.")
+    ] = "pad",
+    bank: Annotated[Path | None, typer.Option(help="With --pad mean: a file of texts, one a line.")] = None,
+    encoder: TokensOf = None,
+    last_only: Annotated[
+        bool, typer.Option("--last-only", help="Only each item's last token (causal encoders).")
+    ] = False,
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """One picture per token: which tokens of an item carry it, and which are redundant."""
+    with errors():
+        from unleak.generate import parse_seeds
+        from unleak.words.probe import Keep
+        from unleak.words.redundancy import VIEWS, check, plan
+        from unleak.words.redundancy import tokens as study
+
+        check(prompt, items)
+        numbers = parse_seeds(seeds)
+        texts = read_lines(bank, "--bank") if bank else []
+        Keep(VIEWS["nothing"], pad=pad, pooled=pooled, bank=tuple(texts))  # refuses what cannot be
+        folder = check_outputs(out, json_file, html)
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        pipe = open_model(model)
+        from unleak.bench.results import write_atomic
+        from unleak.generate import image_size
+        from unleak.report import tokens as report
+
+        judge = judge_for(model, image_size(pipe, call))
+        if judge is None:
+            say("note", "without a judge no token is called representative; look at the pictures")
+        todo = plan(pipe, prompt, items, encoder=encoder, last_only=last_only, call=call)
+        with ticking("drawing", len(todo.subsets) * len(numbers)) as tick:
+            result = study(pipe, prompt, items, judge=judge, seeds=numbers, pad=pad, pooled=pooled, bank=texts,
+                           encoder=encoder, last_only=last_only, model=model, call=call, progress=tick)  # fmt: skip
+        data = report.to_dict(result, report.save_images(result, folder))
+        emit(data, json_file)
+        if html:
+            write_atomic(html, report.page(result))
+        if json_file != "-":
+            for item in data["items"]:
+                for token in item["tokens"]:
+                    found = token["shows"]
+                    share = f"{found['present']}/{found['seeds']}" if found else "not judged"
+                    print(
+                        item["text"], token["text"], share, "representative" * bool(token["representative"]), sep="\t"
+                    )
+            print(folder / "tokens.png")
+
+
+@app.command()
+def redundancy(
+    file: Annotated[Path, typer.Argument(help='JSONL: {"prompt": "a hot dog and a cat", "items": ["hot dog", "cat"]}')],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The classifier, a safetensors file.")],
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:4",
+    kind: Annotated[str | None, typer.Option(help="knn or linear; default: the better one.")] = None,
+    extras: Annotated[bool, typer.Option("--extras", help="Also learn from place, length and norm.")] = False,
+    encoder: TokensOf = None,
+    pad: Annotated[str, typer.Option(help="Rows elsewhere: empty, allpad, padtoken or zero.")] = "empty",
+    pooled: Annotated[str, typer.Option(help="The pooled vector: pad, full or item.")] = "pad",
+    json_file: JsonFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Train a classifier that tells redundant tokens of your encoder without drawing. Resumes where it stopped."""
+    with errors():
+        from unleak.generate import parse_seeds
+        from unleak.words.probe import Keep
+        from unleak.words.redundancy import VIEWS
+
+        numbers = parse_seeds(seeds)
+        Keep(VIEWS["nothing"], pad=pad, pooled=pooled)
+        check_file(out, "--out")
+        check_file(json_file, "--json")
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        from unleak.bench import redundancy as suite
+
+        suite.check_kind(kind)
+        records = suite.read_records(file)
+        pipe = open_model(model)
+        from unleak.generate import image_size
+
+        judge = judge_for(model, image_size(pipe, call))
+        if judge is None:
+            raise UnsupportedModel(f"nothing can label the tokens: {model!r} has no judge")
+        with err.status("reading the prompts"):
+            todo = suite.plans(pipe, records, call, encoder)
+        with ticking("probing", len(numbers) * sum(len(p.subsets) for p in todo)) as tick:
+            result = suite.learn(pipe, todo, out, judge=judge, kind=kind, extras=extras, seeds=numbers, pad=pad,
+                                 pooled=pooled, call=call, progress=tick)  # fmt: skip
+        emit(result.to_dict(), json_file)
+        if json_file != "-":
+            print(result.table(), end="")
+            print(out)
 
 
 Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]

@@ -120,6 +120,25 @@ def check_file(file: Path | str | None, option: str, out: Path | None = None) ->
     check_folder(path.parent)
 
 
+def check_outputs(out: Path, json_file: str | None, html: Path | None) -> Path:
+    """The output folder, if it, `--json` and `--html` can all be written. Raises BadInput."""
+    check_folder(out)
+    check_file(json_file, "--json", out)
+    check_file(html, "--html", out)
+    if html is not None and json_file == str(html):
+        raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+    return out
+
+
+def read_lines(file: Path, option: str) -> list[str]:
+    """The lines of a text file that are not blank. Raises BadInput."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f"{option} {str(file)!r} cannot be read: {e}") from e
+    return [line for line in lines if line]
+
+
 def tolerant() -> None:
     """Let stdout escape what its encoding cannot hold, instead of failing after the work is done."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -47,6 +47,14 @@ class Conflict(BadInput):
     """Two interventions of one session want the last word on the same thing."""
 
 
+class BrokenFile(BadInput):
+    """A file that unleak wrote, or one in its place, cannot be read back."""
+
+
+class WrongEncoder(BadInput):
+    """What was learned from one text encoder is applied to another."""
+
+
 class NotFinite(UnleakError):
     """NaN or infinity where numbers were expected."""
 

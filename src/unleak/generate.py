@@ -134,21 +134,34 @@ def generate(
         check_prompt(t)
     check_call(call)
     jobs = [(t, s) for t in texts for s in seeds]
-    batch = batch or min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
+    batch = batch or fitting_batch(pipe, call)
     out: list[np.ndarray] = []
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        generators = [torch.Generator("cpu").manual_seed(s) for _, s in part]
-        try:
-            images = pipe(prompt=[t for t, _ in part], generator=generators, output_type="np", **call).images
-        except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
-            if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
-                raise
-            raise UnleakError(f"out of memory for {len(part)} images at once: draw smaller or fewer ones") from e
-        if not np.isfinite(images).all():
-            raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
-        out.append((np.asarray(images) * 255).round().astype(np.uint8))
+        out.append(draw(pipe, [t for t, _ in part], [s for _, s in part], **call))
         if progress:
             progress(len(part))
     stacked = np.concatenate(out)
     return stacked.reshape(len(texts), len(seeds), *stacked.shape[1:])
+
+
+def fitting_batch(pipe: Any, call: Mapping[str, Any]) -> int:
+    """About one megapixel, at most 32 images."""
+    return min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
+
+
+def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np.ndarray:
+    """One call of the pipeline: an image [N, H, W, 3] uint8 for each prompt, from the noise of its own seed.
+
+    Raises NotFinite for NaN pixels, UnleakError when memory runs out.
+    """
+    generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+    try:
+        images = pipe(prompt=prompts, generator=generators, output_type="np", **call).images
+    except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
+        if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
+            raise
+        raise UnleakError(f"out of memory for {len(prompts)} images at once: draw smaller or fewer ones") from e
+    if not np.isfinite(images).all():
+        raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
+    return (np.asarray(images) * 255).round().astype(np.uint8)

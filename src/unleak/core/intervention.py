@@ -167,6 +167,8 @@ def _encode(name: str, value: Any) -> Any:
         return {str(key): _encode(name, item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [_encode(name, item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | SiteFilter):
+        return _encode(name, dataclasses.asdict(value))  # decoded as a mapping, which its owner reads
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return {"type": "Tensor", "dtype": str(value.dtype).rpartition(".")[2], "data": value.tolist()}
     raise BadInput(f"field {name!r} holds a {type(value).__name__}, which JSON cannot carry")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from unleak.bench.results import versions, write_atomic
 from unleak.bench.stats import share
-from unleak.report.pictures import contact_sheet, enlarge, png
+from unleak.report.pages import data_uri, render
+from unleak.report.pictures import contact_sheet, png
 from unleak.words.repair import Repair
-
-_pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
 
 
 def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
@@ -52,11 +47,6 @@ def save_images(r: Repair, folder: Path) -> dict[str, list[str]]:
     sheet = contact_sheet([("before", list(r.before)), ("after", list(r.after))], across=1)
     write_atomic(folder / "before-after.png", png(sheet))
     return names
-
-
-def data_uri(image: np.ndarray, side: int = 192) -> str:
-    """An image as a data: address, so that a page needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(png(enlarge(image, side))).decode()
 
 
 def rates(r: Repair) -> list[dict[str, Any]]:
@@ -95,8 +85,7 @@ def page(r: Repair, evidence: list[dict[str, Any]] | None = None, title: str = "
     `evidence` adds rows of (`title`, `note`, `images` [S,H,W,3]) between the verdict and the numbers.
     """
     rows = [{**e, "images": [data_uri(x, 128) for x in e["images"]]} for e in evidence or []]
-    return _pages.get_template("repair.html").render(
-        title=title, r=r, pieces=marked(r), rates=rates(r), evidence=rows,
-        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after],
-        settings=json.dumps(r.settings, ensure_ascii=False), versions=versions(),
+    return render(
+        "repair.html", title=title, r=r, pieces=marked(r), rates=rates(r), evidence=rows,
+        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after], settings=r.settings,
     )  # fmt: skip

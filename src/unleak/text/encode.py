@@ -90,24 +90,16 @@ class Encoder:
                 ``"padtoken"``: the pad token's string, encoded as a prompt is. ``"zero"``: zeros.
                 ``"mean"``: what `learn_mean` stored.
         """
-        if pad not in PADS:
-            raise BadInput(f"pad={pad!r}: choose one of {', '.join(PADS)}.")
-        if pad in {"allpad", "padtoken"} and self.tokenizer.pad_token is None:
-            raise BadInput(f"{self.name}'s tokenizer has no pad token: use pad='empty'.")
+        check_pad(pad)
         if pad == "mean":
             if self.mean is None:
                 raise BadInput(f"{self.name} has no mean rows yet: call learn_mean(texts), or use pad='empty'.")
             return self.mean
-        if pad == "padtoken":
-            return self([self.tokenizer.pad_token])
-        if pad == "allpad":
-            ids = (self.tokenizer.pad_token_id,) * self.length
-            return self._once(ids, (True,) * self.length, fingerprint(self.module))
-        empty = self([""])
+        made = self._once(*pad_ids(self.tokenizer, pad, self.length, self.name), fingerprint(self.module))
         if pad == "zero":
-            pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
-            return Encoded(empty.ids, torch.zeros_like(empty.rows), pooled)
-        return empty
+            pooled = None if made.pooled is None else torch.zeros_like(made.pooled)
+            return Encoded(made.ids, torch.zeros_like(made.rows), pooled)
+        return made
 
     def learn_mean(self, texts: Sequence[str]) -> None:
         """Store the mean row of each position over ``texts``, for ``pads("mean")``."""
@@ -149,6 +141,31 @@ class Encoder:
         if self.layer is None:
             return output.last_hidden_state
         return output.hidden_states[self.layer] if isinstance(self.layer, int) else self.layer(output)
+
+
+def check_pad(pad: str) -> str:
+    """`pad`, if it is one of `PADS`. Raises BadInput."""
+    if pad not in PADS:
+        raise BadInput(f"pad={pad!r}: choose one of {', '.join(PADS)}.")
+    return pad
+
+
+def pad_ids(tokenizer: Any, pad: str, length: int, name: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """L token ids whose encoding makes pad rows, and which of them are no pads (the tokenizer's own mask).
+
+    Args:
+        pad: ``"empty"``, also the base of ``"zero"``: the empty text. ``"allpad"``: L pad tokens.
+            ``"padtoken"``: the pad token's string.
+
+    Raises:
+        BadInput: the tokenizer has no pad token.
+    """
+    if pad in {"allpad", "padtoken"} and tokenizer.pad_token is None:
+        raise BadInput(f"{name}'s tokenizer has no pad token: use pad='empty'.")
+    if pad == "allpad":
+        return (tokenizer.pad_token_id,) * length, (True,) * length
+    tokens = tokenize(tokenizer, tokenizer.pad_token if pad == "padtoken" else "", length, name)
+    return tokens.ids, tokens.real
 
 
 def fingerprint(module: nn.Module, samples: int = 8) -> str:

@@ -46,6 +46,12 @@ class Item:
             text, k = words, ""
         return cls(text.strip(), int(k) if k else None, sense.strip() if equals else None)
 
+    def written(self) -> str:
+        """One line of text that `of` reads back. Raises BadInput where the item's text cannot be told from marks."""
+        if Item.of(str(self)) != self:
+            raise BadInput(f"{self.text!r} cannot be written as an item: it ends in '#' and digits, or holds '='.")
+        return str(self)
+
     def find(self, prompt: str) -> Chars:
         """Half-open range of characters of ``prompt``; the errors are those of `unleak.text.match.locate`."""
         return locate(prompt, self.text, self.occurrence)

@@ -110,8 +110,8 @@ class Patch(Intervention):
             check_policy(eos_pads, named, beside)
         align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
         values = {
-            "items": tuple(map(_written, named)),
-            "others": tuple(map(_written, beside)),
+            "items": tuple(i.written() for i in named),
+            "others": tuple(i.written() for i in beside),
             "isolation": _one_of("isolation", isolation, ("auto", *ISOLATIONS)),
             "eos_pads": eos_pads,
             "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
@@ -237,10 +237,3 @@ def _one_of(name: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         raise BadInput(f"{name}={value!r}: choose one of {', '.join(known)}.")
     return value
-
-
-def _written(item: Item) -> str:
-    """The item as one line of text, which `Item.of` reads back."""
-    if Item.of(str(item)) != item:
-        raise BadInput(f"{item.text!r} cannot be written as an item: it ends in '#' and digits, or holds '='.")
-    return str(item)

@@ -1,0 +1,26 @@
+"""Pages for people: self-contained HTML in one style, with every picture inside and every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from unleak.bench.results import versions
+from unleak.report.pictures import enlarge, png
+
+_pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
+
+
+def render(template: str, *, settings: dict[str, Any], **content: Any) -> str:
+    """A template that extends base.html, with the settings and versions at its end."""
+    shown = json.dumps(settings, ensure_ascii=False)
+    return _pages.get_template(template).render(settings=shown, versions=versions(), **content)
+
+
+def data_uri(image: np.ndarray, side: int = 192) -> str:
+    """An image as a data: address, so that a page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png(enlarge(image, side))).decode()
