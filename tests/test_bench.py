@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unleak.bench.results import Parts, Results, write_atomic
-from unleak.bench.stats import mcnemar, mean, paired_difference, share
+from unleak.bench.stats import auroc, mcnemar, mean, paired_difference, share
 from unleak.errors import BadInput
 from unleak.generate import check_prompt, parse_seeds
 from unleak.report.pictures import contact_sheet, enlarge, png
@@ -31,6 +31,17 @@ def test_mean_and_paired_difference_contain_the_truth() -> None:
     d = paired_difference(x, x + 0.5, "m", "s", "x")
     assert d.value == pytest.approx(0.5) and d.low == pytest.approx(0.5)
     assert mean([2.0, 2.0], "m", "s", "x").low == 2.0
+
+
+def test_auroc_draws_whole_prompts_and_needs_both_labels() -> None:
+    apart = [[(0.1, False), (0.9, True)], [(0.2, False), (0.8, True)]] * 10
+    r = auroc(apart, "m", "s", "lint_auroc")
+    assert (r.value, r.low, r.high, r.n) == (1.0, 1.0, 1.0, 40)
+    mixed = [[(float(x), bool(y))] for x, y in zip(np.random.default_rng(0).random(200), [0, 1] * 100, strict=True)]
+    r = auroc(mixed, "m", "s", "lint_auroc")
+    assert r.low < 0.5 < r.high
+    with pytest.raises(BadInput, match="both kinds"):
+        auroc([[(0.1, False)]], "m", "s", "lint_auroc")
 
 
 def test_mcnemar_counts_discordant_pairs() -> None:

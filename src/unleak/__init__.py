@@ -22,6 +22,7 @@ _VERBS = {
     "tokens": "unleak.words.redundancy",
     "probe": "unleak.words.probe",
     "doctor": "unleak.core.doctor",
+    "lint": "unleak.words.lint",
 }
 
 __all__ = ["__version__", *_VERBS]

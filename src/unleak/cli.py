@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,9 @@ from unleak.console import (
     say,
     ticking,
     tolerant,
+    world_items,
 )
-from unleak.errors import PromptTruncated, UnsupportedModel
+from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 
 app = typer.Typer(
     help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True, add_completion=False,
@@ -46,6 +48,9 @@ Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
 TokensOf = Annotated[str | None, typer.Option("--encoder", help="Whose tokens, e.g. text_encoder_2.")]
+JudgeName = Annotated[
+    str | None, typer.Option("--judge", help="Who looks: folder or hub id of a CLIP, detector or VQA model.")
+]
 Size = Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; default: the model's.")]
 
 
@@ -144,6 +149,7 @@ def repair(
     eos_pads: Annotated[str | None, typer.Option(help="What becomes of EOS and pad rows (causal encoders).")] = None,
     unequal: Annotated[str | None, typer.Option(help="When spans differ in length: error or right-align.")] = None,
     model: Model = "emoji-sd",
+    judge: JudgeName = None,
     seeds: Seeds = "0:8",
     out: Folder = Path("out"),
     json_file: JsonFile = None,
@@ -169,11 +175,11 @@ def repair(
         from unleak.report import repair as report
         from unleak.words.repair import repair as mend
 
-        judge = judge_for(model, image_size(pipe, call))
-        if judge is None and only is None:
+        looks = judge_for(model, image_size(pipe, call), judge)
+        if looks is None and only is None:
             say("note", "without a judge every item is repaired, and no rate is claimed; choose with --only")
         with ticking("drawing", 2 * len(numbers)) as tick:
-            result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=judge, only=only, model=model,
+            result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, model=model,
                           call=call, progress=tick, **options)  # fmt: skip
         names = report.save_images(result, folder)
         data = report.to_dict(result, names)
@@ -183,7 +189,7 @@ def repair(
         if json_file != "-":
             for i in data["items"]:
                 what = f"{i['text']} ({i['sense']})" if i["sense"] else i["text"]
-                if judge is None:
+                if looks is None:
                     print(what, "repaired" if i["repaired"] else "left", "not judged", sep="\t")
                 else:
                     counts = f"{i['present_before']}/{i['seeds']} -> {i['present_after']}/{i['seeds']}"
@@ -301,6 +307,74 @@ def redundancy(
         if json_file != "-":
             print(result.table(), end="")
             print(out)
+
+
+@app.command()
+def lint(
+    file: Annotated[str, typer.Argument(help="Prompts: text lines, .jsonl or .csv; - for stdin.")],
+    items: Annotated[
+        str | None,
+        typer.Option(
+            help="Words to look for where a prompt names none: mouse=furry mouse|computer mouse,bat; "
+            "an embedded model knows its own.",
+        ),
+    ] = None,
+    model: Model = "emoji-sd",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the JSONL here and go on with it after a kill.")
+    ] = None,
+    html: HtmlFile = None,
+    form: Annotated[str | None, typer.Option("--format", help="text, jsonl or csv; default: by the ending.")] = None,
+    column: Annotated[str, typer.Option(help="The field or column that holds the prompt.")] = "prompt",
+    calibration: Annotated[Path | None, typer.Option(help="A calibration of this model's text encoders.")] = None,
+    fit: Annotated[Path | None, typer.Option(help="Fit a calibration on labelled prompts and write it here.")] = None,
+    fail_over: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit with status 3 if an item's risk is higher.")
+    ] = None,
+) -> None:
+    """Which items of which prompts would leak? Reads text encodings alone and draws nothing."""
+    with errors():
+        from unleak.text.items import parse_items
+        from unleak.words.prompt_file import format_of, opened, read_prompts
+
+        form, watched = format_of(file, form), parse_items(items) if items else world_items(model)
+        for path, option in ((out, "-o"), (html, "--html"), (fit, "--fit")):
+            check_file(path, option)
+            if path is not None and path.exists() and Path(file).exists() and path.samefile(file):
+                raise BadInput(f"{option} {str(path)!r} is the file with the prompts: choose another")
+        with opened(file) as (stream, total):
+            from unleak.words import calibration as calibrations
+
+            fitted = calibrations.read(calibration) if calibration else None
+            pipe = open_model(model, text_only=True)
+            from unleak.bench.results import write_atomic
+            from unleak.report import lint as report
+            from unleak.words.lint import Linter, calibrate
+
+            linter, lines = Linter(pipe, fitted), read_prompts(stream, form, watched, column)
+            if fit is not None:
+                made = calibrate(linter, lines, Path(file).name)
+                write_atomic(fit, made.to_json())
+                print(fit, f"{made.leaks} of {made.items} items leak", sep="\t")
+                return
+            if not linter.calibrated:
+                say("note", "no calibration belongs to these text encoders: the risk is a score, no probability; --fit")
+            head = report.header(linter, model, file, items=items, format=form, column=column)
+            show = (lambda record: print(json.dumps(record, ensure_ascii=False))) if out is None else None
+            with ticking("reading", total) as tick:
+                found = report.run(linter, lines, head, out, show, tick)
+        if html is not None:
+            write_atomic(html, report.page(found))
+        if found.bad:
+            numbers = [str(e["line"]) for e in found.errors] + ["..."] * (found.bad > len(found.errors))
+            say("note", f"{found.bad} lines could not be used: {', '.join(numbers)}")
+        if out is not None:
+            for record in found.riskiest[:10]:
+                worst = max(record["items"], key=lambda i: i["risk"])
+                print(f"{record['risk']:.2f}", worst["text"], record["prompt"], sep="\t")
+            print(out)
+        if fail_over is not None and found.risk > fail_over:
+            raise typer.Exit(3)
 
 
 Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]

@@ -49,15 +49,15 @@ def errors() -> Iterator[None]:
 
 
 @contextmanager
-def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields the function to tell how many are done."""
+def ticking(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, of `total` things if that is known; yields the function to tell how many are done."""
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda n: bar.advance(task, n)
 
 
-def open_model(model: str) -> Any:
-    """The pipeline, with the libraries' own chatter off."""
+def open_model(model: str, text_only: bool = False) -> Any:
+    """The pipeline (or only its text side), with the libraries' own chatter off."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
@@ -67,7 +67,7 @@ def open_model(model: str) -> Any:
     from unleak import models
 
     with err.status("loading the model"):
-        return models.load(model)
+        return models.load(model, text_only=text_only)
 
 
 def call_arguments(model: str, **given: Any) -> dict[str, Any]:
@@ -80,10 +80,15 @@ def call_arguments(model: str, **given: Any) -> dict[str, Any]:
     return call
 
 
-def judge_for(model: str, size: tuple[int, int] | None) -> Any:
-    """The embedded world's judge for the embedded models; other models have none unless the user names one."""
+def judge_for(model: str, size: tuple[int, int] | None, named: str | None = None) -> Any:
+    """The judge that the user names, or else the embedded world's for the embedded models; others have none."""
     from unleak import models
 
+    if named is not None:
+        from unleak.judges.load import load_judge
+
+        with err.status("loading the judge"):
+            return load_judge(named)
     if model not in models.EMBEDDED:
         return None
     from unleak.judges.glyphs import glyph_judge
@@ -93,6 +98,20 @@ def judge_for(model: str, size: tuple[int, int] | None) -> Any:
         say("note", f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
         return None
     return judge
+
+
+def world_items(model: str) -> tuple[Any, ...]:
+    """The words of the embedded world, polysemes with both their senses, for the embedded models; others know none."""
+    from unleak import models
+
+    if model not in models.EMBEDDED:
+        return ()
+    from unleak.text.items import Item
+    from unleak.world import load
+
+    world = load()
+    senses = {word: f"{p.default_name}|{p.other_name}" for word, p in world.polysemes.items()}
+    return tuple(Item(word, sense=senses.get(word)) for word in world.words)
 
 
 def check_folder(folder: Path) -> Path:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import roc_auc_score
+
+from unleak.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,28 @@ def paired_difference(
 ) -> Row:
     """Mean of after - before over prompts (first axis; seeds are averaged first), bootstrap interval."""
     return mean(np.asarray(after, float) - np.asarray(before, float), method, subset, metric, seed)
+
+
+def auroc(groups: Sequence[Sequence[tuple[float, bool]]], method: str, subset: str, metric: str, seed: int = 0) -> Row:
+    """Area under the ROC curve of (score, label) pairs, with a bootstrap interval that draws whole groups (prompts).
+
+    `n` counts the pairs. Raises BadInput where all labels are alike.
+    """
+    if len({label for group in groups for _, label in group}) < 2:
+        raise BadInput("an AUROC needs both kinds of labels: take more prompts")
+    draw = np.random.default_rng(seed)
+    values: list[float] = []
+    while len(values) < 1000:
+        some = [groups[i] for i in draw.integers(0, len(groups), len(groups))]
+        if len({label for group in some for _, label in group}) == 2:
+            values.append(_area(some))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Row(method, subset, metric, _area(groups), float(low), float(high), sum(map(len, groups)))
+
+
+def _area(groups: Sequence[Sequence[tuple[float, bool]]]) -> float:
+    scores, labels = zip(*(pair for group in groups for pair in group), strict=True)
+    return float(roc_auc_score(labels, scores))
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:

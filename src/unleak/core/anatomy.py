@@ -60,7 +60,7 @@ class Anatomy:
                 "unleak needs a diffusers pipeline with exactly one"
             )
         (name, denoiser), *_ = found.items()
-        return cls(pipe, name, denoiser, tuple(_encoders(parts)), tuple(attention_sites(denoiser)))
+        return cls(pipe, name, denoiser, tuple(text_encoders(parts)), tuple(attention_sites(denoiser)))
 
 
 def attention_sites(denoiser: nn.Module) -> list[Site]:
@@ -91,7 +91,7 @@ def _is_denoiser(part: Any) -> bool:
     )
 
 
-def _encoders(parts: Mapping[str, Any]) -> list[Encoder]:
+def text_encoders(parts: Mapping[str, Any]) -> list[Encoder]:
     """Text encoders that are loaded together with the tokenizer of the same suffix."""
     found = []
     for name, part in parts.items():

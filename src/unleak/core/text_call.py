@@ -69,16 +69,25 @@ class Encoded:
         if self.cond is None or encoder not in self.calls:
             return None
         places = {name: self._place(call) for name, call in self.calls.items()}
-        call = self.calls[encoder]
-        if places[encoder] is None and not any(places.values()) and call.length == self.cond.shape[1]:
+        place, call = places[encoder], self.calls[encoder]
+        if place is None and not any(places.values()) and call.length == self.cond.shape[1]:
             return slice(0, call.length)
-        return places[encoder]
+        return None if place is None else place[0]
 
-    def _place(self, call: TextCall) -> slice | None:
+    def layer(self, encoder: str) -> Callable[[Any], Tensor] | None:
+        """Model output -> the hidden layer [B, L, d] that the denoiser reads; None where it reads none as it is.
+
+        Found by content, in the call on the prompt; good for outputs of `TextCall.encode`.
+        """
+        place = None if self.cond is None else self._place(self.calls[encoder])
+        return None if place is None else lambda output: _sequences(output)[place[1]]
+
+    def _place(self, call: TextCall) -> tuple[slice, int] | None:
+        """Its rows among the denoiser's, and which part of its output they are."""
         assert self.cond is not None
         rows, length = self.cond[0], call.length
         starts = sorted({0, rows.shape[0] - length, *(other.length for other in self.calls.values())})
-        for state in _sequences(call.output):
+        for k, state in enumerate(_sequences(call.output)):
             state = state[0].to(rows)
             for start in starts:
                 part = rows[start : start + length]
@@ -86,7 +95,7 @@ class Encoded:
                     continue
                 widths = sorted({0, part.shape[-1] - state.shape[-1], *self._widths()})
                 if any(torch.equal(part[:, w : w + state.shape[-1]], state) for w in widths):
-                    return slice(start, start + length)
+                    return slice(start, start + length), k
         return None
 
     def _widths(self) -> set[int]:

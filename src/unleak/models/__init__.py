@@ -15,6 +15,7 @@ from unleak.errors import BadInput, UnsupportedModel
 
 EMBEDDED = ("emoji-sd",)
 INDEX = "model_index.json"
+TEXT = ("tokenizer", "text_encoder")  #: how the parts that read prompts are called in every pipeline
 SETTINGS = "unleak.json"  #: in a model's folder: keyword arguments that the model is meant to be called with
 _WEIGHTS = (".safetensors",)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -25,10 +26,11 @@ def embedded_folder(name: str) -> Path:
     return Path(str(files("unleak.models") / name))
 
 
-def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None = None) -> Any:
+def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None = None, text_only: bool = False) -> Any:
     """A `diffusers` pipeline from an embedded name, a folder or a hub id (`owner/name`).
 
-    `dtype` defaults to float32 on CPU, float16 on an accelerator. Raises BadInput for a folder that is no
+    `dtype` defaults to float32 on CPU, float16 on an accelerator. `text_only` leaves out everything but tokenizers and
+    text encoders: the pipeline can encode prompts and draw nothing. Raises BadInput for a folder that is no
     pipeline, has no weights or only pickled ones; UnsupportedModel if the hub cannot be reached or diffusers
     cannot build it.
     """
@@ -42,7 +44,9 @@ def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None =
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # older versions know no other name
-            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True)
+            parts = [name for name, value in DiffusionPipeline.load_config(where).items() if isinstance(value, list)]
+            absent = {part: None for part in parts if text_only and not part.startswith(TEXT)}
+            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True, **absent)
     except Exception as e:  # whatever a broken or foreign model makes diffusers raise
         if "trust_remote_code" in str(e):
             raise UnsupportedModel(f"{str(model)!r} needs code of its own, which unleak never runs") from e
@@ -72,22 +76,25 @@ def _locate(model: str | Path) -> str:
     if not text or not folder.exists():
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
             raise BadInput(f"no model {text!r}: give a pipeline folder, a hub id like owner/name, or one of {EMBEDDED}")
-        _check_hub(text)
+        check_hub(text)
         return text
     if not (folder / INDEX).is_file():
         raise BadInput(f"{folder} has no {INDEX}: give the folder that save_pretrained() wrote")
     for part in _read(folder / INDEX):
-        _check_weights(folder / part)
+        check_weights(folder / part)
     return str(folder)
 
 
-def _check_hub(name: str) -> None:
-    """One short question to the hub unless the model is cached: the loader itself would ask many times."""
+def check_hub(name: str, file: str = INDEX) -> None:
+    """One short question to the hub unless the model (its `file`) is cached: the loader itself would ask many times.
+
+    Raises BadInput for a text that is no id, UnsupportedModel where there is no such model or no hub.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        if not isinstance(try_to_load_from_cache(name, INDEX), str):
+        if not isinstance(try_to_load_from_cache(name, file), str):
             HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise BadInput(f"{name!r} is neither a folder nor a hub id like owner/name") from None
@@ -116,8 +123,8 @@ def _read(file: Path) -> dict[str, Any]:
     return data
 
 
-def _check_weights(part: Path) -> None:
-    """Every part with a model config must have its weights as safetensors."""
+def check_weights(part: Path) -> None:
+    """A folder with a model config must have its weights as safetensors. Raises BadInput."""
     config = part / "config.json"
     if not config.is_file():
         return

@@ -1,0 +1,56 @@
+"""A judge that points: an open-vocabulary detector finds the item, or does not.
+
+As in TEBOpt's metric (arXiv 2410.00321) with OWLv2: every item is asked for alone, so that the items do not compete
+for a box, and is present when some box scores at least the threshold.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from unleak.errors import NotFinite
+from unleak.judges.asking import batches, check_length, meant, with_article
+from unleak.text.items import Item
+
+THRESHOLD = 0.25
+
+
+class DetectorJudge:
+    """See `unleak.judges.Judge`. `model` and `processor` detect objects that a text names; `threshold` is in 0..1."""
+
+    def __init__(
+        self, model: Any, processor: Any, name: str = "detector", threshold: float = THRESHOLD, batch: int = 8
+    ) -> None:
+        self.model, self.processor, self.name = model.eval(), processor, name
+        self.threshold, self.batch = threshold, batch
+
+    def senses(self, items: Sequence[Item]) -> list[str]:
+        names = meant(items)
+        for name in names:
+            check_length(self.processor.tokenizer, with_article(name), self.name)
+        return names
+
+    def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+        names = self.senses(items)
+        hits = [[self._found(part, with_article(name)) for part in batches(images, self.batch)] for name in names]
+        return np.stack([np.concatenate(parts) for parts in hits], 1)
+
+    @torch.no_grad()
+    def _found(self, images: Sequence[Any], phrase: str) -> np.ndarray:
+        """[n] of bool: does some box of the image score the threshold?"""
+        texts = [[phrase]] * len(images)
+        inputs = self.processor(text=texts, images=images, return_tensors="pt")
+        outputs = self.model(**inputs.to(self.model.device, self.model.dtype))
+        if not torch.isfinite(outputs.logits.nan_to_num(posinf=0.0, neginf=0.0, nan=torch.inf)).all():
+            raise NotFinite(f"{self.name} returned NaN; load it in float32 or bfloat16")
+        read = self.processor.post_process_grounded_object_detection
+        given = {"input_ids": inputs.get("input_ids"), "text_labels": texts}
+        known = {k: v for k, v in given.items() if k in inspect.signature(read).parameters}
+        sizes = [(image.height, image.width) for image in images]
+        boxes = read(outputs=outputs, threshold=self.threshold, target_sizes=sizes, **known)
+        return np.array([len(found["scores"]) > 0 for found in boxes], bool)
