@@ -21,6 +21,12 @@ _VERBS = {
     "Prune": "unleak.words.redundancy",
     "tokens": "unleak.words.redundancy",
     "probe": "unleak.words.probe",
+    "Maps": "unleak.words.maps",
+    "Boost": "unleak.words.boost",
+    "DeLeaker": "unleak.words.deleaker",
+    "StructureDiffusion": "unleak.words.baselines.structure",
+    "Cutoff": "unleak.words.baselines.cutoff",
+    "TEBOpt": "unleak.words.baselines.tebopt",
     "doctor": "unleak.core.doctor",
     "lint": "unleak.words.lint",
 }

@@ -133,17 +133,34 @@ class AttentionCall:
         """
         if self.grid is None:
             raise UnsupportedModel(f"the latent height and width at site {self.name} are not known")
-        picked, keys = row_index(self.rows.of(rows)), self.token_keys(tokens)
-        cells = self.layout.image_queries
-        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[:, :, cells]
-        q, k = self.q[picked][:, :, cells], self.k[picked]
-        lse = self._log_sum_exp()
-        lse = scores.log_sum_exp(q, k, self.scale, mask) if lse is None else lse[picked][:, :, cells]
-        found = scores.columns(q, k, keys, self.scale, lse, mask)
+        keys = self.token_keys(tokens)
+        found = self._part(row_index(self.rows.of(rows)), self.layout.image_queries, keys)
         found = found.mean(1) if mean_heads else found
         return found.unflatten(-2, self.grid)
+
+    def between(self, row: int, cells: Tensor, others: Tensor) -> Tensor:
+        """Attention of some image cells to other image cells in one batch row, before any edit of this call.
+
+        Args:
+            cells, others: numbers of image cells, row-major: [n] and [m].
+
+        Returns:
+            [heads, n, m] in [0, 1]; nothing else of the map is built.
+        """
+        queries, keys = self.layout.image_queries, self.layout.image_keys
+        if keys is None:
+            raise BadInput(f"site {self.name} is {self.kind}: its cells attend to no image cells")
+        return self._part([row], cells + queries.start, (others + keys.start).tolist())[0]
+
+    def _part(self, picked: slice | list[int], queries: slice | Tensor, keys: Sequence[int]) -> Tensor:
+        """The map [rows, heads, n, m] of some batch rows, queries and keys."""
+        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[:, :, queries]
+        q, k = self.q[picked][:, :, queries], self.k[picked]
+        lse = self._log_sum_exp()
+        lse = scores.log_sum_exp(q, k, self.scale, mask) if lse is None else lse[picked][:, :, queries]
+        return scores.columns(q, k, keys, self.scale, lse, mask)
 
     def _log_sum_exp(self) -> Tensor | None:
         if self._fused is None and self.mask is None:

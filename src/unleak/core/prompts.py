@@ -53,7 +53,9 @@ class Prompts:
             self.encoded.uncond = _rows_of(returned)[0]
             return returned
         self.encoded = Encoded(
-            prompts=_texts(given.get("prompt")), images_per_prompt=given.get("num_images_per_prompt") or 1
+            prompts=_texts(given.get("prompt")),
+            images_per_prompt=given.get("num_images_per_prompt") or 1,
+            rows_of=lambda texts: self._other_rows(original, given, texts),
         )
         if self.rewriting and not self.encoded.prompts:
             raise BadInput("an intervention changes text rows, but the call has only `prompt_embeds`; pass `prompt`")
@@ -68,6 +70,14 @@ class Prompts:
         rows = _rows_of(returned)
         self.encoded.cond, self.encoded.uncond = rows[0], rows[1] if len(rows) > 1 else None
         return returned
+
+    def _other_rows(self, original: Callable[..., Any], given: Mapping[str, Any], texts: list[str]) -> Tensor:
+        """The pipeline's `encode_prompt` once more, on other texts alone."""
+        names = inspect.signature(original).parameters
+        texts_only = dict.fromkeys((name for name in names if "prompt" in name), None)
+        alone = {"prompt": texts, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        with self._pause(), torch.no_grad():
+            return _rows_of(original(**{**given, **texts_only, **{k: v for k, v in alone.items() if k in names}}))[0]
 
     def _positive(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
         wanted = {}

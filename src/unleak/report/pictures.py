@@ -33,7 +33,8 @@ def contact_sheet(
     font = ImageFont.load_default(13)
     head = 22
     most = max(len(images) for _, images in rows)
-    width, height = most * (side + gap) + 2 * gap, head + side + gap
+    tall = max(round(side * image.shape[0] / max(image.shape[:2])) for _, images in rows for image in images)
+    width, height = most * (side + gap) + 2 * gap, head + tall + gap
     sheet = Image.new("RGB", (across * width, -(-len(rows) // across) * height + gap), PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, (label, images) in enumerate(rows):

@@ -78,6 +78,19 @@ def parse_items(value: str | Item | Iterable[str | Item]) -> tuple[Item, ...]:
     return items
 
 
+def written(value: str | Item | Iterable[str | Item]) -> tuple[str, ...]:
+    """Items as lines of plain text that `Item.of` reads back; what a serialisable method keeps of them.
+
+    Raises:
+        BadInput: none is named, one is empty, named twice, or not writable as a line.
+    """
+    items = parse_items(value)
+    for item in items:
+        if items.count(item) > 1:
+            raise BadInput(f"The item '{item}' is named twice: name it once.")
+    return tuple(item.written() for item in items)
+
+
 def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
     """``"a [mouse] and a [laptop]"`` -> ``("a mouse and a laptop", (Item("mouse"), Item("laptop")))``.
 

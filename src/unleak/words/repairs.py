@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
 from unleak.errors import BadInput, SpanMismatch
-from unleak.text.items import Item, parse_items
+from unleak.text.items import Item, parse_items, written
 from unleak.text.match import occurrences
 from unleak.text.rows import Layer, align, each_layer, patch
 from unleak.text.scene import Scene, View
@@ -110,8 +110,8 @@ class Patch(Intervention):
             check_policy(eos_pads, named, beside)
         align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
         values = {
-            "items": tuple(i.written() for i in named),
-            "others": tuple(i.written() for i in beside),
+            "items": written(named),
+            "others": written(beside) if beside else (),
             "isolation": _one_of("isolation", isolation, ("auto", *ISOLATIONS)),
             "eos_pads": eos_pads,
             "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
