@@ -58,7 +58,9 @@ def main() -> None:
             hits = judge.present(images, word)[:, 0]
             note = f"Here the {word[0].text} is a {judge.senses(word)[0]} on {rate(hits)} seeds."
             evidence.append({"title": f"“{text}”", "note": note, "images": images})
-        result = repair(pipe, a.prompt, a.items, seeds=seeds, judge=judge, model="emoji-sd", call=call, progress=tick)
+        result = repair(
+            pipe, a.prompt, a.items, with_="patch", seeds=seeds, judge=judge, model="emoji-sd", call=call, progress=tick
+        )
         for name, options in CHANNELS.items():
             with unleak.attach(pipe, unleak.Patch(word[0].text, as_=judge.senses(word)[0], others=leaker, **options)):
                 images = generate(pipe, a.prompt, seeds, progress=tick, **call)[0]

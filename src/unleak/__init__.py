@@ -21,6 +21,8 @@ _VERBS = {
     "Prune": "unleak.words.redundancy",
     "tokens": "unleak.words.redundancy",
     "probe": "unleak.words.probe",
+    "diagnose": "unleak.words.diagnose",
+    "repair": "unleak.words.repair",
     "Maps": "unleak.words.maps",
     "Boost": "unleak.words.boost",
     "DeLeaker": "unleak.words.deleaker",

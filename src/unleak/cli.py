@@ -22,6 +22,8 @@ from unleak.console import (
     err,
     errors,
     judge_for,
+    known_items,
+    known_senses,
     open_model,
     read_lines,
     say,
@@ -143,7 +145,7 @@ def generate(
 def repair(
     prompt: str,
     items: Annotated[str, typer.Option(help="Every item of the prompt: mouse,laptop or mouse=furry mouse,laptop")],
-    with_: Annotated[str, typer.Option("--with", help="The repair: patch.")] = "patch",
+    with_: Annotated[str, typer.Option("--with", help="auto: by trial; or patch, patch-word, boost.")] = "auto",
     only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
     isolation: Annotated[str | None, typer.Option(help="Where the item's rows come from.")] = None,
     eos_pads: Annotated[str | None, typer.Option(help="What becomes of EOS and pad rows (causal encoders).")] = None,
@@ -178,7 +180,7 @@ def repair(
         looks = judge_for(model, image_size(pipe, call), judge)
         if looks is None and only is None:
             say("note", "without a judge every item is repaired, and no rate is claimed; choose with --only")
-        with ticking("drawing", 2 * len(numbers)) as tick:
+        with ticking("drawing", 2 * len(numbers) if with_ != "auto" or looks is None else None) as tick:
             result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, model=model,
                           call=call, progress=tick, **options)  # fmt: skip
         names = report.save_images(result, folder)
@@ -195,6 +197,57 @@ def repair(
                     counts = f"{i['present_before']}/{i['seeds']} -> {i['present_after']}/{i['seeds']}"
                     print(what, "repaired" if i["repaired"] else "left", counts, sep="\t")
             print(folder / "before-after.png")
+        for attempt in result.tried:
+            say("tried", attempt)
+
+
+@app.command()
+def diagnose(
+    prompt: str,
+    items: Annotated[str | None, typer.Option(help="Every item: mouse,laptop; or brackets in the prompt.")] = None,
+    senses: Annotated[str | None, typer.Option(help="Other senses of items: mouse=computer mouse")] = None,
+    evidence: Annotated[str, typer.Option(help="failures: explain missing items; all: every item.")] = "failures",
+    lens: Annotated[bool, typer.Option("--lens", help="Draw the encoder's layers, too.")] = False,
+    judge: JudgeName = None,
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:4",
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Why is an item of the prompt wrong or missing, and what repairs it?"""
+    with errors():
+        from unleak.generate import parse_seeds
+        from unleak.words.diagnose import check_evidence, items_of, senses_of
+
+        check_evidence(evidence)
+        others = {**known_senses(model), **senses_of(senses or "")}
+        text, named = items_of(prompt, items if items is not None else known_items(model, prompt))
+        numbers = parse_seeds(seeds)
+        folder = check_outputs(out, json_file, html)
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        pipe = open_model(model)
+        from unleak.generate import image_size
+        from unleak.report import diagnosis as report
+        from unleak.words.diagnose import diagnose as examine
+
+        looks = judge_for(model, image_size(pipe, call), judge)
+        if looks is None:
+            say("note", "without a judge the text rows are the only evidence: no verdict; look at the pictures")
+        with ticking("drawing", None) as tick:
+            found = examine(pipe, text, named, seeds=numbers, judge=looks, senses=others, evidence=evidence,
+                            lens=(0.25, 0.5, 0.75) if lens else (), model=model, call=call, progress=tick)  # fmt: skip
+        names = report.save_images(found, folder)
+        emit(report.to_dict(found, names), json_file)
+        if html:
+            found.save(html)
+        if json_file != "-":
+            print(found)
+            print(folder / "diagnosis.png")
 
 
 @app.command("tokens")
@@ -212,6 +265,7 @@ def show_tokens(
     last_only: Annotated[
         bool, typer.Option("--last-only", help="Only each item's last token (causal encoders).")
     ] = False,
+    judge: JudgeName = None,
     out: Folder = Path("out"),
     json_file: JsonFile = None,
     html: HtmlFile = None,
@@ -238,12 +292,12 @@ def show_tokens(
         from unleak.generate import image_size
         from unleak.report import tokens as report
 
-        judge = judge_for(model, image_size(pipe, call))
-        if judge is None:
+        looks = judge_for(model, image_size(pipe, call), judge)
+        if looks is None:
             say("note", "without a judge no token is called representative; look at the pictures")
         todo = plan(pipe, prompt, items, encoder=encoder, last_only=last_only, call=call)
         with ticking("drawing", len(todo.subsets) * len(numbers)) as tick:
-            result = study(pipe, prompt, items, judge=judge, seeds=numbers, pad=pad, pooled=pooled, bank=texts,
+            result = study(pipe, prompt, items, judge=looks, seeds=numbers, pad=pad, pooled=pooled, bank=texts,
                            encoder=encoder, last_only=last_only, model=model, call=call, progress=tick)  # fmt: skip
         data = report.to_dict(result, report.save_images(result, folder))
         emit(data, json_file)
@@ -269,6 +323,7 @@ def redundancy(
     kind: Annotated[str | None, typer.Option(help="knn or linear; default: the better one.")] = None,
     extras: Annotated[bool, typer.Option("--extras", help="Also learn from place, length and norm.")] = False,
     encoder: TokensOf = None,
+    judge: JudgeName = None,
     pad: Annotated[str, typer.Option(help="Rows elsewhere: empty, allpad, padtoken or zero.")] = "empty",
     pooled: Annotated[str, typer.Option(help="The pooled vector: pad, full or item.")] = "pad",
     json_file: JsonFile = None,
@@ -295,13 +350,13 @@ def redundancy(
         pipe = open_model(model)
         from unleak.generate import image_size
 
-        judge = judge_for(model, image_size(pipe, call))
-        if judge is None:
-            raise UnsupportedModel(f"nothing can label the tokens: {model!r} has no judge")
+        looks = judge_for(model, image_size(pipe, call), judge)
+        if looks is None:
+            raise UnsupportedModel(f"nothing can label the tokens: {model!r} has no judge; name one with --judge")
         with err.status("reading the prompts"):
             todo = suite.plans(pipe, records, call, encoder)
         with ticking("probing", len(numbers) * sum(len(p.subsets) for p in todo)) as tick:
-            result = suite.learn(pipe, todo, out, judge=judge, kind=kind, extras=extras, seeds=numbers, pad=pad,
+            result = suite.learn(pipe, todo, out, judge=looks, kind=kind, extras=extras, seeds=numbers, pad=pad,
                                  pooled=pooled, call=call, progress=tick)  # fmt: skip
         emit(result.to_dict(), json_file)
         if json_file != "-":

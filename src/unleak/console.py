@@ -114,6 +114,29 @@ def world_items(model: str) -> tuple[Any, ...]:
     return tuple(Item(word, sense=senses.get(word)) for word in world.words)
 
 
+def known_items(model: str, prompt: str) -> list[str] | None:
+    """The words of the embedded world that stand in the prompt, for the embedded models; None: look for brackets."""
+    from unleak import models
+
+    if model not in models.EMBEDDED or "[" in prompt:
+        return None
+    from unleak.text.items import known
+    from unleak.world import load
+
+    return [str(item) for item in known(prompt, load().words)] or None
+
+
+def known_senses(model: str) -> dict[str, list[str]]:
+    """The other senses of the embedded world's words, for the embedded models."""
+    from unleak import models
+
+    if model not in models.EMBEDDED:
+        return {}
+    from unleak.world import load
+
+    return {word: [p.default_name, p.other_name] for word, p in load().polysemes.items()}
+
+
 def check_folder(folder: Path) -> Path:
     """The folder, which can be made and written to; nothing is made yet. Raises BadInput."""
     try:

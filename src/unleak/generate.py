@@ -16,6 +16,7 @@ import torch
 
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
+from unleak.core.text_call import Encoded
 from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
 
 MOST_SEEDS = 10_000
@@ -71,19 +72,25 @@ def image_size(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height * scale, width * scale) if height and width and scale else None
 
 
-class _Encoded(Exception):
+class _Done(Exception):
     """The prompts are encoded and the denoiser would run now."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
 
 
 class _UntilDenoiser(Intervention):
     uses_text = True  # so that a prompt that does not fit is an error
 
     def branches(self, ctx: Any) -> None:
-        raise _Encoded
+        raise _Done(ctx.encoded)
 
 
-def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> None:
+def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Encoded:
     """All of a generation that comes before the denoiser, so that nothing is drawn in vain.
+
+    Returns:
+        What the prompts became: the denoiser's rows and, per encoder, its call, which can be repeated.
 
     Raises:
         BadInput: the pipeline refuses the arguments, or would draw another size.
@@ -104,12 +111,13 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
     try:
         with attach(pipe, *interventions, _UntilDenoiser()):
             pipe(prompt=texts, generator=torch.Generator("cpu").manual_seed(0), output_type="latent", **call)
-    except _Encoded:
-        return
+    except _Done as done:
+        return done.encoded
     except UnleakError:
         raise
     except (ValueError, TypeError) as e:
         raise BadInput(f"{type(pipe).__name__} refuses this call: {e}") from e
+    raise UnsupportedModel(f"{type(pipe).__name__} returned without calling its denoiser")
 
 
 def generate(

@@ -71,24 +71,26 @@ class Encoded:
         Found by content. Rows that the pipeline changed on the way (a final norm) are placed by length, which
         is decisive when one encoder alone fills the text.
         """
+        found = self._found(encoder)
+        return None if found is None else found[0]
+
+    def layer(self, encoder: str) -> Callable[[Any], Tensor] | None:
+        """Which rows [B, L, d] of this encoder's outputs the denoiser gets; None if only its pooled vector is
+        used. Where the pipeline changed them on the way (a final norm), the last layer."""
+        found = self._found(encoder)
+        return None if found is None else lambda output: _sequences(output)[found[1]]
+
+    def _found(self, encoder: str) -> tuple[slice, int] | None:
         if self.cond is None or encoder not in self.calls:
             return None
         places = {name: self._place(call) for name, call in self.calls.items()}
-        place, call = places[encoder], self.calls[encoder]
-        if place is None and not any(places.values()) and call.length == self.cond.shape[1]:
-            return slice(0, call.length)
-        return None if place is None else place[0]
-
-    def layer(self, encoder: str) -> Callable[[Any], Tensor] | None:
-        """Model output -> the hidden layer [B, L, d] that the denoiser reads; None where it reads none as it is.
-
-        Found by content, in the call on the prompt; good for outputs of `TextCall.encode`.
-        """
-        place = None if self.cond is None else self._place(self.calls[encoder])
-        return None if place is None else lambda output: _sequences(output)[place[1]]
+        call = self.calls[encoder]
+        if places[encoder] is None and not any(places.values()) and call.length == self.cond.shape[1]:
+            return slice(0, call.length), 0
+        return places[encoder]
 
     def _place(self, call: TextCall) -> tuple[slice, int] | None:
-        """Its rows among the denoiser's, and which part of its output they are."""
+        """Columns of the denoiser's rows that equal a layer of this call, and which layer."""
         assert self.cond is not None
         rows, length = self.cond[0], call.length
         starts = sorted({0, rows.shape[0] - length, *(other.length for other in self.calls.values())})

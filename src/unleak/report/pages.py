@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from unleak.bench.results import versions
 from unleak.report.pictures import enlarge, png
+from unleak.text.match import Chars
 
 _pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
 
@@ -24,3 +26,13 @@ def render(template: str, *, settings: dict[str, Any], **content: Any) -> str:
 def data_uri(image: np.ndarray, side: int = 192) -> str:
     """An image as a data: address, so that a page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png(enlarge(image, side))).decode()
+
+
+def marked(prompt: str, states: Iterable[tuple[Chars, str]]) -> list[dict[str, Any]]:
+    """The prompt as pieces of text; pieces that are items carry their state, which is how the page marks them."""
+    pieces: list[dict[str, Any]] = []
+    at = 0
+    for (a, b), state in sorted(states):
+        pieces += [{"text": prompt[at:a], "state": None}, {"text": prompt[a:b], "state": state}]
+        at = b
+    return [*pieces, {"text": prompt[at:], "state": None}]

@@ -9,9 +9,9 @@ from PIL import Image
 
 from unleak.bench.results import versions, write_atomic
 from unleak.bench.stats import share
-from unleak.report.pages import data_uri, render
+from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png
-from unleak.words.repair import Repair
+from unleak.words.repair import ItemOutcome, Repair
 
 
 def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
@@ -32,6 +32,17 @@ def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
             }
             for i in r.items
         ],
+        "verdicts": None if r.found is None else [f.verdict for f in r.found.findings],
+        "tried": [
+            {
+                "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
+                "present_before": t.before.sum(0).tolist(),
+                "present_after": None if t.after is None else t.after.sum(0).tolist(),
+                "seeds": len(t.before), "failed": t.failed or None,
+            }
+            for t in r.tried
+        ],
+        "undone": r.undone,
         "images": images,
         "versions": versions(),
     }  # fmt: skip
@@ -62,21 +73,11 @@ def rates(r: Repair) -> list[dict[str, Any]]:
     return out
 
 
-def marked(r: Repair) -> list[dict[str, Any]]:
-    """The prompt as pieces of text; pieces that are items carry their state (`ok`, `fixed`, `leak`, `named`)."""
-    pieces: list[dict[str, Any]] = []
-    at = 0
-    for i in sorted(r.items, key=lambda i: i.span):
-        a, b = i.span
-        if i.before is None or i.after is None:
-            state = "named"
-        elif i.before.mean() >= 0.5:
-            state = "ok"
-        else:
-            state = "fixed" if i.after.mean() >= 0.5 else "leak"
-        pieces += [{"text": r.prompt[at:a], "state": None}, {"text": r.prompt[a:b], "state": state}]
-        at = b
-    return [*pieces, {"text": r.prompt[at:], "state": None}]
+def state(i: ItemOutcome) -> str:
+    """How the page marks an item: `ok`, `fixed`, `leak`, or `named` where nobody judged."""
+    if i.before is None or i.after is None:
+        return "named"
+    return "ok" if i.before.mean() >= 0.5 else "fixed" if i.after.mean() >= 0.5 else "leak"
 
 
 def page(r: Repair, evidence: list[dict[str, Any]] | None = None, title: str = "unleak repair") -> str:
@@ -86,6 +87,8 @@ def page(r: Repair, evidence: list[dict[str, Any]] | None = None, title: str = "
     """
     rows = [{**e, "images": [data_uri(x, 128) for x in e["images"]]} for e in evidence or []]
     return render(
-        "repair.html", title=title, r=r, pieces=marked(r), rates=rates(r), evidence=rows,
-        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after], settings=r.settings,
+        "repair.html", title=title, r=r, pieces=marked(r.prompt, [(i.span, state(i)) for i in r.items]),
+        rates=rates(r), evidence=rows,
+        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after],
+        settings=r.settings,
     )  # fmt: skip

@@ -121,6 +121,17 @@ def _item_at(prompt: str, text: str, start: int) -> Item:
     return Item(item.text, occurrence=found.index(here) + 1 if len(found) > 1 else None)
 
 
+def known(prompt: str, vocabulary: Iterable[str]) -> tuple[Item, ...]:
+    """The words of a vocabulary that stand in the prompt, in its order; of two that overlap the longer."""
+    found: list[tuple[Chars, Item]] = []
+    for text in sorted(set(vocabulary), key=lambda text: (-len(text), text)):
+        places = occurrences(prompt, text)
+        for k, at in enumerate(places, 1):
+            if all(at[1] <= a or b <= at[0] for (a, b), _ in found):
+                found.append((at, Item(text, k if len(places) > 1 else None)))
+    return tuple(item for _, item in sorted(found, key=lambda pair: pair[0]))
+
+
 def find_all(prompt: str, items: Sequence[Item]) -> list[Chars]:
     """Where each item is, in the order given.
 

@@ -18,7 +18,7 @@ from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.text.causal import is_causal
 from unleak.text.items import Item, find_all
 from unleak.text.phrases import Phrase, phrase, rename
-from unleak.text.separate import separated
+from unleak.text.separate import apart, hidden, separated
 from unleak.text.spans import Span, Tokens, token_span, tokenize
 
 
@@ -140,6 +140,21 @@ class Scene:
     def separated(self) -> View:
         """The (renamed) prompts, each item's phrase attending to itself alone (and to BOS, if causal)."""
         view = self.renamed
+        return self._closed(view, apart(view.tokens, view.phrases, self.causal))
+
+    def hidden(self, keep: Collection[int]) -> View:
+        """The (renamed) prompts with no row attending to the items that are not in ``keep``, but their own."""
+
+        def make() -> View:
+            view = self.renamed
+            unseen = [{i: span for i, span in spans.items() if i not in keep} for spans in view.phrases]
+            return self._closed(view, hidden(view.tokens, unseen))
+
+        return self._once(("hidden", *sorted(keep)), make)
+
+    # How views are made.
+
+    def _closed(self, view: View, closed: Tensor) -> View:
         dtype = view.output.last_hidden_state.dtype
 
         def encode(allowed: Tensor) -> Any:
@@ -147,9 +162,7 @@ class Scene:
             mask = forbidden[:, None].to(self.call.ids.device)
             return self._encode(self._ids(view.tokens), view.tokens, attention_mask=mask)
 
-        return view._replace(output=separated(encode, view.output, view.tokens, view.phrases, self.causal))
-
-    # How views are made.
+        return view._replace(output=separated(encode, view.output, view.tokens, closed, self.causal))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], View]) -> View:
         if key not in self._made:

@@ -19,16 +19,16 @@ def separated(
     encode: Callable[[Tensor], Any],
     output: Any,
     tokens: Sequence[Tokens],
-    phrases: Sequence[Mapping[int, Span]],
+    closed: Tensor,
     causal: bool,
 ) -> Any:
-    """The encoder's output when every phrase attends only to itself (in a causal encoder also to BOS).
+    """The encoder's output when rows may not attend to some others.
 
     Args:
         encode: encodes the texts under a mask [B, L, L]. output: what the encoder says of them without one.
-        phrases: per text, the spans to keep apart.
+        closed: [B, L, L], True where a row (first L) may not attend to another (second L): `apart`, `hidden`.
 
-    Whether the pipeline hides pads from its encoder is not asked but found: the mask without separation must
+    Whether the pipeline hides pads from its encoder is not asked but found: the mask that closes nothing must
     give back ``output``.
 
     Raises:
@@ -44,7 +44,7 @@ def separated(
     best = errors.index(min(errors))
     if errors[best] > CLOSE:
         raise UnsupportedModel("This text encoder takes no attention mask per pair of tokens.")
-    cut = masks[best] & ~apart(tokens, phrases, causal)
+    cut = masks[best] & ~closed
     result = encode(cut)
     if not torch.equal(cut & real, masks[best] & real) and _difference(result, whole[best]) == 0:
         raise UnsupportedModel("This text encoder ignores an attention mask per pair of tokens.")
@@ -52,7 +52,7 @@ def separated(
 
 
 def apart(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]], causal: bool) -> Tensor:
-    """True where a row of a phrase would attend outside of it; [B, L, L]."""
+    """True where a row of a phrase would attend outside of it (in a causal encoder, to BOS it may); [B, L, L]."""
     L = tokens[0].length
     mask = torch.zeros(len(tokens), L, L, dtype=torch.bool)
     for b, spans in enumerate(phrases):
@@ -60,6 +60,17 @@ def apart(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]], causa
         for start, stop in spans.values():
             mask[b, start:stop, bos:start] = True
             mask[b, start:stop, stop:] = True
+    return mask
+
+
+def hidden(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]]) -> Tensor:
+    """True where a row outside of a phrase would attend to it; [B, L, L]."""
+    L = tokens[0].length
+    mask = torch.zeros(len(tokens), L, L, dtype=torch.bool)
+    for b, spans in enumerate(phrases):
+        for start, stop in spans.values():
+            mask[b, :start, start:stop] = True
+            mask[b, stop:, start:stop] = True
     return mask
 
 

@@ -1,7 +1,8 @@
 """`unleak.repair`: draw a prompt before and after a repair, at the same seeds, and let a judge compare.
 
 Which items are repaired is decided by the judge: those that are missing, in the sense that is meant, from more
-than half of the images. Without a judge every named item is repaired, and no rate is claimed.
+than half of the images. Which repair is taken is decided by trial (`unleak.words.automatic`), or by the user.
+Without a judge every named item is patched, and no rate is claimed.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput
 from unleak.generate import check_prompt, generate, rehearse
 from unleak.judges import Judge
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
-from unleak.words.repairs import Patch
+from unleak.words.automatic import Attempt, choose, never_worse
+from unleak.words.candidates import CANDIDATES, Case
+from unleak.words.diagnose import diagnose
+from unleak.words.diagnosis import Diagnosis
 
-METHODS = ("patch",)
+METHODS = ("auto", *CANDIDATES)
 
 
 @dataclass
@@ -37,7 +42,12 @@ class ItemOutcome:
 
 @dataclass
 class Repair:
-    """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item."""
+    """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
+
+    ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
+    the diagnosis, ``tried`` says what each repair did on fresh seeds, and images of ``after`` that would have shown
+    fewer items are those of ``before``: ``undone``, their seeds.
+    """
 
     prompt: str
     model: str
@@ -49,6 +59,9 @@ class Repair:
     after: np.ndarray
     judge: str | None
     log: Any = field(default=None, repr=False)
+    found: Diagnosis | None = field(default=None, repr=False)
+    tried: list[Attempt] = field(default_factory=list)
+    undone: list[int] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -63,26 +76,31 @@ class Plan:
     items: tuple[Item, ...]
     spans: list[Chars]
     forced: list[bool] | None
+    method: str
     options: dict[str, Any]
 
-    def patch(self, target: Sequence[bool]) -> Patch:
-        """The repair of the items that `target` marks; the others are its context."""
-        broken = [i for i, t in zip(self.items, target, strict=True) if t]
-        others = [i for i, t in zip(self.items, target, strict=True) if not t]
-        return Patch(items=broken, others=others, **self.options)
+    def case(self, target: Sequence[bool]) -> Case:
+        """The items that `target` marks are to be repaired; the others are their context."""
+        broken = tuple(i for i, t in zip(self.items, target, strict=True) if t)
+        others = tuple(i for i, t in zip(self.items, target, strict=True) if not t)
+        return Case(broken, others, (None,) * len(broken))
 
-    def trials(self) -> list[Patch]:
+    def made(self, target: Sequence[bool]) -> Intervention:
+        """The repair of the items that `target` marks; `Patch` where the method is yet to be chosen."""
+        return CANDIDATES["patch" if self.method == "auto" else self.method].made(self.case(target), self.options)
+
+    def trials(self) -> list[Intervention]:
         """Repairs that must work before anything is drawn: the forced one, or that of each single item."""
         if self.forced is not None:
-            return [self.patch(self.forced)]
-        return [self.patch([i is item for i in self.items]) for item in self.items]
+            return [self.made(self.forced)]
+        return [self.made([i is item for i in self.items]) for item in self.items]
 
 
 def plan(
     prompt: str,
     items: str | Iterable[str | Item],
     *,
-    with_: str = "patch",
+    with_: str = "auto",
     only: str | Iterable[str | Item] | None = None,
     **options: Any,
 ) -> Plan:
@@ -93,9 +111,12 @@ def plan(
     """
     if with_ not in METHODS:
         raise BadInput(f"no repair {with_!r}; choose from {METHODS}")
+    if options and with_ != "auto" and not CANDIDATES[with_].patches:
+        raise BadInput(f"{', '.join(options)}: {with_!r} has no such option, they are Patch's")
     check_prompt(prompt)
     named = parse_items(items)
-    made = Plan(named, find_all(prompt, named), None if only is None else _among(named, parse_items(only)), options)
+    forced = None if only is None else _among(named, parse_items(only))
+    made = Plan(named, find_all(prompt, named), forced, with_, options)
     made.trials()
     return made
 
@@ -117,7 +138,7 @@ def repair(
     prompt: str,
     items: str | Iterable[str | Item],
     *,
-    with_: str = "patch",
+    with_: str = "auto",
     seeds: Sequence[int] = range(8),
     judge: Judge | None = None,
     only: str | Iterable[str | Item] | None = None,
@@ -131,7 +152,8 @@ def repair(
     Args:
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
             item without one is meant in the sense that the judge looks for, and is repaired by that name.
-        with_: the repair, one of `METHODS`.
+        with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
+            fresh seeds, else the next one; without a judge ``"patch"``.
         only: of the items, repair these, whatever the judge says.
         call: arguments of the pipeline (steps, guidance, size).
         options: passed to the repair (`isolation`, `eos_pads`, ... of `Patch`).
@@ -139,30 +161,52 @@ def repair(
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
     """
     todo = plan(prompt, items, with_=with_, only=only, **options)
-    senses: Sequence[str | None] = judge.senses(todo.items) if judge else [i.sense for i in todo.items]
-    meant = [s if s != i.text else None for i, s in zip(todo.items, senses, strict=True)]
-    todo = replace(todo, items=tuple(replace(i, sense=s) for i, s in zip(todo.items, meant, strict=True)))
-    named = todo.items
+    given = todo.items
+    senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
+    named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
+    todo = replace(todo, items=named)
     seeds, call = list(seeds), dict(call or {})
     if judge is None and todo.forced is None:
         todo = replace(todo, forced=[True] * len(named))
     for trial in todo.trials():
         rehearse(pipe, prompt, trial, **call)
 
-    before = generate(pipe, prompt, seeds, progress=progress, **call)[0]
-    seen = judge.present(before, named) if judge else None
-    target = todo.forced
-    if target is None:
-        assert seen is not None
-        target = [bool(rate < 0.5) for rate in seen.mean(0)]
+    def draw(numbers: Sequence[int], *interventions: Intervention) -> np.ndarray:
+        with attach(pipe, *interventions) as run:
+            images = generate(pipe, prompt, numbers, progress=progress, **call)[0]
+        log.extend(run.log)
+        return images
 
-    after, again, log = before, seen, None
-    if any(target):
-        with attach(pipe, todo.patch(target)) as run:
-            after = generate(pipe, prompt, seeds, progress=progress, **call)[0]
-        again, log = (judge.present(after, named) if judge else None), run.log
+    log: list[Any] = []
+    found, tried, undone = None, [], []
+    if with_ == "auto" and judge is not None:
+        found = diagnose(
+            pipe, prompt, given, seeds=seeds, judge=judge, after=False, model=model, call=call, progress=progress
+        )
+        before, target = found.images, todo.forced or found.suspects
+        seen = judge.present(before, named)
+        look = lambda *them: judge.present(draw(fresh(seeds), *them), named)  # noqa: E731
+        tried = _tried(todo.case(target), found, named, look, options)
+        kept = next((t.trial for t in tried if t.kept), None)
+        method, repair = (kept.name, kept.repair) if kept else ("none", None)
+        target = [kept is not None and item in kept.items for item in named]
+    else:
+        before = draw(seeds)
+        seen = judge.present(before, named) if judge else None
+        target = todo.forced if todo.forced is not None else [bool(rate < 0.5) for rate in seen.mean(0)]
+        method, repair = "patch" if with_ == "auto" else with_, todo.made(target) if any(target) else None
+
+    after, again = before, seen
+    if repair is not None:
+        log.clear()
+        after = draw(seeds, repair)
+        again = judge.present(after, named) if judge else None
     elif progress:
         progress(len(seeds))
+    if found is not None:
+        back = never_worse(seen, again)
+        after, again = np.where(back[:, None, None, None], before, after), np.where(back[:, None], seen, again)
+        undone = [seed for seed, undo in zip(seeds, back, strict=True) if undo]
     outcomes = [
         ItemOutcome(
             item.text, sense, span, hit,
@@ -171,4 +215,22 @@ def repair(
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, target, strict=True))
     ]  # fmt: skip
     settings = {"with": with_, **options, "call": call}
-    return Repair(prompt, model, with_, settings, outcomes, seeds, before, after, judge.name if judge else None, log)
+    return Repair(
+        prompt, model, method, settings, outcomes, seeds, before, after, judge.name if judge else None,
+        log, found, tried, undone,
+    )  # fmt: skip
+
+
+def fresh(seeds: Sequence[int]) -> list[int]:
+    """As many other seeds: the smallest that are not among these."""
+    return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
+
+
+def _tried(
+    case: Case, found: Diagnosis, named: Sequence[Item], look: Callable[..., np.ndarray], options: dict[str, Any]
+) -> list[Attempt]:
+    """Trials on fresh seeds of what may repair the broken items, for the reasons that were found."""
+    if not case.broken:
+        return []
+    reasons = {f.meant: f.verdict for f in found.findings}
+    return choose(replace(case, verdicts=tuple(reasons[item] for item in case.broken)), named, look, **options)

@@ -1,0 +1,192 @@
+"""A diagnosis as JSON (schema unleak/diagnose/1), as images in a folder, and as one page for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from unleak.bench.results import versions, write_atomic
+from unleak.judges.rate import Rate
+from unleak.report.flow import heat_map
+from unleak.report.pages import data_uri, marked, render
+from unleak.report.pictures import contact_sheet, png
+from unleak.words.diagnosis import Diagnosis, Finding, described
+from unleak.words.neglect import Evidence
+
+COLOURS = {"ok": "good", "leak": "bad", "suspect": "bad", "neglect": "warn"}
+RED, GREEN, GREY = "214, 48, 49", "39, 174, 96", "128, 128, 128"
+
+
+def to_dict(d: Diagnosis, images: dict[str, list[str]]) -> dict[str, Any]:
+    """The diagnosis as plain JSON data; `images` holds file names relative to the JSON file."""
+    return {
+        "schema": "unleak/diagnose/1",
+        "prompt": d.prompt,
+        "model": d.model,
+        "judge": d.judge,
+        "seeds": d.seeds,
+        "settings": {"call": d.call},
+        "items": [_item(d, i) for i in range(len(d.findings))],
+        "control": None if d.control is None else _seen(d.control),
+        "layers": [{"depth": depth, "seen": _seen(e)} for depth, e in d.layers.items()],
+        "flow": d.flow.to_dict(),
+        "repair": None if d.repair is None else {"method": d.method, **d.repair.to_dict()},
+        "failed": d.failed,
+        "images": images,
+        "versions": versions(),
+    }
+
+
+def _item(d: Diagnosis, i: int) -> dict[str, Any]:
+    f = d.findings[i]
+    return {
+        "text": f.item.text,
+        "sense": f.sense,
+        "span": list(f.span),
+        "verdict": f.verdict,
+        "suspect": d.suspects[i],
+        "flags": list(f.flags),
+        "note": f.note,
+        "present": _rate(f.present),
+        "present_after": _rate(f.after),
+        "repaired": f.repaired,
+        "instead": list(f.instead),
+        "evidence": {name: {"title": e.title, "seen": _seen(e)} for name, e in f.evidence.items()},
+        "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
+        "because": [{"item": item, "towards": name, "share": share} for item, name, share in d.because(i)],
+        "reasons": d.reasons(i),
+    }
+
+
+def _rate(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else {"k": rate.k, "n": rate.n, "low": rate.low, "high": rate.high}
+
+
+def _seen(e: Evidence) -> dict[str, Any]:
+    return {name: _rate(rate) for name, rate in e.seen.items()}
+
+
+def save_images(d: Diagnosis, folder: Path) -> dict[str, list[str]]:
+    """Write every image, the sheet `diagnosis.png` and, for several items, `flow.png`; returns names by kind."""
+    sets = {"before": d.images} | ({} if d.after is None else {"after": d.after})
+    for k, f in enumerate(d.findings):
+        sets |= {f"{name}-item{k + 1}": e.images for name, e in f.evidence.items()}
+    sets |= {f"depth-{100 * depth:.0f}": e.images for depth, e in d.layers.items()}
+    sets |= {} if d.control is None else {"nothing": d.control.images}
+    names: dict[str, list[str]] = {}
+    for kind, images in sets.items():
+        names[kind] = [f"{kind}-{seed}.png" for seed in d.seeds]
+        for name, image in zip(names[kind], images, strict=True):
+            write_atomic(folder / name, png(Image.fromarray(image)))
+    titles = {f"{name}-item{k + 1}": e.title for k, f in enumerate(d.findings) for name, e in f.evidence.items()}
+    sheet = contact_sheet([(titles.get(kind, kind), list(x)) for kind, x in sets.items()], across=1)
+    write_atomic(folder / "diagnosis.png", png(sheet))
+    if len(d.findings) > 1:
+        write_atomic(folder / "flow.png", heat_map(d.flow))
+    return names
+
+
+def page(d: Diagnosis) -> str:
+    """One self-contained HTML page: prompt, verdicts, before and after, evidence, flow, numbers. No script needed."""
+    states = [(f.span, d.head(i)) for i, f in enumerate(d.findings)]
+    return render(
+        "diagnosis.html", d=d, pieces=marked(d.prompt, states),
+        items=[_shown(d, i) for i in range(len(d.findings))],
+        before=[data_uri(x) for x in d.images], after=[data_uri(x) for x in d.after] if d.after is not None else [],
+        flow=_cells(d) if len(d.findings) > 1 else None, layers=_layers(d),
+        repair=described(d.repair) if d.repair else None,
+        lost=any(f.verdict not in (None, "ok") for f in d.findings),
+        settings={"call": d.call, "without": d.flow.without},
+    )  # fmt: skip
+
+
+def _shown(d: Diagnosis, i: int) -> dict[str, Any]:
+    f = d.findings[i]
+    evidence = [
+        {
+            "title": e.title,
+            "rate": e.rate,
+            "instead": " and ".join(f"{name} on {e.seen[name].k}" for name in e.instead),
+            "images": [data_uri(x, 96) for x in e.images],
+        }
+        for e in f.evidence.values()
+    ]
+    return {
+        "text": f.item.text,
+        "sense": f.sense,
+        "head": d.head(i),
+        "colour": COLOURS.get(d.head(i), "faint"),
+        "story": story(d, i),
+        "after": f.after if f.repaired else None,
+        "evidence": evidence,
+        "reads": ", ".join(f"{name} ({cosine:.2f})" for name, cosine in f.reads[:4]) if evidence else "",
+        "numbers": [_cell(rate) for rate in _rates(d, f)],
+    }
+
+
+def _layers(d: Diagnosis) -> list[dict[str, Any]]:
+    """What earlier encoder layers draw, with the count of each item."""
+    senses = [f.sense for f in d.findings]
+    return [
+        {
+            "title": e.title,
+            "counts": ", ".join(f"{name} {e.seen[name]}" for name in senses if name in e.seen),
+            "images": [data_uri(x, 96) for x in e.images],
+        }
+        for e in d.layers.values()
+    ]
+
+
+def _rates(d: Diagnosis, f: Finding) -> list[Rate | None]:
+    said = [f.evidence[name].rate if name in f.evidence else None for name in ("encoded", "alone")]
+    control = d.control.seen.get(f.sense) if d.control else None
+    return [f.present, *said, control, *([f.after] if d.after is not None else [])]
+
+
+def _cell(rate: Rate | None) -> str:
+    return "" if rate is None else f"{rate} ({100 * rate.low:.0f} to {100 * rate.high:.0f} %)"
+
+
+STORIES = {
+    "ok": "drawn as it is meant",
+    "leak": "lost in the text encoder: in company its rows say something else, alone it is drawn",
+    "neglect": "encoded as it is meant, but not drawn",
+    "unknown": "not drawn even alone: the model does not know it under this name",
+}
+
+
+def story(d: Diagnosis, i: int) -> str:
+    """The verdict on item i in one to three sentences."""
+    f = d.findings[i]
+    parts = [f"{f.note}."] if f.note else []
+    if f.present is not None and f.verdict:
+        sense = f"a {f.sense} on " if f.sense != f.item.text else "on "
+        parts.append(f"{sense}{f.present.k} of {f.present.n} images; {STORIES[f.verdict]}.")
+        if f.instead and not f.present.yes:
+            parts.append(f"Instead of it: {', '.join(f.instead)}.")
+    if d.suspects[i]:
+        parts += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”." for j, n, share in d.because(i)]
+    elif f.verdict is None and not f.note:
+        parts.append("no other item gives its rows another meaning.")
+    return " ".join([*parts, *(f"({flag})" for flag in f.flags)])
+
+
+def _cells(d: Diagnosis) -> list[list[dict[str, Any] | None]]:
+    """The heat map of the flow: [n][n], None on the diagonal."""
+    flow, n = d.flow, len(d.findings)
+    colours = {"leak": RED, "disambiguation": GREEN, "none": GREY}
+    out: list[list[dict[str, Any] | None]] = []
+    for i in range(n):
+        row: list[dict[str, Any] | None] = []
+        for j in range(n):
+            if i == j:
+                row.append(None)
+                continue
+            (name, share), size = flow.meaning(i, j), float(flow.size[i, j])
+            strength = min(1.0, max(0.0, share)) if name else min(0.15, 0.2 * size)
+            row.append({"name": name, "share": f"{100 * share:.0f}", "size": size,
+                        "colour": colours[flow.kind(i, j)], "strength": f"{0.6 * strength:.2f}"})  # fmt: skip
+        out.append(row)
+    return out

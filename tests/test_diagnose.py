@@ -1,0 +1,309 @@
+"""Diagnosis: the verdict table (TF-16), what counts as evidence, who is heard, and repairs chosen by trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import unleak
+from tiny import NAMES, draw, save_tiny, tiny
+from unleak.cli import app
+from unleak.errors import BadInput, UnleakError
+from unleak.judges.glyphs import glyph_judge
+from unleak.judges.rate import Rate
+from unleak.models import load, settings
+from unleak.report import diagnosis as report
+from unleak.report import repair as repair_report
+from unleak.text.items import Item, known
+from unleak.words.automatic import choose, never_worse
+from unleak.words.candidates import CANDIDATES, Case, suggested, trials
+from unleak.words.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
+from unleak.words.lens import Lens
+from unleak.words.neglect import VERDICTS, Says, verdict
+from unleak.words.repair import repair
+
+SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}
+TABLE = {
+    (True, True, True): "ok", (True, True, False): "ok", (True, False, True): "ok", (True, False, False): "ok",
+    (False, True, True): "neglect", (False, True, False): "neglect",
+    (False, False, True): "leak", (False, False, False): "unknown",
+}  # fmt: skip
+
+
+class Scripted:
+    """Answers by the number of the question: for each call the names that are there; the last answer stays."""
+
+    name = "scripted"
+
+    def __init__(self, *answers: Sequence[str], unreadable: str = "") -> None:
+        self.answers, self.asked, self.unreadable = list(answers), 0, unreadable
+
+    def senses(self, items: Sequence[Item]) -> list[str]:
+        if any(item.text == self.unreadable for item in items):
+            raise BadInput(f"cannot read {self.unreadable!r}")
+        return [item.sense or item.text for item in items]
+
+    def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+        there = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        return np.array([[(item.sense or item.text) in there for item in items]] * len(images), bool)
+
+
+def test_every_combination_has_exactly_one_verdict() -> None:
+    assert {combination: verdict(*combination) for combination in product((True, False), repeat=3)} == TABLE
+    assert set(TABLE.values()) == set(VERDICTS)
+
+
+@pytest.mark.parametrize("answers", TABLE)
+def test_the_verdict_follows_what_the_judge_sees(sd1, answers: tuple[bool, bool, bool]) -> None:
+    judge = Scripted(*[["mouse"] if yes else [] for yes in answers], [])
+    found = diagnose(sd1, "a mouse", "mouse", seeds=[0], judge=judge, evidence="all", after=False, call=SMALL)
+    (f,) = found.findings
+    assert f.verdict == TABLE[answers] and f.present == Rate(int(answers[0]), 1)
+    assert list(f.evidence) == ["encoded", "alone", "own"] and found.control is not None
+    assert f.flags == (("carried elsewhere",) if answers[0] and not answers[1] else ())
+    methods = {"ok": None, "leak": "patch", "neglect": "boost", "unknown": None}
+    assert found.method == methods[f.verdict] and (found.repair is None) == (found.method is None)
+
+
+def test_another_sense_is_no_and_is_named(sd1) -> None:
+    judge = Scripted(["computer mouse"], ["laptop"], ["furry mouse"], [], ["laptop"])
+    found = diagnose(sd1, "a mouse and a laptop", "mouse=furry mouse,laptop", seeds=[0], judge=judge, call=SMALL,
+                     senses={"mouse": ["furry mouse", "computer mouse"]})  # fmt: skip
+    mouse, laptop = found.findings
+    # asked: the mouse on the prompt, on its rows, alone, on its own rows; then the laptop
+    assert mouse.instead == ("computer mouse",) and mouse.senses == ("computer mouse",)
+    assert mouse.evidence["encoded"].instead == ["laptop"]
+    assert found.after is not None and found.after.shape == (1, 64, 64, 3)
+    assert (mouse.verdict, laptop.verdict) == ("leak", "ok") and mouse.repaired and not laptop.repaired
+
+
+def test_a_latent_leak_is_flagged(sd1) -> None:
+    judge = Scripted(["furry mouse"], ["furry mouse", "computer mouse"], ["furry mouse"], [])  # beside it is not it
+    found = diagnose(sd1, "a mouse", "mouse=furry mouse", seeds=[0], judge=judge, evidence="all", call=SMALL,
+                     senses={"mouse": ["computer mouse"]})  # fmt: skip
+    assert found.findings[0].verdict == "ok" and found.findings[0].flags == ("latent leak",)
+    assert found.findings[0].evidence["encoded"].rate == Rate(0, 1)
+
+
+def test_an_item_that_the_judge_cannot_read_is_not_guessed(sd1) -> None:
+    judge = Scripted(["laptop"], unreadable="mouse")
+    found = diagnose(sd1, "a mouse and a laptop", "mouse,laptop", seeds=[0], judge=judge, call=SMALL)
+    mouse, laptop = found.findings
+    assert mouse.verdict is None and mouse.present is None and "cannot read 'mouse'" in mouse.note
+    assert laptop.verdict == "ok" and "cannot read" in str(found) and "cannot read" in report.page(found)
+
+
+def test_without_a_judge_there_is_no_verdict_and_it_says_so(sd1) -> None:
+    found = unleak.diagnose(sd1, "a [mouse] and a [laptop]", seeds=[0], call=SMALL)
+    assert found.prompt == "a mouse and a laptop" and [f.verdict for f in found.findings] == [None, None]
+    assert "no judge" in str(found) and "No judge was given" in report.page(found) and found.control is None
+    assert (found.flow.size > 0).any() and found.images.shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_items_rows_are_its_span_and_in_a_causal_encoder_all_but_the_others(name: str) -> None:
+    pipe = tiny(name)
+    kept = {}
+    for gathered in (True, False):
+        with unleak.attach(pipe, Says("mouse", ("laptop",), gathered)) as run:
+            draw(pipe, "a mouse and a laptop", steps=1)
+        kept[gathered] = {encoder: rows[0] for encoder, rows in run.log[-1]["says"].items()}
+        changed = {t["encoder"]: t["rows"][0] for t in run.log[-1]["text"]}
+        assert all(not set(changed[encoder]) & set(rows) for encoder, rows in kept[gathered].items())
+    for encoder, whole in kept[True].items():
+        own = kept[False][encoder]
+        causal = encoder != {"sd3": "text_encoder_3", "flux": "text_encoder_2"}.get(name)
+        assert set(own) <= set(whole) and (len(whole) > len(own)) == causal
+        assert not causal or (own == [2] and 5 not in whole)  # "mouse" and "laptop" are one token of every CLIP
+
+
+def test_items_are_named_or_bracketed_and_checked() -> None:
+    assert items_of("a [mouse] and a cat") == ("a mouse and a cat", (Item("mouse"),))
+    assert items_of("mouse", "mouse")[1] == (Item("mouse"),)  # the whole prompt is an item like any other
+    for prompt, items, says in [
+        ("a mouse", None, "brackets"),
+        ("a mouse", "", "empty"),
+        ("a hot dog", "hot dog,dog", "overlap"),
+        (" ".join(f"w{k}" for k in range(20)), [f"w{k}" for k in range(MOST_ITEMS + 1)], "in doubt"),
+    ]:
+        with pytest.raises(BadInput, match=says):
+            items_of(prompt, items)
+    assert [str(i) for i in known("a hot dog, a dog and a dog", ["dog", "hot dog", "cat"])] == [
+        "hot dog", "dog#2", "dog#3"
+    ]  # fmt: skip
+    assert senses_of("bat=club,bat=animal") == {"bat": ["club", "animal"]}
+    with pytest.raises(BadInput, match="its other sense"):
+        senses_of("bat")
+
+
+def test_many_items_and_odd_characters_fit_the_page(sd1, tmp_path: Path) -> None:
+    words = ["<b>x</b>", "мышь", "电脑", "cat"]
+    found = diagnose(sd1, ", ".join(words), words, seeds=[0], evidence="all", after=False, call=SMALL)
+    found.save(tmp_path / "p.html")
+    html = (tmp_path / "p.html").read_text("utf-8")
+    assert "&lt;b&gt;x" in html and "<b>x</b>" not in html and "<script" not in html and "http" not in html
+    assert html.count('<table class="flow">') == 1 and "电脑" in html
+    names = report.save_images(found, tmp_path / "out")
+    data = json.loads(json.dumps(report.to_dict(found, names)))
+    assert data["schema"] == "unleak/diagnose/1" and len(data["items"]) == 4 and len(data["flow"]["pairs"]) == 12
+    assert all((tmp_path / "out" / name).is_file() for kind in names.values() for name in kind)
+    assert (tmp_path / "out" / "flow.png").is_file()
+
+
+# Repairs by trial.
+
+CASE = Case((Item("mouse", sense="furry mouse"),), (Item("laptop"),), ("leak",))
+ALL = [*CASE.broken, *CASE.others]
+
+
+def seen(mouse: int, laptop: int, n: int = 4) -> np.ndarray:
+    return np.array([[k < mouse, k < laptop] for k in range(n)])
+
+
+def test_the_cheapest_repair_that_is_meant_for_the_verdict_comes_first() -> None:
+    assert [t.name for t in suggested(CASE)] == ["patch"]
+    assert [t.name for t in trials(CASE)] == ["patch", "patch-word", "boost"]
+    neglected = Case(CASE.broken, CASE.others, ("neglect",))
+    assert [t.name for t in trials(neglected)] == ["boost", "patch", "patch-word"]
+    assert trials(Case((), tuple(ALL), ())) == []
+    assert [t.name for t in trials(Case((Item("mouse"),), (Item("laptop"),), ("leak",)))] == ["patch", "boost"]
+    mixed = Case((Item("mouse"), Item("cat")), (), ("leak", "neglect"))
+    assert [(t.name, t.items) for t in suggested(mixed)] == [("patch", (Item("mouse"),)), ("boost", (Item("cat"),))]
+    assert [c.cost for c in CANDIDATES.values()] == sorted(c.cost for c in CANDIDATES.values())
+
+
+@pytest.mark.parametrize(("looks", "kept", "tried"), [
+    ([seen(0, 4), seen(3, 4)], "patch", 1),
+    ([seen(0, 4), seen(1, 4), seen(2, 4)], "patch-word", 2),  # the first did not reach half of the images
+    ([seen(0, 4), seen(2, 0), seen(1, 4), seen(0, 4)], "patch-word", 3),  # no gain at a loss elsewhere
+    ([seen(0, 4), seen(0, 4), seen(0, 4), seen(0, 4)], None, 3),
+    ([seen(0, 4), seen(0, 4), UnleakError("no memory"), seen(4, 4)], "boost", 3),
+])  # fmt: skip
+def test_the_first_repair_that_works_on_fresh_seeds_is_kept(looks: list, kept: str | None, tried: int) -> None:
+    answers = iter(looks)
+
+    def look(*_: object) -> np.ndarray:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    found = choose(CASE, ALL, look)
+    assert len(found) == tried and [t.trial.name for t in found if t.kept] == ([kept] if kept else [])
+    assert all(str(t) for t in found)
+
+
+def test_no_image_is_returned_that_scores_worse() -> None:
+    assert never_worse(seen(2, 4), seen(4, 1)).tolist() == [False, True, False, False]
+
+
+def test_the_automatic_repair_takes_back_what_it_made_worse(sd1) -> None:
+    """The judge: missing in the prompt, there alone; repaired on fresh seeds, but worse on the second seed."""
+
+    class Judge(Scripted):
+        def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+            self.asked += 1
+            mouse = [item.text == "mouse" for item in items]
+            there = np.array([[not m for m in mouse]] * len(images), bool)
+            if self.asked in (3, 9, 10):  # alone; fresh after the repair; after the repair
+                there[:, mouse] = True
+            if self.asked == 10:
+                there[1] = False
+            return there
+
+    judge = Judge([])
+    result = repair(sd1, "a mouse and a laptop", "mouse,laptop", seeds=[0, 1], judge=judge, call=SMALL)
+    mouse, laptop = result.items
+    assert result.method == "patch" and mouse.repaired and not laptop.repaired, (judge.asked, result)
+    assert result.undone == [1] and np.array_equal(result.after[1], result.before[1])
+    assert mouse.after.tolist() == [True, False] and laptop.after.tolist() == [True, True]
+    assert not np.array_equal(result.after[0], result.before[0])
+    data = json.loads(json.dumps(repair_report.to_dict(result, {})))
+    assert data["verdicts"] == ["leak", "ok"] and data["tried"][0]["kept"] and data["undone"] == [1]
+
+
+# Inside the encoder.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_layer_seen_through_the_lens_is_the_prompt_and_the_first_is_not(name: str) -> None:
+    pipe = tiny(name)
+    plain = draw(pipe, "a mouse and a laptop", steps=1)
+    out = {}
+    for depth in (1.0, 0.5, 0.0):
+        with unleak.attach(pipe, Lens(depth)):
+            out[depth] = draw(pipe, "a mouse and a laptop", steps=1)
+    assert torch.equal(out[1.0], plain)
+    assert not torch.equal(out[0.0], plain) and not torch.equal(out[0.5], out[0.0])
+    assert torch.equal(draw(pipe, "a mouse and a laptop", steps=1), plain)
+    with pytest.raises(BadInput, match="from 0"):
+        Lens(1.5)
+
+
+# The embedded model.
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("prompt", ["a mouse and a laptop", "a laptop and a mouse"])
+def test_the_embedded_models_leak_is_found_in_the_encoder_in_both_orders(prompt: str) -> None:
+    call = settings("emoji-sd") | {"num_inference_steps": 8}
+    found = diagnose(load("emoji-sd"), prompt, "mouse,laptop", seeds=range(2), judge=glyph_judge(), call=call,
+                     senses={"mouse": ["furry mouse", "computer mouse"]}, model="emoji-sd")  # fmt: skip
+    mouse, laptop = found.findings
+    assert (mouse.verdict, laptop.verdict) == ("leak", "ok") and mouse.instead == ("computer mouse",)
+    assert found.because(0)[0][:2] == ("laptop", "computer mouse")
+    assert found.method == "patch" and mouse.after is not None and mouse.after.yes
+    assert "unleak.Patch('mouse=furry mouse', others=['laptop'])" in str(found)
+
+
+# The command line.
+
+
+def run(*args: str, code: int = 0) -> tuple[str, str]:
+    done = CliRunner().invoke(app, ["diagnose", *args])
+    assert done.exit_code == code, (done.exception, done.stderr)
+    return done.stdout, " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (("a quiet sentence",), "no item is named"),
+    (("a mouse and a laptop", "--items", "cat"), "as it stands in the prompt"),
+    (("a hot dog", "--items", "hot dog,dog"), "overlap"),
+    (("a mouse", "--senses", "mouse"), "its other sense"),
+    (("a mouse", "--evidence", "some"), "failures, all"),
+    (("a mouse", "--html", "x", "--json", "x"), "two files"),
+    (("a mouse", "--seeds", "x"), "seeds"),
+])  # fmt: skip
+def test_bad_use_is_found_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], says: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unleak.models.load", refuse)
+    out, err = run(*args, code=2)
+    assert not out and says in err and not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_its_schema_and_says_that_nobody_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("sd1", tmp_path / "model")
+    out, err = run("a [mouse] and a [laptop]", "-m", "model", "--height", "64", "--width", "64", "--steps", "1",
+                   "--seeds", "0", "--json", "-", "--html", "p.html", "--lens")  # fmt: skip
+    data = json.loads(out)
+    assert data["schema"] == "unleak/diagnose/1" and data["prompt"] == "a mouse and a laptop" and data["judge"] is None
+    assert [i["verdict"] for i in data["items"]] == [None, None] and "no verdict" in err
+    assert [layer["depth"] for layer in data["layers"]] == [0.25, 0.5, 0.75]
+    assert all((tmp_path / "out" / name).is_file() for names in data["images"].values() for name in names)
+    assert (tmp_path / "p.html").read_text("utf-8").count("The rows at") >= 3
