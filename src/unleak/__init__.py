@@ -31,6 +31,8 @@ _VERBS = {
     "TEBOpt": "unleak.words.baselines.tebopt",
     "doctor": "unleak.core.doctor",
     "lint": "unleak.words.lint",
+    "edit": "unleak.regions.edit",
+    "Edit": "unleak.regions.plan",
 }
 
 __all__ = ["__version__", *_VERBS]

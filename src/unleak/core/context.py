@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from unleak.core.anatomy import Grid
-from unleak.core.branches import Branch, Rows
+from unleak.core.branches import Branch, Rows, Which
+from unleak.core.prompts import TextRows
 from unleak.core.text_call import Encoded
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ class Context:
     def encoded(self) -> Encoded:
         """Prompts, encoder calls and encoded rows of the current generation."""
         return self.run.prompts.encoded
+
+    def encode(self, texts: Sequence[str]) -> TextRows:
+        """Other texts as the pipeline encodes its prompt, in one batched call, kept during a generation."""
+        return self.run.prompts.encode(texts)
+
+    def latents(self, rows: Which = "cond") -> Tensor:
+        """What the denoiser is given for these rows in the current call, [rows, ...]; for `on_prediction`."""
+        return self.run.denoising.latents[list(self.rows.of(rows))]
 
     def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
         """One more denoiser call on these rows only; for `on_prediction`."""

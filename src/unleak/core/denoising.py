@@ -66,6 +66,7 @@ class Denoising:
         branches = [branch for i, iv in run.active("branches") for branch in iv.branches(run.contexts[i]) or ()]
         if branches:
             inputs, self.rows = grow(inputs, self.asked, branches)
+        self.latents: Tensor = inputs[self.names[0]]
         run.count(denoiser_calls=1, denoiser_rows=len(self.rows))
         return ((), inputs) if len(self.rows) > len(self.asked) else None
 

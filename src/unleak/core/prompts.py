@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,13 @@ from torch import Tensor
 from unleak.core.anatomy import Encoder
 from unleak.core.text_call import Encoded, TextCall, check_length, tokens
 from unleak.errors import BadInput, UnsupportedModel
+
+
+class TextRows(NamedTuple):
+    """What the denoiser is given for n texts: rows [n, L, D], and pooled vectors [n, P] where it has any."""
+
+    rows: Tensor
+    pooled: Tensor | None
 
 
 class Prompts:
@@ -33,11 +40,14 @@ class Prompts:
         self._ran: set[str] = set()
         self._rerunning = False
         self._passes: int | None = None
+        self._others: dict[tuple[str, ...], TextRows] = {}
+        self._again: Callable[[list[str]], Any] | None = None
 
     def begin_generation(self, called: bool) -> None:
         """A generation begins. Once the pipeline is `called`, and until the denoiser runs, a second pass through
         an `encode_prompt` without a negative prompt of its own encodes the negative prompt."""
         self.encoded, self._passes = Encoded(), 0 if called else None
+        self._others, self._again = {}, None
 
     def begin_denoising(self) -> None:
         self._passes = None
@@ -55,11 +65,11 @@ class Prompts:
         self.encoded = Encoded(
             prompts=_texts(given.get("prompt")),
             images_per_prompt=given.get("num_images_per_prompt") or 1,
-            rows_of=lambda texts: self._other_rows(original, given, texts),
         )
         if self.rewriting and not self.encoded.prompts:
             raise BadInput("an intervention changes text rows, but the call has only `prompt_embeds`; pass `prompt`")
         self._expected = self._positive(given) if self.encoded.prompts else {}
+        self._again = lambda texts: original(**_for_texts(given, texts))
         self._ran = set()
         try:
             returned = original(*args, **kwargs)
@@ -71,13 +81,26 @@ class Prompts:
         self.encoded.cond, self.encoded.uncond = rows[0], rows[1] if len(rows) > 1 else None
         return returned
 
-    def _other_rows(self, original: Callable[..., Any], given: Mapping[str, Any], texts: list[str]) -> Tensor:
-        """The pipeline's `encode_prompt` once more, on other texts alone."""
-        names = inspect.signature(original).parameters
-        texts_only = dict.fromkeys((name for name in names if "prompt" in name), None)
-        alone = {"prompt": texts, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        with self._pause(), torch.no_grad():
-            return _rows_of(original(**{**given, **texts_only, **{k: v for k, v in alone.items() if k in names}}))[0]
+    def encode(self, texts: Sequence[str]) -> TextRows:
+        """Other texts as the pipeline encodes its prompt, in one batched call; no intervention sees them.
+
+        Kept for the same texts during a generation.
+
+        Raises:
+            PromptTruncated: a text is longer than an encoder.
+            UnsupportedModel: the pipeline was given no prompt, so how it encodes one is not known.
+        """
+        key = tuple(texts)
+        if key not in self._others:
+            if self._again is None or not self.encoded.calls:
+                raise UnsupportedModel("the pipeline encoded no prompt, so other texts cannot be: pass `prompt`")
+            for call in self.encoded.calls.values():
+                check_length(call.name, call.tokenizer, key, call.length)
+            with self._pause(), torch.no_grad():
+                returned = self._again(list(key))
+            pooled = [part for part in returned if isinstance(part, Tensor) and part.ndim == 2]
+            self._others[key] = TextRows(_rows_of(returned)[0], pooled[0] if pooled else None)
+        return self._others[key]
 
     def _positive(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
         wanted = {}
@@ -106,13 +129,13 @@ class Prompts:
             prompts,
             ids,
             output,
-            self._again(args, kwargs, encoder),
+            self._rerun(args, kwargs, encoder),
         )
         self.encoded.calls[encoder.name] = call
         self.on_call(call)
         return call.output if call.output is not output else None
 
-    def _again(self, args: tuple, kwargs: dict, encoder: Encoder) -> Callable[..., Any]:
+    def _rerun(self, args: tuple, kwargs: dict, encoder: Encoder) -> Callable[..., Any]:
         def encode(ids: Tensor, mask: Tensor | None, overrides: dict[str, Any]) -> Any:
             first = args[0] if args else kwargs["input_ids"]
             named = {**kwargs, **overrides}
@@ -133,6 +156,13 @@ class Prompts:
             yield
         finally:
             self._rerunning = False
+
+
+def _for_texts(given: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
+    """The arguments of an `encode_prompt` call for other texts: one row each, nothing negative or encoded before."""
+    kept = {name: value for name, value in given.items() if not name.startswith(("prompt", "negative", "pooled"))}
+    alone = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    return {**kept, **{name: value for name, value in alone.items() if name in given}, "prompt": texts}
 
 
 def _rows_of(returned: Any) -> list[Tensor]:

@@ -51,18 +51,13 @@ class TextCall:
 
 @dataclass(eq=False)
 class Encoded:
-    """What one generation's prompts became: per encoder the call, and the rows the denoiser gets.
-
-    `rows_of(texts)` are the rows [n, L, D] that the denoiser would get for other texts in place of the prompts,
-    made by the pipeline itself under the same settings and untouched by interventions.
-    """
+    """What one generation's prompts became: per encoder the call, and the rows the denoiser gets."""
 
     prompts: list[str] = field(default_factory=list)
     images_per_prompt: int = 1
     calls: dict[str, TextCall] = field(default_factory=dict)
     cond: Tensor | None = None
     uncond: Tensor | None = None
-    rows_of: Callable[[list[str]], Tensor] | None = None
 
     def columns(self, encoder: str) -> slice | None:
         """Where this encoder's L rows stand among the denoiser's text rows; None if only its pooled vector

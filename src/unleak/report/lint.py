@@ -10,10 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
 from unleak.bench.results import versions
 from unleak.errors import BadInput
+from unleak.report.pages import render
 from unleak.report.stream import Stream
 from unleak.words.lint import CHUNK, Linter
 from unleak.words.prompt_file import Line
@@ -21,8 +20,6 @@ from unleak.words.prompt_file import Line
 SCHEMA = "unleak/lint/1"
 SHOWN = 100  #: prompts on a page
 LISTED = 20  #: bad lines whose reason is kept
-
-_pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
 
 
 @dataclass
@@ -126,4 +123,4 @@ def marked(record: dict[str, Any]) -> list[tuple[str, float | None]]:
 def page(summary: Summary) -> str:
     """One self-contained HTML page of the riskiest prompts. No script needed."""
     rows = [{**r, "pieces": marked(r), "worst": max(r["items"], key=lambda i: i["risk"])} for r in summary.riskiest]
-    return _pages.get_template("lint.html").render(s=summary, rows=rows)
+    return render("lint.html", settings=summary.header["settings"], s=summary, rows=rows)

@@ -58,11 +58,11 @@ class StructureDiffusion(OnItems):
         """``1/k sum_j H^(j)`` [images, L, D]; H^(j) are the denoiser's text rows with phrase j pasted in."""
         items, found = self.named, places(ctx, self.names)
         encoded = ctx.encoded
-        assert encoded.cond is not None and encoded.rows_of is not None
+        assert encoded.cond is not None
         mean = encoded.cond.clone()
         for b, prompt in enumerate(encoded.prompts):
             phrases = [phrase(prompt, item.find(prompt), item.sense, self.article) for item in items]
-            alone = encoded.rows_of([one.text for one in phrases]).to(mean)
+            alone = ctx.encode([one.text for one in phrases]).rows.to(mean)
             here = slice(b * encoded.images_per_prompt, (b + 1) * encoded.images_per_prompt)
             for j, one in enumerate(phrases):
                 dst, src, _ = align(_one_span(found, b, j), self._alone(ctx, found, one), what=f"'{items[j]}'")

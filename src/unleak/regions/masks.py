@@ -1,0 +1,179 @@
+"""Masks over an image: read, resized, widened, made disjoint, and the foreground they leave on the latent grid.
+
+A mask is bool [H, W]; a stack of K masks is [K, H, W]. Fractions are of the image's height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn import functional as F
+
+from unleak.errors import BadInput, EmptyMask
+
+OVERLAP = ("smallest", "order", "background")
+FOREGROUND = ("single", "multiscale")
+NESTED = 0.93
+"""A mask lies inside another from this share of its area on."""
+
+
+def as_stack(masks: Any) -> Tensor:
+    """A bool tensor [K, H, W]. Raises BadInput for another type or shape, EmptyMask for a mask without a cell."""
+    stack = torch.as_tensor(masks)
+    if stack.dtype != torch.bool or stack.ndim != 3:
+        raise BadInput(f"masks are bool [K, H, W], not {stack.dtype} {tuple(stack.shape)} (masks.read makes them)")
+    for i, mask in enumerate(stack):
+        if not mask.any():
+            raise EmptyMask(f"mask {i + 1} of {len(stack)} holds nothing")
+    return stack
+
+
+def read(mask: Any, size: tuple[int, int], name: str = "the mask", drawn: tuple[int, int] | None = None) -> Tensor:
+    """A mask from a file, an image or an array, as bool [H, W] at `size` = (height, width).
+
+    `drawn` is the size of the picture it was drawn on, where that has other proportions than `size`.
+
+    Grey levels, and alpha where the picture has but one grey, count from the middle of their range on; arrays are
+    bool, 0..1 floats, or integers of 0/1 or 0..255. Masks of the image's proportions are resized.
+
+    Raises:
+        BadInput: it cannot be read, holds NaN, or has other proportions than the image.
+        EmptyMask: nothing is left of it at this size.
+    """
+    levels = _levels(mask, name)
+    if levels.ndim != 2 or not levels.size:
+        raise BadInput(f"{name} has shape {levels.shape}: give one plane [height, width]")
+    if not any(_alike(levels.shape, other) for other in (size, drawn or size)):
+        height, width = drawn or size
+        raise BadInput(f"{name} is {levels.shape[0]}x{levels.shape[1]} and the image {height}x{width}: draw it on that")
+    if not np.isfinite(levels).all():
+        raise BadInput(f"{name} holds NaN or infinity")
+    found = to_grid(torch.from_numpy(levels >= 0.5), size)
+    if not found.any():
+        raise EmptyMask(f"{name} holds nothing at {size[0]}x{size[1]}: mark what may change in white")
+    return found
+
+
+def _alike(one: tuple[int, ...], two: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions, up to a pixel of rounding."""
+    return abs(one[0] * two[1] - one[1] * two[0]) <= max(*one, *two)
+
+
+def _levels(mask: Any, name: str) -> np.ndarray:
+    """Levels 0..1 of whatever a mask came as."""
+    if isinstance(mask, str | Path):
+        try:
+            with Image.open(mask) as opened:
+                opened.load()
+                mask = opened
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+            raise BadInput(f"{name} {str(mask)!r} cannot be read: {e}") from e
+    if isinstance(mask, Image.Image):
+        return _grey(mask)
+    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if array.dtype.kind not in "biuf":
+        raise BadInput(f"{name} is neither a file, an image nor an array of numbers")
+    if array.dtype.kind in "iu" and array.size and array.max() > 1:
+        return array / 255.0
+    return array.astype(np.float64)
+
+
+def _grey(mask: Image.Image) -> np.ndarray:
+    if mask.mode.startswith("I") or mask.mode == "F":
+        deep = np.asarray(mask, dtype=np.float64)
+        return deep / (65535.0 if deep.max() > 255 else 255.0)
+    grey = np.asarray(mask.convert("L"), dtype=np.float64) / 255.0
+    if grey.min() == grey.max() and "A" in mask.getbands():
+        return np.asarray(mask.getchannel("A"), dtype=np.float64) / 255.0
+    return grey
+
+
+def to_grid(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks [..., H, W] at another (height, width), nearest: cell i is what stands at floor(i * scale)."""
+    planes = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    return (F.interpolate(planes, size=size, mode="nearest") > 0.5).reshape(*masks.shape[:-2], *size)
+
+
+def dilate(masks: Tensor, fraction: float) -> Tensor:
+    """Widen each mask [K, H, W] by a disc of radius ``int(fraction * H)`` pixels."""
+    if not 0.0 <= fraction <= 1.0:
+        raise BadInput(f"dilation={fraction}: give a fraction of the image's height, such as 0.04")
+    radius = int(fraction * masks.shape[-2])
+    if radius == 0:
+        return masks
+    wide = [distance_transform_edt(~mask.numpy()) <= radius for mask in masks.cpu()]
+    return torch.from_numpy(np.stack(wide))
+
+
+def partition(masks: Tensor, overlap: str = "smallest") -> Tensor:
+    """Regions [K + 1, H, W] of masks [K, H, W]: each pixel in exactly one, the background last.
+
+    Args:
+        overlap: who owns a pixel under several masks. ``"smallest"``: the mask of the smaller area (ties: the
+            earlier one). ``"order"``: the earlier one. ``"background"``: nobody (the authors' release).
+    """
+    if overlap == "background":
+        owned = masks & (masks.sum(0) == 1)
+    else:
+        areas = masks.flatten(1).sum(1).tolist()
+        ranks = sorted(range(len(masks)), key=lambda i: areas[i]) if overlap == "smallest" else range(len(masks))
+        owned, taken = torch.zeros_like(masks), torch.zeros_like(masks[0])
+        for i in ranks:
+            owned[i] = masks[i] & ~taken
+            taken |= masks[i]
+    return torch.cat([owned, ~owned.any(0)[None]])
+
+
+def foreground(masks: Tensor, grid: tuple[int, int], how: str = "single", feather: float = 0.0) -> Tensor:
+    """How much of each latent cell may change, float [h, w] in 0..1; 0 wherever no mask reaches.
+
+    Args:
+        grid: (height, width) of the latents.
+        how: ``"single"``: the union of the masks on that grid. ``"multiscale"``: its union with that of grids 2, 4
+            and 8 times as coarse, as the authors' release blends.
+        feather: width of a linear edge inside the foreground, as a fraction of the height.
+
+    Raises EmptyMask where no mask holds a cell of the grid.
+    """
+    union = masks.any(0)
+    found = to_grid(union, grid)
+    for factor in (2, 4, 8) if how == "multiscale" else ():
+        coarse = (max(1, grid[0] // factor), max(1, grid[1] // factor))
+        found |= to_grid(to_grid(union, coarse), grid)
+    if not found.any():
+        raise EmptyMask(f"no mask holds a cell of the {grid[0]}x{grid[1]} latent grid; draw it larger or widen it")
+    if feather <= 0:
+        return found.float()
+    depth = distance_transform_edt(np.pad(found.cpu().numpy(), 1, mode="edge"))[1:-1, 1:-1]
+    return torch.from_numpy(np.clip(depth / (1 + feather * grid[0]), 0, 1)).float()
+
+
+def check(masks: Tensor, names: Sequence[str], grid: tuple[int, int]) -> list[str]:
+    """What is remarkable about masks [K, H, W]: overlaps, nesting, a mask of everything; for people to read.
+
+    Raises EmptyMask for a mask that holds no cell of the latent grid.
+    """
+    notes = []
+    cells, areas = to_grid(masks, grid), masks.flatten(1).sum(1)
+    for name, mask, small in zip(names, masks, cells, strict=True):
+        if not small.any():
+            raise EmptyMask(f"the mask of {name!r} holds no cell of the {grid[0]}x{grid[1]} latent grid; widen it")
+        if mask.all():
+            notes.append(f"the mask of {name!r} covers the whole image: no background is kept for it")
+    for i in range(len(masks)):
+        for j in range(i + 1, len(masks)):
+            shared = int((masks[i] & masks[j]).sum())
+            if shared:
+                share = shared / int(min(areas[i], areas[j]))
+                how = "lie inside one another" if share >= NESTED else "overlap"
+                notes.append(f"the masks of {names[i]!r} and {names[j]!r} {how}: {share:.0%} of the smaller is in both")
+    if len(masks) > 1 and masks.any(0).all() and not masks.flatten(1).all(1).any():
+        notes.append("the masks together cover the whole image: no background is kept")
+    return notes

@@ -1,0 +1,188 @@
+"""Object-restricted embeddings (ORE): each object of a prompt gets an encoding of its own, also in EOS and pads.
+
+Source: ALE (arXiv 2412.04715). A causal encoder gathers the whole prompt in its EOS and pad rows, so an object that
+reads them reads every other object. ORE encodes each object's phrase alone and lays it into the slots that it has in
+the prompt. With b the first row after the prompt's text, F_i the phrase i alone and n_i its tokens,
+
+    E_i[0] = enc(prompt)[0]        E_i[span_i] = F_i[1 : 1 + n_i]
+    E_i[1 : b] = 0 elsewhere       E_i[b : L]  = F_i[1 + n_i : 1 + n_i + L - b]
+    E_base = enc(prompt) with E_base[span_i] = F_i[1 : 1 + n_i] for every i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unleak.core.edits import Partition, Region
+from unleak.core.intervention import Intervention
+from unleak.errors import BadInput, SpanMismatch, UnsupportedModel
+from unleak.text.items import Item
+from unleak.text.spans import Span, Tokens, token_span, tokenize
+
+if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
+    from unleak.core.context import Context
+
+BASE_INDEX = ("paper", "official")
+KEY_EMBED = ("plain", "base")
+FIND = ("words", "first")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where objects stand: `spans` in the prompt and `alone` in their own phrases; `stop` is the prompt's b."""
+
+    spans: tuple[Span, ...]
+    alone: tuple[Span, ...]
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """`own` [K, L, D], one for each object; `base` [L, D] for what belongs to none; `plain` [L, D], the prompt's
+    ordinary rows, with its `pooled` vector [1, P] where it was encoded here and the model has one."""
+
+    own: Tensor
+    base: Tensor
+    plain: Tensor
+    slots: Slots
+    pooled: Tensor | None = None
+
+    @property
+    def stacked(self) -> Tensor:
+        """[K + 1, L, D], the base last."""
+        return torch.cat([self.own, self.base[None]])
+
+
+def embeddings(plain: Tensor, alone: Tensor, slots: Slots, base_index: str = "paper") -> Embeddings:
+    """The equations above, for the prompt's rows `plain` [L, D] and those of the phrases `alone` [K, L, D].
+
+    `base_index="official"` is the authors' release, which fills E_base with the rows of F_i at the *prompt's*
+    positions, so that objects after the first get EOS or pad rows.
+    """
+    length = len(plain)
+    own, base = torch.zeros_like(alone), plain.clone()
+    for E, F, (start, end), (first, after) in zip(own, alone, slots.spans, slots.alone, strict=True):
+        E[:first] = plain[:first]
+        E[start:end] = F[first:after]
+        E[slots.stop :] = F[after : after + length - slots.stop]
+        base[start:end] = F[first:after] if base_index == "paper" else F[start:end]
+    return Embeddings(own, base, plain, slots)
+
+
+def embed(
+    ctx: Context, prompt: str, objects: Sequence[str], base_index: str, find: str, plain: Tensor | None = None
+) -> Embeddings:
+    """ORE of a prompt's objects with the pipeline's own encoders: all of them in one batched call.
+
+    Args:
+        objects: as `Item.of` writes them ("red car", "red car#2"), each found in the prompt.
+        plain: the prompt's rows [L, D], where they are known already.
+
+    Raises:
+        ItemNotFound, AmbiguousItem: an object is not in the prompt, or more than once.
+        PromptTruncated: the prompt is longer than an encoder.
+        SpanMismatch: an object has other tokens alone than in the prompt.
+        UnsupportedModel: the encoders cut the prompt in different places.
+    """
+    items = [Item.of(one) for one in objects]
+    phrases = [prompt[slice(*item.find(prompt))] for item in items]
+    slots = {
+        call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, phrases, find)
+        for call in ctx.encoded.calls.values()
+    }
+    if len(set(slots.values())) != 1:
+        raise UnsupportedModel(f"the encoders {sorted(slots)} cut {prompt!r} in different places")
+    rows, pooled = ctx.encode([*phrases, prompt] if plain is None else phrases)
+    alone, whole = rows[: len(items)], rows[-1] if plain is None else plain
+    made = embeddings(whole, alone, next(iter(slots.values())), base_index)
+    return made if pooled is None or plain is not None else replace(made, pooled=pooled[-1:])
+
+
+def _slots(
+    name: str, tokenizer: Any, length: int, prompt: str, items: Sequence[Item], phrases: Sequence[str], find: str
+) -> Slots:
+    base = tokenize(tokenizer, prompt, length, name)
+    alone = [tokenize(tokenizer, phrase, length, name) for phrase in phrases]
+    if find == "first":
+        spans = [_first_match(base, own) for own in alone]
+    else:
+        spans = [token_span(tokenizer, base, item.find(prompt), name) for item in items]
+    for own, span in zip(alone, spans, strict=True):
+        if own.body[1] - own.body[0] != span[1] - span[0]:
+            raise SpanMismatch(f"{name} cuts {own.text!r} alone into other tokens than in {prompt!r}: rename it")
+    return Slots(tuple(spans), tuple(own.body for own in alone), base.body[1])
+
+
+def _first_match(base: Tokens, own: Tokens) -> Span:
+    """Where the phrase's token ids first occur among the prompt's, as the authors' release looks for them."""
+    wanted = own.ids[slice(*own.body)]
+    starts = (i for i in range(len(base.ids)) if base.ids[i : i + len(wanted)] == wanted)
+    found = next(starts, None)
+    if found is None:
+        raise SpanMismatch(f"the tokens of {own.text!r} are not among those of {base.text!r}: use find='words'")
+    return found, found + len(wanted)
+
+
+def one_prompt(ctx: Context) -> tuple[str, Tensor]:
+    """The prompt of this generation and its rows [L, D]; methods of regions draw one prompt at a time."""
+    prompts, rows = ctx.encoded.prompts, ctx.encoded.cond
+    if len(set(prompts)) != 1 or rows is None:
+        raise BadInput(f"masks belong to one prompt, and the call has {len(set(prompts))}: call the pipeline for each")
+    return prompts[0], rows[0]
+
+
+@dataclass(frozen=True)
+class ORE(Intervention):
+    """Every image cell reads the prompt with each object's rows its own: E_base, without any mask.
+
+    On its own it separates the objects' words and leaves EOS and pads entangled; `RGBCAM` adds the regions.
+
+    Attributes:
+        objects: phrases of the prompt ("red car", "red car#2").
+        base_index: ``"paper"`` or ``"official"``, see `embeddings`.
+        key_embed: ``"plain"``: only values come from E_base. ``"base"``: keys as well.
+        find: ``"words"``: by the words of the prompt. ``"first"``: the first match of token ids (the release).
+    """
+
+    objects: tuple[str, ...]
+    base_index: str = "paper"
+    key_embed: str = "plain"
+    find: str = "words"
+    uses_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "objects", tuple(self.objects))
+        choose("base_index", self.base_index, BASE_INDEX)
+        choose("key_embed", self.key_embed, KEY_EMBED)
+        choose("find", self.find, FIND)
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> Partition | None:
+        if not reads_text(site):
+            return None
+        if "region" not in ctx.state:
+            prompt, plain = one_prompt(ctx)
+            made = embed(ctx, prompt, self.objects, self.base_index, self.find, plain)
+            everywhere = torch.ones(1, 1, dtype=torch.bool)
+            ctx.state["region"] = Region(everywhere, text=made.base, keep_keys=self.key_embed == "plain")
+        return Partition([ctx.state["region"]])
+
+
+def choose(name: str, value: str, among: Sequence[str]) -> str:
+    """`value`, if it is one of the choices. Raises BadInput."""
+    if value not in among:
+        raise BadInput(f"{name}={value!r}: choose one of {', '.join(among)}")
+    return value
+
+
+def reads_text(site: AttentionCall) -> bool:
+    """Whether this is a cross-attention site. Raises UnsupportedModel where text and image attend jointly."""
+    if site.kind == "joint":
+        raise UnsupportedModel(f"{site.name} attends jointly to text and image; editing does not yet know such sites")
+    return site.kind == "cross"

@@ -1,0 +1,133 @@
+"""Adapter of the `ale` cases: the interventions of a preset, on the case's latents, noise and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from test_parity import Case, Record, adapter
+from unleak.core.intervention import Intervention
+from unleak.core.session import attach
+from unleak.regions.blend import Blend
+from unleak.regions.ddcm import DDCM, SOURCE, guided, read, transport
+from unleak.regions.masks import foreground, partition, to_grid
+from unleak.regions.ore import embed
+from unleak.regions.plan import located
+from unleak.regions.presets import OFFICIAL, Ale
+from unleak.regions.schedule import alphas
+
+
+@dataclass(frozen=True)
+class Watch(Intervention):
+    """Stands between the sampler and the blend, and again behind it."""
+
+    name: str = ""
+
+    def on_latents(self, ctx, latents):
+        ctx.run.results.setdefault(self.name, []).append((latents.clone(), ctx.run.results[SOURCE].clone()))
+
+
+@dataclass(frozen=True)
+class Rows(Intervention):
+    """Leaves the embeddings of source and target."""
+
+    source: tuple[str, tuple[str, ...]] = ("", ())
+    target: tuple[str, tuple[str, ...]] = ("", ())
+    slots: tuple[str, str] = ("", "")
+
+    def on_attention(self, ctx, site):
+        if "target" not in ctx.run.results:
+            ctx.run.results["target"] = embed(ctx, *self.target, *self.slots, ctx.encoded.cond[0])
+            ctx.run.results["source_rows"] = embed(ctx, *self.source, *self.slots)
+
+
+@adapter("ale")
+def ale(case: Case) -> dict[str, Tensor]:
+    spec, given, pipe = case.spec, case.inputs, case.pipeline()
+    params = spec["params"]
+    source = spec["source_prompt"], located(spec["source_prompt"], [pair[0] for pair in spec["pairs"]])
+    target = spec["target_prompt"], located(spec["target_prompt"], [pair[1] for pair in spec["pairs"]])
+    official = params["background_blend"].startswith("official")
+    method = Ale(
+        steps=params["num_inference_steps"],
+        self_replace=params["self_replace_steps_S"],
+        source_guidance=params["source_guidance_scale"],
+        target_guidance=params["target_guidance_scale"],
+        eta=params["eta"],
+        base_index=params["base_index"],
+        key_embed=params["key_embed"],
+        overlap=params["overlap"],
+        masked_logit=float(params["masked_logit"]),
+        **{name: OFFICIAL[name] for name in ("find", "bias")},
+        **({name: OFFICIAL[name] for name in ("foreground", "bb_first_step", "bb_final")} if official else {}),
+    )
+    assert params["strength"] == 1.0 and not params["denoise_model"]
+    masks, clean, noise = given["object_masks"], given["clean_latents"], given["step_noise"]
+    negative = "" if spec["negative_prompt"] else None
+    *parts, blend = method.parts(source, target[1], masks, clean, noise, negative)
+    assert isinstance(parts[0], DDCM) and isinstance(blend, Blend)
+    if hasattr(pipe.scheduler.config, "original_inference_steps"):
+        pipe.scheduler.register_to_config(original_inference_steps=params["original_inference_steps"])
+    rows = Rows(source, target, (method.base_index, method.find))
+    side = [n * pipe.vae_scale_factor for n in clean.shape[-2:]]
+    with attach(pipe, Record(), rows, *parts, Watch("before"), blend, Watch("after")) as run:
+        final = pipe(
+            spec["target_prompt"],
+            negative_prompt=spec["negative_prompt"],
+            guidance_scale=method.target_guidance,
+            num_inference_steps=method.steps,
+            latents=given["initial_noise"].clone(),
+            height=side[0],
+            width=side[1],
+            output_type="latent",
+        ).images
+    found = steps(run, method, pipe.scheduler, blend, given)
+    own, plain = run.results["target"], run.results["target"].plain
+    found |= {
+        "final_pred_x0": final,
+        "unet_output_step0": torch.cat([run.results["preds"][0][row] for row in ROWS]),
+        "object_restricted_embeddings": own.stacked,
+        "source_embedding": run.results["source_rows"].base,
+        "target_plain_embedding": plain,
+        "background_latent_mask": foreground(masks, tuple(clean.shape[-2:]), method.foreground) == 0,
+    }
+    regions = partition(masks, method.overlap)
+    for name in case.expected:
+        if name.startswith("region_masks_"):
+            height, width = case.expected[name].shape[-2:]
+            found[name] = to_grid(regions, (height, width))
+            bias = torch.zeros(height * width, len(plain))
+            for span, mask in zip(own.slots.spans, to_grid(masks, (height, width)), strict=True):
+                bias[~mask.flatten(), slice(*span)] = method.masked_logit
+            found[name.replace("region_masks", "token_bias")] = bias
+    return found
+
+
+ROWS = ("source_uncond", "uncond", "source_cond", "cond")
+
+
+def steps(run, method: Ale, schedule, blend: Blend, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the run went through. After the last step it holds clean latents; the case goes on with noisy ones."""
+    preds, z0 = run.results["preds"], given["clean_latents"]
+    target = [guided(p["uncond"], p["cond"], method.target_guidance) for p in preds]
+    source = [guided(p["source_uncond"], p["source_cond"], method.source_guidance) for p in preds]
+    before, after = run.results["before"], run.results["after"]
+    clean, x_t, x_s = [], given["initial_noise"], given["initial_noise"]
+    for i, (e_t, e_s) in enumerate(zip(target, source, strict=True)):
+        a, next_a = alphas(schedule, i)
+        kind = schedule.config.prediction_type
+        ours = read(e_t, x_t, a, kind), read(e_s, x_s, a, kind)
+        z_t, last_t, last_s = transport(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
+        clean.append(z_t)
+        x_t, x_s = after[i]
+    keep = foreground(blend.masks, tuple(z0.shape[-2:]), blend.foreground)
+    return {
+        "x_source_per_step": torch.stack([*(x for _, x in before[:-1]), last_s]),
+        "x_target_before_blend_per_step": torch.stack([*(x for x, _ in before[:-1]), last_t]),
+        "x_target_per_step": torch.stack([*(x for x, _ in after[:-1]), torch.where(keep == 1, last_t, last_s)]),
+        "eps_source_per_step": torch.stack(source),
+        "eps_target_per_step": torch.stack(target),
+        "pred_x0_per_step": torch.stack(clean),
+    }
