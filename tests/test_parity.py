@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from parity_ren import ren
 from tiny import save_tiny, tiny
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
@@ -178,6 +179,9 @@ def guard_plain(case: Case) -> dict[str, Tensor]:
         "unet_output_step0": torch.cat([preds[0]["uncond"], preds[0]["cond"]]),
         "prompt_token_ids": run.results["ids"][0].to(torch.int32),
     }
+
+
+adapter("ren")(ren)
 
 
 def draw_case(pipe: Any, case: Case) -> Tensor:

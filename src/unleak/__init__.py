@@ -33,6 +33,9 @@ _VERBS = {
     "lint": "unleak.words.lint",
     "edit": "unleak.regions.edit",
     "Edit": "unleak.regions.plan",
+    "scan": "unleak.copies.scan",
+    "calibrate": "unleak.copies.fit",
+    "Calibration": "unleak.copies.calibrate",
 }
 
 __all__ = ["__version__", *_VERBS]

@@ -18,16 +18,20 @@ from unleak.console import (
     check_file,
     check_folder,
     check_outputs,
+    count_lines,
     emit,
     err,
     errors,
     judge_for,
     known_items,
     known_senses,
+    number,
     open_model,
+    prompts_of,
     read_lines,
     say,
     ticking,
+    ticking_to,
     tolerant,
     world_items,
 )
@@ -502,6 +506,127 @@ def edit_image(
             print(folder / "after.png")
 
 
+Detectors = Annotated[
+    list[str] | None, typer.Option("--detector", help="Repeat it for several; the first gives the score.")
+]
+Looked = Annotated[str, typer.Option("--steps", help="Denoising steps from the first that are looked at, or all.")]
+Images = Annotated[int, typer.Option("--seeds", min=1, max=10_000, help="Images of each prompt, seeds 0, 1, 2 ...")]
+Whole = Annotated[int | None, typer.Option("--inference-steps", min=1, max=1000, help="Steps of the whole trajectory.")]
+Column = Annotated[str | None, typer.Option(help="Key or column that holds the prompt.")]
+
+
+def looked_at(steps: str) -> int | None:
+    """`--steps` of scan and calibrate. Raises BadInput."""
+    if steps == "all":
+        return None
+    if not steps.isascii() or not steps.isdigit() or not 1 <= int(steps[:5]) <= 1000:
+        raise BadInput(f"--steps {steps!r}: give a number of denoising steps, or all")
+    return int(steps)
+
+
+@app.command()
+def scan(
+    file: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .csv, or one a line.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Results, JSONL; an interrupted scan goes on.")] = Path(
+        "scan.jsonl"
+    ),
+    detector: Detectors = None,
+    calibration: Annotated[Path | None, typer.Option(help="What `unleak calibrate` made for this model.")] = None,
+    fail_over: Annotated[
+        str | None, typer.Option(help="Exit 3 if a prompt scores at least this; or: threshold (the calibrated).")
+    ] = None,
+    html: HtmlFile = None,
+    model: Model = "emoji-sd",
+    steps: Looked = "1",
+    seeds: Images = 4,
+    column: Column = None,
+    inference_steps: Whole = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Which prompts make the model copy? Scores a file of prompts from the first denoising steps."""
+    with errors():
+        count, limit = looked_at(steps), None
+        if fail_over is not None and fail_over != "threshold":
+            limit = number(fail_over, "--fail-over")
+        if fail_over == "threshold" and calibration is None:
+            raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
+        check_file(out, "-o")
+        check_file(html, "--html")
+        if html is not None and html.absolute() == out.absolute():
+            raise BadInput(f"-o and --html both write {str(out)!r}: name two files")
+        lines = count_lines(file)
+        call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
+                              height=height, width=width)  # fmt: skip
+        pipe = open_model(model)
+        from unleak.copies.calibrate import Calibration
+        from unleak.copies.scan import plan
+        from unleak.copies.scan_file import rejects_of, scan_file
+        from unleak.files import write_atomic
+        from unleak.report import scan as report
+
+        known = Calibration.load(calibration) if calibration else None
+        made = plan(pipe, seeds, count, detector, known, call=call)
+        if known is None:
+            say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
+        with ticking_to("scanning", lines) as tick:
+            found = scan_file(pipe, file, out, made, model=model, column=column, limit=limit, progress=tick)
+        if html:
+            write_atomic(html, report.page(out, found.limit))
+        if found.rejected:
+            say("note", f"{found.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
+        print("score", "line", "prompt", sep="\t")
+        for score, line, prompt in found.highest:
+            print(f"{score:.6g}", line, " ".join(prompt.split()), sep="\t")
+        if found.limit is not None:
+            say("result", f"{found.over} of {found.prompts} prompts score at least {found.limit:.6g}", "bold")
+        if fail_over is not None and found.over:
+            raise typer.Exit(3)
+
+
+@app.command()
+def calibrate(
+    memorized: Annotated[Path, typer.Option(help="Prompts that are known to be memorized.")],
+    ordinary: Annotated[Path, typer.Option(help="Ordinary prompts, of the kind that will be scanned.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The calibration, JSON.")] = Path("calibration.json"),
+    detector: Detectors = None,
+    combine: Annotated[bool, typer.Option("--combine", help="Join all detectors by logistic regression.")] = False,
+    fpr: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
+    model: Model = "emoji-sd",
+    steps: Looked = "1",
+    seeds: Images = 4,
+    column: Column = None,
+    inference_steps: Whole = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Which detector tells this model's memorized prompts from ordinary ones, and from which score on?"""
+    with errors():
+        count = looked_at(steps)
+        if not 0 < fpr < 1:
+            raise BadInput(f"--fpr {fpr}: give a share between 0 and 1")
+        check_file(out, "-o")
+        kinds = [prompts_of(file, column) for file in (memorized, ordinary)]
+        call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
+                              height=height, width=width)  # fmt: skip
+        pipe = open_model(model)
+        from unleak.copies.fit import calibrate as fit
+        from unleak.copies.scan import DEFAULT
+
+        with ticking("measuring", sum(map(len, kinds))) as tick:
+            made, found = fit(pipe, *kinds, seeds, count, detector or DEFAULT, combine=combine, fpr=fpr, model=model,
+                              call=call, progress=tick)  # fmt: skip
+        made.save(out)
+        print("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold", sep="\t")
+        for s in found:
+            area, rate = s.auroc, s.tpr_at_1fpr
+            print(s.detector, f"{area.value:.4f}", f"{area.low:.4f} to {area.high:.4f}", f"{rate.value:.3f}",
+                  f"{s.threshold:.6g}", sep="\t")  # fmt: skip
+        say("result", f"{made.detector} from {made.threshold:.6g} on; {out}", "bold")
+
+
 Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")]
 Methods = Annotated[str | None, typer.Option(help="Only these, comma separated.")]
@@ -573,6 +698,24 @@ def bench_words(
         from unleak.bench import words
 
         run_suite(words, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
+
+
+@bench_app.command("copies")
+def bench_copies(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/copies"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Which detectors tell memorized captions from ordinary ones, and at what cost."""
+    with errors():
+        from unleak.bench import copies
+
+        run_suite(copies, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -54,6 +55,48 @@ def ticking(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda n: bar.advance(task, n)
+
+
+@contextmanager
+def ticking_to(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields the function to tell how far it is."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda n: bar.update(task, completed=n)
+
+
+def number(text: str, option: str) -> float:
+    """A finite number of an option. Raises BadInput."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(f"{option} {text!r}: give a finite number")
+    return value
+
+
+def count_lines(file: Path) -> int:
+    """How many lines a file of prompts has. Raises BadInput for one that cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b"")) + 1
+    except OSError as e:
+        raise BadInput(f"cannot read {file}: {e.strerror or e}") from e
+
+
+def prompts_of(file: Path, column: str | None = None) -> list[str]:
+    """Every usable prompt of a file once; the others are noted. Raises BadInput if none is."""
+    from unleak.prompt_file import read_prompts
+
+    lines = list(read_prompts(file, column))
+    bad = [line for line in lines if line.error is not None]
+    if bad:
+        say("note", f"{file}: {len(bad)} lines cannot be used, such as line {bad[0].number}: {bad[0].error}")
+    found = list(dict.fromkeys(line.text for line in lines if line.error is None))
+    if not found:
+        raise BadInput(f"{file} holds no prompt")
+    return found
 
 
 def open_model(model: str, text_only: bool = False) -> Any:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
+from unleak.core.first_steps import first_steps
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
-from unleak.core.text_call import Encoded
+from unleak.core.session import Session
 from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
 
 MOST_SEEDS = 10_000
@@ -72,25 +73,27 @@ def image_size(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height * scale, width * scale) if height and width and scale else None
 
 
-class _Done(Exception):
-    """The prompts are encoded and the denoiser would run now."""
-
-    def __init__(self, encoded: Encoded) -> None:
-        self.encoded = encoded
+def images_at_once(pipe: Any, call: Mapping[str, Any]) -> int:
+    """How many images share a batch by default: about one megapixel, at most 32."""
+    return min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
 
 
-class _UntilDenoiser(Intervention):
-    uses_text = True  # so that a prompt that does not fit is an error
+@contextmanager
+def memory_errors(images: int) -> Iterator[None]:
+    """Say what to do where the memory does not suffice for so many images at once. Raises UnleakError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
+        if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
+            raise
+        raise UnleakError(f"out of memory for {images} images at once: draw smaller or fewer ones") from e
 
-    def branches(self, ctx: Any) -> None:
-        raise _Done(ctx.encoded)
 
-
-def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Encoded:
+def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Session:
     """All of a generation that comes before the denoiser, so that nothing is drawn in vain.
 
     Returns:
-        What the prompts became: the denoiser's rows and, per encoder, its call, which can be repeated.
+        The session, with what the interventions left in its `results`.
 
     Raises:
         BadInput: the pipeline refuses the arguments, or would draw another size.
@@ -109,15 +112,13 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
         raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     try:
-        with attach(pipe, *interventions, _UntilDenoiser()):
-            pipe(prompt=texts, generator=torch.Generator("cpu").manual_seed(0), output_type="latent", **call)
-    except _Done as done:
-        return done.encoded
+        return first_steps(
+            pipe, 0, *interventions, prompt=texts, generator=torch.Generator("cpu").manual_seed(0), **call
+        )
     except UnleakError:
         raise
     except (ValueError, TypeError) as e:
         raise BadInput(f"{type(pipe).__name__} refuses this call: {e}") from e
-    raise UnsupportedModel(f"{type(pipe).__name__} returned without calling its denoiser")
 
 
 def generate(
@@ -142,7 +143,7 @@ def generate(
         check_prompt(t)
     check_call(call)
     jobs = [(t, s) for t in texts for s in seeds]
-    batch = batch or fitting_batch(pipe, call)
+    batch = batch or images_at_once(pipe, call)
     out: list[np.ndarray] = []
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
@@ -153,23 +154,14 @@ def generate(
     return stacked.reshape(len(texts), len(seeds), *stacked.shape[1:])
 
 
-def fitting_batch(pipe: Any, call: Mapping[str, Any]) -> int:
-    """About one megapixel, at most 32 images."""
-    return min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
-
-
 def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np.ndarray:
     """One call of the pipeline: an image [N, H, W, 3] uint8 for each prompt, from the noise of its own seed.
 
     Raises NotFinite for NaN pixels, UnleakError when memory runs out.
     """
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-    try:
+    with memory_errors(len(prompts)):
         images = pipe(prompt=prompts, generator=generators, output_type="np", **call).images
-    except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
-        if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
-            raise
-        raise UnleakError(f"out of memory for {len(prompts)} images at once: draw smaller or fewer ones") from e
     if not np.isfinite(images).all():
         raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
     return (np.asarray(images) * 255).round().astype(np.uint8)

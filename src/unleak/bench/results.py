@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import platform
 import shlex
 import sys
@@ -16,21 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unleak.bench.stats import Row
-from unleak.errors import BadInput
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part. Raises BadInput."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-        part.replace(path)
-    except OSError as e:
-        raise BadInput(f"cannot write {path}: {e.strerror or e}; choose another output folder") from e
-    finally:  # also when interrupted
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+from unleak.files import write_atomic
 
 
 def versions() -> dict[str, str]:
@@ -89,3 +73,6 @@ class Parts:
         value = compute()
         write_atomic(file, json.dumps({"inputs": key, "value": value}))
         return value
+
+
+__all__ = ["Parts", "Results", "versions", "write_atomic"]

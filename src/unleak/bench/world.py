@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.bench.results import Parts, Results, write_atomic
 from unleak.bench.stats import Row, mean, share
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput
 from unleak.generate import generate
+from unleak.judges.copies import memorized, nearest
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
 from unleak.text.encode import fingerprint
@@ -37,25 +37,6 @@ def drawn(case: Case, reading: Reading) -> bool:
     """Is everything there that the prompt names, in its sense, and nothing that must be absent?"""
     there = all(reading.count(t.glyph, t.tint if case.kind == "colour" else None) for t in case.wanted)
     return there and not any(reading.count(g) for g in case.absent)
-
-
-def nearest(image: np.ndarray, references: np.ndarray) -> int:
-    """Index of the reference [N,H,W,3] with the least mean squared error to the image, both 0..1."""
-    return int(((references - image[None]) ** 2).mean((1, 2, 3)).argmin())
-
-
-def memorized(images: np.ndarray, captions: Sequence[Caption], world: World) -> tuple[np.ndarray, np.ndarray]:
-    """PSNR [P, S] in dB to each caption's own scene, and whether the nearest memorized scene is its own [P, S]."""
-    render = Renderer(world)
-    bank = render([c.scene for c in world.memorized]).permute(0, 2, 3, 1).numpy()
-    own = render([c.scene for c in captions]).permute(0, 2, 3, 1).numpy()
-    scenes = [c.scene for c in world.memorized]
-    psnr, hit = np.zeros(images.shape[:2]), np.zeros(images.shape[:2], bool)
-    for p, c in enumerate(captions):
-        for s, image in enumerate(images[p].astype(np.float32) / 255):
-            psnr[p, s] = peak_signal_noise_ratio(own[p], image, data_range=1.0)
-            hit[p, s] = scenes[nearest(image, bank)] == c.scene
-    return psnr, hit
 
 
 @torch.no_grad()

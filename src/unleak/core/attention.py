@@ -167,6 +167,19 @@ class AttentionCall:
             self._fused = scores.fused(self.q, self.k, self.v, self.scale)
         return None if self._fused is None else self._fused[1]
 
+    def text_shares(self, rows: Which = "cond") -> Tensor:
+        """How the average image cell divides its attention to the text among the text rows, before any edit.
+
+        Returns:
+            [rows, heads, text rows]; sums to 1 over the text, also at joint sites, where the image has a share.
+        """
+        picked, keys, cells = row_index(self.rows.of(rows)), self.token_keys(None), self.layout.image_queries
+        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[:, :, cells]
+        found = scores.shares(self.q[picked][:, :, cells], self.k[picked], self.scale, mask)[..., row_index(keys)]
+        return found if self.kind == "cross" else found / found.sum(-1, keepdim=True)
+
     def full_map(self, rows: Which = "cond") -> Tensor:
         """The whole map [rows, heads, N, K] of this call, before any edit. Materialised: for small sites."""
         picked = row_index(self.rows.of(rows))

@@ -67,7 +67,8 @@ class Context:
         return self.run.prompts.encode(texts)
 
     def latents(self, rows: Which = "cond") -> Tensor:
-        """What the denoiser is given for these rows in the current call, [rows, ...]; for `on_prediction`."""
+        """What the denoiser is given for these rows in this call, [rows, ...], scaled as the scheduler scales its
+        input; for `on_prediction`."""
         return self.run.denoising.latents[list(self.rows.of(rows))]
 
     def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:

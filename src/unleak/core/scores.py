@@ -48,6 +48,17 @@ def full_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> 
     return torch.softmax(logits if mask is None else logits + mask, dim=-1)
 
 
+def shares(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
+    """Attention of the average query to each key [B, H, K], holding at most `chunk` logits at a time."""
+    size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
+    total = torch.zeros(*k.shape[:-1], dtype=_wide(k).dtype, device=k.device)
+    for start in range(0, q.shape[2], size):
+        part = slice(start, start + size)
+        here = mask if mask is None or mask.shape[-2] == 1 else mask[..., part, :]
+        total += full_map(q[:, :, part], k, scale, here).sum(2)
+    return total / q.shape[2]
+
+
 def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
     """Log-sum-exp [B, H, N] of each query's logits, holding at most `chunk` logits at a time."""
     size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))

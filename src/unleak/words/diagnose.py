@@ -106,7 +106,7 @@ def diagnose(
     watched = [_watched(judge, findings, i) for i in range(len(findings))]
     meant = [f.meant for f in findings]
 
-    encoded = rehearse(pipe, prompt, **call)
+    encoded = rehearse(pipe, prompt, **call).prompts.encoded
     causal = _causal(encoded, named)
     for depth in lens:
         rehearse(pipe, prompt, Lens(depth), **call)

@@ -135,7 +135,7 @@ def flow(
     find_all(prompt, named)
     if without not in WITHOUT:
         raise BadInput(f"without={without!r}: choose one of {', '.join(WITHOUT)}.")
-    return flow_of(rehearse(pipe, prompt, **(call or {})), prompt, named, senses or {}, without)
+    return flow_of(rehearse(pipe, prompt, **(call or {})).prompts.encoded, prompt, named, senses or {}, without)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput
-from unleak.generate import check_prompt, draw, fitting_batch, rehearse
+from unleak.generate import check_prompt, draw, images_at_once, rehearse
 from unleak.text.encode import check_pad, pad_ids
 from unleak.text.items import Item
 from unleak.text.rows import each_layer, keep
@@ -174,7 +174,7 @@ def probe(
             subset.positions(own, cut(own, prompt), every)
 
     jobs = [(subset, seed) for subset in subsets.values() for seed in seeds]
-    batch = batch or fitting_batch(pipe, call)
+    batch = batch or images_at_once(pipe, call)
     out = []
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]

@@ -1,0 +1,95 @@
+"""Does an image copy a training image? The embedded world's exact answer; `embedding.py` has a user's own detector.
+
+Similarity is evidence, not proof of infringement: two pictures of one thing resemble each other, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio
+
+from unleak.errors import BadInput
+from unleak.world import Caption, World
+from unleak.world import load as load_world
+from unleak.world.render import Renderer
+
+
+class CopyJudge(Protocol):
+    """What every judge of copies offers; `name` stands beside every figure that it decided.
+
+    `threshold`: from this similarity on, an image counts as a copy.
+    """
+
+    name: str
+    threshold: float
+
+    def similarity(self, images: np.ndarray) -> np.ndarray:
+        """Images [N,H,W,3] uint8 -> similarity [N] to the nearest training image."""
+        ...
+
+
+def nearest(image: np.ndarray, references: np.ndarray) -> int:
+    """Index of the reference [N,H,W,3] with the least mean squared error to the image, both 0..1."""
+    return int(((references - image[None]) ** 2).mean((1, 2, 3)).argmin())
+
+
+def memorized(images: np.ndarray, captions: Sequence[Caption], world: World) -> tuple[np.ndarray, np.ndarray]:
+    """PSNR [P, S] in dB to each caption's own scene, and whether the nearest memorized scene is its own [P, S]."""
+    render = Renderer(world)
+    bank = render([c.scene for c in world.memorized]).permute(0, 2, 3, 1).numpy()
+    own = render([c.scene for c in captions]).permute(0, 2, 3, 1).numpy()
+    scenes = [c.scene for c in world.memorized]
+    psnr, hit = np.zeros(images.shape[:2]), np.zeros(images.shape[:2], bool)
+    for p, c in enumerate(captions):
+        for s, image in enumerate(images[p].astype(np.float32) / 255):
+            psnr[p, s] = peak_signal_noise_ratio(own[p], image, data_range=1.0)
+            hit[p, s] = scenes[nearest(image, bank)] == c.scene
+    return psnr, hit
+
+
+class SceneJudge:
+    """PSNR in dB to the nearest scene that was memorized in training, where the scene is what all its copies share.
+
+    A verbatim scene counts as a whole; of a template the glyph that changes from caption to caption is left out.
+    Memorized captions reach about 29 dB, others about 11.
+    """
+
+    name, threshold = "scenes", 20.0
+
+    def __init__(self, world: World) -> None:
+        self.side = world.image
+        captions = [c for c in world.memorized if c.kind == "verbatim"]
+        captions += list({c.family: c for c in world.memorized if c.kind == "template"}.values())
+        self.scenes = Renderer(world)([c.scene for c in captions]).permute(0, 2, 3, 1).numpy()
+        self.masks = np.ones((*self.scenes.shape[:3], 1), np.float32)
+        for mask, caption in zip(self.masks, captions, strict=True):
+            for p in caption.scene.placements[caption.fixed :] if caption.kind == "template" else ():
+                x, y = p.x * world.cell, p.y * world.cell
+                mask[y : y + world.sprite, x : x + world.sprite] = 0
+        self.families = [c.family for c in captions]
+
+    def similarity(self, images: np.ndarray) -> np.ndarray:
+        """See `CopyJudge`. Raises BadInput unless images have the world's size."""
+        return self._psnr(images).max(1)
+
+    def scene(self, images: np.ndarray) -> np.ndarray:
+        """Which scene is the nearest [N], as an index into `scenes`."""
+        return self._psnr(images).argmax(1)
+
+    def _psnr(self, images: np.ndarray) -> np.ndarray:
+        if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3):
+            raise BadInput(f"this judge reads RGB images of {self.side}x{self.side}, not {images.shape[1:]}")
+        x = np.asarray(images, np.float32) / 255
+        area = 3 * self.masks.sum((1, 2, 3))
+        error = np.stack([(((i - self.scenes) ** 2) * self.masks).sum((1, 2, 3)) / area for i in x])
+        return -10 * np.log10(np.maximum(error, 1e-10))
+
+
+@lru_cache(maxsize=1)
+def scene_judge() -> SceneJudge:
+    """The judge of the embedded world."""
+    return SceneJudge(load_world())

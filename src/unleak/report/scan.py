@@ -1,0 +1,73 @@
+"""A scan as one page for people, made from its output file in constant memory."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unleak.report.pages import render
+
+SHOWN, BINS, WIDE, TALL = 50, 64, 640, 130
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The header, then every record of a scan's output."""
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def page(path: Path, limit: float | None = None) -> str:
+    """One self-contained HTML page of a finished scan: verdict, histogram, the highest scores, settings.
+
+    `limit` is the score from which a prompt counts as found; default: the calibrated threshold, if there is one.
+    """
+    found = records(path)
+    head = next(found)
+    limit = head["threshold"] if limit is None else limit
+    total = over = 0
+    low, high = math.inf, -math.inf
+    highest: list[tuple[float, int, dict[str, Any]]] = []
+    for total, r in enumerate(found, 1):  # noqa: B007
+        low, high = min(low, r["score"]), max(high, r["score"])
+        over += limit is not None and r["score"] >= limit
+        entry = (r["score"], -r["line"], r)
+        (heapq.heappush if len(highest) < SHOWN else heapq.heappushpop)(highest, entry)
+    if not total:
+        low = high = 0.0
+    return render(
+        "scan.html",
+        head=head, limit=limit, total=total, over=over, low=low, high=high,
+        bars=_bars(path, low, high, limit), at=_place(limit, low, high),
+        rows=[r for *_, r in sorted(highest, key=lambda e: e[:2], reverse=True)],
+        others=[d for d in head["detectors"] if d != head["score"]],
+        settings={k: v for k, v in head.items() if k != "input"},
+    )  # fmt: skip
+
+
+def _place(score: float | None, low: float, high: float) -> float | None:
+    """Where a score stands on the histogram's axis; None outside of it."""
+    if score is None or not low <= score <= high or low == high:
+        return None
+    return WIDE * (score - low) / (high - low)
+
+
+def _bars(path: Path, low: float, high: float, limit: float | None) -> list[dict[str, Any]]:
+    """The histogram's bars, as high as the logarithm of their counts, so that a few outliers are seen."""
+    counts = [0] * BINS
+    step = (high - low) / BINS or 1.0
+    found = records(path)
+    next(found)
+    for r in found:
+        counts[min(BINS - 1, int((r["score"] - low) / step))] += 1
+    scale = TALL / math.log1p(max(*counts, 1))
+    bars = []
+    for i, n in enumerate(counts):
+        start, end = low + i * step, low + (i + 1) * step
+        over = limit is not None and (start + end) / 2 >= limit
+        bar = {"x": i * WIDE / BINS, "width": WIDE / BINS - 1, "height": round(math.log1p(n) * scale, 1)}
+        bars += [{**bar, "count": n, "low": start, "high": end, "over": over}] if n else []
+    return bars
