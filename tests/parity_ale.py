@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from test_parity import Case, Record, adapter
+from oracle import Case, Record, adapter
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.regions.blend import Blend

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from test_parity import Case, adapter
+from oracle import Case, adapter
 from unleak.core.intervention import Intervention, Window
 from unleak.core.session import attach
 from unleak.text.items import Item

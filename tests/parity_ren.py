@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
+from oracle import Case, adapter
 from unleak.copies.detect import entropy, late_entropy, summary_entropy
 from unleak.core.anatomy import Site
 from unleak.core.attention import AttentionCall, Layout
@@ -20,7 +21,8 @@ from unleak.core.scores import default_scale
 GROUPS = ("mem", "nomem")
 
 
-def ren(case: Any) -> dict[str, Tensor]:
+@adapter("ren")
+def ren(case: Case) -> dict[str, Tensor]:
     params, inputs = case.spec["params"], case.inputs
     out: dict[str, Tensor] = {}
     for group in GROUPS:

@@ -90,7 +90,7 @@ def test_help_and_version_need_no_model(tmp_path: Path) -> None:
     assert "repair" in process("--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("command", ["doctor", "generate", "repair", "bench world", "bench words"])
+@pytest.mark.parametrize("command", ["doctor", "generate", "repair", "guard", "bench world", "bench words"])
 def test_every_command_explains_each_option(unleak: Any, command: str) -> None:
     done = unleak(*command.split(), "--help")
     assert done.code == 0 and not done.err and "--model" in done.out and "Usage: " in done.out

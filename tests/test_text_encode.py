@@ -91,6 +91,15 @@ def test_a_cached_encoding_cannot_be_spoiled_by_its_reader():
     assert torch.equal(encoder(["a dog"]).rows, kept)
 
 
+def test_hooks_do_not_make_it_another_encoder():
+    module = clip(tiny("sd1")).module
+    mark = fingerprint(module)
+    handle = module.register_forward_hook(lambda *_, **__: None, with_kwargs=True)
+    assert fingerprint(module) == mark
+    handle.remove()
+    assert fingerprint(module) == mark
+
+
 @pytest.mark.parametrize("change", ["in place", "replaced", "dtype", "adapter scale", "mode"])
 def test_a_changed_encoder_is_encoded_again(change):
     encoder = clip(tiny("sd1"))

@@ -36,6 +36,8 @@ _VERBS = {
     "scan": "unleak.copies.scan",
     "calibrate": "unleak.copies.fit",
     "Calibration": "unleak.copies.calibrate",
+    "Attenuate": "unleak.copies.attenuate",
+    "Guard": "unleak.copies.guard",
 }
 
 __all__ = ["__version__", *_VERBS]

@@ -627,6 +627,73 @@ def calibrate(
         say("result", f"{made.detector} from {made.threshold:.6g} on; {out}", "bold")
 
 
+@app.command()
+def guard(
+    prompt: str,
+    gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only images that it flags.")] = None,
+    preset: Annotated[str, typer.Option(help="The mitigation, one of those above.")] = "guard",
+    items: Annotated[
+        str | None, typer.Option(help="Items that should be there; default: those the judge knows.")
+    ] = None,
+    model: Model = "emoji-sd",
+    seeds: Seeds = "0:4",
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Draw with a mitigation of copying, before and after at the same seeds.
+
+    Presets: guard, guard-official, attenuate, and the baselines random-token, random-number, word-repetition,
+    noisy-rows, optimise-rows, mask-summary, delayed-guidance, opposite-guidance, repulsion-only, pad-swap, prss.
+    """
+    with errors():
+        from unleak.copies.calibrate import Calibration
+        from unleak.copies.presets import preset as mitigation
+        from unleak.generate import check_prompt, image_size, parse_seeds
+        from unleak.text.items import find_all, parse_items
+
+        check_prompt(prompt)
+        numbers = parse_seeds(seeds)
+        calibration = None if gate is None else Calibration.load(gate)
+        method = mitigation(preset, calibration)
+        named = parse_items(items) if items is not None else ()
+        find_all(prompt, named)
+        folder = check_folder(out)
+        check_file(json_file, "--json", out)
+        check_file(html, "--html", out)
+        if html is not None and json_file == str(html):
+            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+        pipe = open_model(model)
+        if calibration is not None:
+            calibration.check(pipe)
+        from unleak.copies.protect import protect
+        from unleak.files import write_atomic
+        from unleak.judges.copies import scene_judge
+        from unleak.report import guard as report
+
+        judge = judge_for(model, image_size(pipe, call))
+        if judge is None:
+            say("note", "without a judge only the images are compared; look at them")
+        elif items is None:
+            named = judge.named(prompt)
+        with ticking("drawing", 2 * len(numbers)) as tick:
+            result = protect(pipe, prompt, method, preset=preset, seeds=numbers, judge=judge, items=named, call=call,
+                             copies=scene_judge() if judge else None, model=model, progress=tick)  # fmt: skip
+        names = report.save_images(result, folder)
+        emit(report.to_dict(result, names), json_file)
+        if html:
+            write_atomic(html, report.page(result))
+        if json_file != "-":
+            for line in report.sentences(result):
+                print(line)
+            print(folder / "before-after.png")
+
+
 Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")]
 Methods = Annotated[str | None, typer.Option(help="Only these, comma separated.")]

@@ -72,6 +72,27 @@ def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, 
     return torch.cat(parts, dim=-1)
 
 
+def peaks(q: Tensor, k: Tensor, scale: float, mass: bool = False, chunk: int = CHUNK) -> Tensor:
+    """The largest logit that each key gets from any query, or with `mass` the largest probability.
+
+    Args:
+        q: queries [B, H, N, d], k: keys [B, H, K, d]; computed in their dtype.
+        scale: factor of the logits.
+        chunk: at most this many logits are held at a time.
+
+    Returns:
+        [B, H, K].
+    """
+    size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
+    found = None
+    for start in range(0, q.shape[2], size):
+        logits = q[:, :, start : start + size] @ k.mT * scale
+        most = (torch.softmax(logits, dim=-1) if mass else logits).amax(2)
+        found = most if found is None else torch.maximum(found, most)
+    assert found is not None, "no queries"
+    return found
+
+
 def fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
     """Output and log-sum-exp of the kernel that `scaled_dot_product_attention` itself would choose.
 

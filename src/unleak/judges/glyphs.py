@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unleak.errors import BadInput
 from unleak.text.items import Item
+from unleak.text.match import Chars, occurrences
 from unleak.world import World
 from unleak.world import load as load_world
 from unleak.world.grammar import Thing, thing
@@ -112,6 +113,15 @@ class GlyphJudge:
         """Images [N,64,64,3] uint8 -> [N, items] of bool. See `unleak.judges.Judge`."""
         things = [self._thing(i) for i in items]
         return np.array([[r.count(t.glyph, t.tint) > 0 for t in things] for r in self.read(images)], bool)
+
+    def named(self, prompt: str) -> tuple[Item, ...]:
+        """The words of the world that a prompt names, each once; the longer one where two overlap."""
+        found: dict[Chars, str] = {}
+        for word in sorted(self.world.words, key=len, reverse=True):
+            for a, b in occurrences(prompt, word):
+                if all(b <= c or d <= a for c, d in found):
+                    found[a, b] = word
+        return tuple(Item.of(word) for word in dict.fromkeys(found[at] for at in sorted(found)))
 
     def _thing(self, item: Item) -> Thing:
         """The item as the world knows it: its sense if it has one, else its text; a colour may stand before."""

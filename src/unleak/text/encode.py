@@ -173,6 +173,7 @@ def fingerprint(module: nn.Module, samples: int = 8) -> str:
 
     It reads ``samples`` spread values of every parameter and buffer, and the numbers, flags and strings among
     the attributes of every submodule (adapter scales, train or eval mode): milliseconds, also for large ones.
+    Hooks do not count.
     """
     digest = hashlib.blake2b(digest_size=16)
     values = []
@@ -184,7 +185,7 @@ def fingerprint(module: nn.Module, samples: int = 8) -> str:
     for part in values:
         digest.update(part.cpu().numpy().tobytes())
     for name, part in module.named_modules():
-        plain = {key: value for key, value in vars(part).items() if _is_plain(value)}
+        plain = {key: value for key, value in vars(part).items() if _is_plain(value) and "_hooks" not in key}
         digest.update(f"{name}{sorted(plain.items())}".encode())
     return digest.hexdigest()
 

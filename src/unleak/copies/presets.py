@@ -1,0 +1,54 @@
+"""Mitigations by name, each with the defaults of its source: for the command line and for benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from unleak.copies.attenuate import Attenuate
+from unleak.copies.baselines.delayed import DelayedGuidance
+from unleak.copies.baselines.noise import NoisyRows
+from unleak.copies.baselines.optimise import OptimiseRows
+from unleak.copies.baselines.pads import PadSwap
+from unleak.copies.baselines.prss import PRSS
+from unleak.copies.baselines.repulsion import RepulsionOnly
+from unleak.copies.baselines.summary import MaskSummary
+from unleak.copies.baselines.words import InsertWords
+from unleak.copies.gate import Gated
+from unleak.copies.guard import Guard
+from unleak.core.intervention import Intervention
+from unleak.errors import BadInput
+
+PRESETS: dict[str, Callable[[], Intervention]] = {
+    "guard": Guard,
+    "guard-official": Guard.official,
+    "attenuate": Attenuate,
+    "random-token": InsertWords,
+    "random-number": lambda: InsertWords("number"),
+    "word-repetition": lambda: InsertWords("word"),
+    "noisy-rows": NoisyRows,
+    "optimise-rows": OptimiseRows,
+    "mask-summary": MaskSummary,
+    "delayed-guidance": DelayedGuidance,
+    "opposite-guidance": lambda: DelayedGuidance(before=-1.0),
+    "repulsion-only": RepulsionOnly,
+    "pad-swap": PadSwap,
+    "prss": PRSS,
+}
+
+
+def preset(name: str, gate: Any = None) -> Intervention:
+    """A mitigation, behind a gate if one is given.
+
+    Raises:
+        BadInput: no such preset, or it works on the prompt, before there is anything to gate by.
+    """
+    if name not in PRESETS:
+        raise BadInput(f"no mitigation is called {name!r}; choose from {', '.join(PRESETS)}")
+    made = PRESETS[name]()
+    if gate is None:
+        return made
+    if not isinstance(made, Gated):
+        raise BadInput(f"{name} acts before the first step, where there is nothing to gate by: leave the gate out")
+    return replace(made, gate=gate)

@@ -1,0 +1,117 @@
+"""The parity harness: cases of an oracle folder, the adapters that answer them, and the rule that compares.
+
+An adapter runs our implementation on a case's inputs and returns tensors under the names of its expected outputs.
+Every `parity_*.py` beside this file registers adapters of one method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unleak.core.intervention import Intervention
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: its description and its tensors. `oracle` is the folder of all."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return json.loads((self.folder / "case.json").read_text())
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "inputs.safetensors")
+
+    @property
+    def expected(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "expected.safetensors")
+
+    def pipeline(self) -> Any:
+        from diffusers import DiffusionPipeline
+
+        folder = self.folder.parents[2] / "pipelines" / self.spec["pipeline"]
+        optional = {"safety_checker": None} if (folder / "unet").exists() else {}
+        pipe = DiffusionPipeline.from_pretrained(folder, **optional)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+Adapter = Callable[[Case], dict[str, Tensor]]
+ADAPTERS: list[tuple[str, dict[str, Any], Adapter]] = []
+
+
+def adapter(method: str, **params: Any) -> Callable[[Adapter], Adapter]:
+    """Register the adapter of a method's cases whose `params` hold these values."""
+
+    def register(function: Adapter) -> Adapter:
+        ADAPTERS.append((method, params, function))
+        return function
+
+    return register
+
+
+def find(spec: dict[str, Any]) -> Adapter | None:
+    given = spec.get("params", {})
+    for method, params, function in ADAPTERS:
+        if method == spec["method"] and all(given.get(name) == value for name, value in params.items()):
+            return function
+    return None
+
+
+def compare(case: Case, found: dict[str, Tensor]) -> None:
+    """The rule of `tolerance`: relative to each float tensor's largest value; integers and masks exactly."""
+    expected, tolerance = case.expected, case.spec["tolerance"]
+    assert found.keys() & expected.keys(), f"the adapter returned none of {sorted(expected)}"
+    assert found.keys() <= expected.keys(), f"the case has no {sorted(found.keys() - expected.keys())}"
+    first = next(name for name in case.spec["tensors"]["expected"] if expected[name].is_floating_point())
+    relative = tolerance["atol"] / expected[first].abs().max()
+    for name, ours in found.items():
+        theirs = expected[name]
+        assert ours.shape == theirs.shape, f"{name}: {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
+        if not theirs.is_floating_point():
+            assert torch.equal(ours.to(theirs.dtype), theirs), f"{name} is not exact"
+            continue
+        error, limit = (ours - theirs).abs().max(), relative * theirs.abs().max()
+        assert error <= limit, f"{name} is off by {error:.3g}, allowed {limit:.3g}"
+
+
+@dataclass(frozen=True)
+class Record(Intervention):
+    """Keeps what the core hands out: predictions of every branch, latents after every step, token ids."""
+
+    def on_text(self, ctx, call):
+        ctx.run.results["ids"] = call.ids
+
+    def on_prediction(self, ctx, preds):
+        ctx.run.results.setdefault("preds", []).append(dict(preds))
+
+    def on_latents(self, ctx, latents):
+        ctx.run.results.setdefault("latents", []).append(latents)
+
+
+def draw_case(pipe: Any, case: Case) -> Tensor:
+    """Final latents of a text-to-image case, from its initial latents."""
+    spec, latents = case.spec, case.inputs["initial_latents"]
+    names = ("num_inference_steps", "num_images_per_prompt", "guidance_scale", "eta")
+    params = {name: spec["params"][name] for name in names if name in spec["params"]}
+    side = [n * pipe.vae_scale_factor for n in latents.shape[-2:]]
+    return pipe(
+        spec["prompt"],
+        negative_prompt=spec.get("negative_prompt"),
+        latents=latents.clone(),
+        height=side[0],
+        width=side[1],
+        output_type="latent",
+        **params,
+    ).images
