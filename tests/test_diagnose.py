@@ -63,22 +63,23 @@ def test_every_combination_has_exactly_one_verdict() -> None:
 
 @pytest.mark.parametrize("answers", TABLE)
 def test_the_verdict_follows_what_the_judge_sees(sd1, answers: tuple[bool, bool, bool]) -> None:
-    judge = Scripted(*[["mouse"] if yes else [] for yes in answers], [])
+    full, encoded, alone = (["mouse"] if yes else [] for yes in answers)
+    judge = Scripted(full, encoded, alone, [], encoded, [])
     found = diagnose(sd1, "a mouse", "mouse", seeds=[0], judge=judge, evidence="all", after=False, call=SMALL)
     (f,) = found.findings
     assert f.verdict == TABLE[answers] and f.present == Rate(int(answers[0]), 1)
-    assert list(f.evidence) == ["encoded", "alone", "own"] and found.control is not None
+    assert list(f.evidence) == ["encoded", "alone", "own", "gathered"] and found.control is not None
     assert f.flags == (("carried elsewhere",) if answers[0] and not answers[1] else ())
     methods = {"ok": None, "leak": "patch", "neglect": "boost", "unknown": None}
     assert found.method == methods[f.verdict] and (found.repair is None) == (found.method is None)
 
 
 def test_another_sense_is_no_and_is_named(sd1) -> None:
-    judge = Scripted(["computer mouse"], ["laptop"], ["furry mouse"], [], ["laptop"])
+    judge = Scripted(["computer mouse"], ["laptop"], ["furry mouse"], [], [], ["laptop"])
     found = diagnose(sd1, "a mouse and a laptop", "mouse=furry mouse,laptop", seeds=[0], judge=judge, call=SMALL,
                      senses={"mouse": ["furry mouse", "computer mouse"]})  # fmt: skip
     mouse, laptop = found.findings
-    # asked: the mouse on the prompt, on its rows, alone, on its own rows; then the laptop
+    # asked: the mouse on the prompt, on its rows, alone, on its own rows, with EOS and pads; then the laptop
     assert mouse.instead == ("computer mouse",) and mouse.senses == ("computer mouse",)
     assert mouse.evidence["encoded"].instead == ["laptop"]
     assert found.after is not None and found.after.shape == (1, 64, 64, 3)
@@ -112,14 +113,15 @@ def test_without_a_judge_there_is_no_verdict_and_it_says_so(sd1) -> None:
 def test_an_items_rows_are_its_span_and_in_a_causal_encoder_all_but_the_others(name: str) -> None:
     pipe = tiny(name)
     kept = {}
-    for gathered in (True, False):
-        with unleak.attach(pipe, Says("mouse", ("laptop",), gathered)) as run:
+    for rows in ("all", "gathered", "own"):
+        with unleak.attach(pipe, Says("mouse", ("laptop",), rows)) as run:
             draw(pipe, "a mouse and a laptop", steps=1)
-        kept[gathered] = {encoder: rows[0] for encoder, rows in run.log[-1]["says"].items()}
+        kept[rows] = {encoder: at[0] for encoder, at in run.log[-1]["says"].items()}
         changed = {t["encoder"]: t["rows"][0] for t in run.log[-1]["text"]}
-        assert all(not set(changed[encoder]) & set(rows) for encoder, rows in kept[gathered].items())
-    for encoder, whole in kept[True].items():
-        own = kept[False][encoder]
+        assert all(not set(changed[encoder]) & set(at) for encoder, at in kept[rows].items())
+    for encoder, whole in kept["all"].items():
+        own, gathered = kept["own"][encoder], kept["gathered"][encoder]
+        assert set(own) <= set(gathered) <= set(whole)
         causal = encoder != {"sd3": "text_encoder_3", "flux": "text_encoder_2"}.get(name)
         assert set(own) <= set(whole) and (len(whole) > len(own)) == causal
         assert not causal or (own == [2] and 5 not in whole)  # "mouse" and "laptop" are one token of every CLIP
@@ -213,9 +215,9 @@ def test_the_automatic_repair_takes_back_what_it_made_worse(sd1) -> None:
             self.asked += 1
             mouse = [item.text == "mouse" for item in items]
             there = np.array([[not m for m in mouse]] * len(images), bool)
-            if self.asked in (3, 9, 10):  # alone; fresh after the repair; after the repair
+            if self.asked in (3, 10, 11):  # alone; fresh after the repair; after the repair
                 there[:, mouse] = True
-            if self.asked == 10:
+            if self.asked == 11:
                 there[1] = False
             return there
 

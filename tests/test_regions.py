@@ -18,7 +18,7 @@ from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM, SOURCE, transport
 from unleak.regions.masks import foreground, partition
 from unleak.regions.ore import ORE, Slots, embed, embeddings
-from unleak.regions.plan import Edit, located, plan
+from unleak.regions.plan import Edit, located, named, plan
 from unleak.regions.presets import OFFICIAL, Ale, preset
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
@@ -502,6 +502,11 @@ def test_prompts_are_joined_or_made_from_the_caption():
 def test_sources_must_be_in_the_caption_once(edits, caption, error):
     with pytest.raises(error):
         plan([Edit(*pair) for pair in edits], caption)
+
+
+def test_articles_are_left_out_where_an_object_is_looked_for():
+    prompt = "the cat, a cat and An owl"
+    assert named(prompt, ["a cat", "the cat", "An owl", "cat#2"]) == ("cat#2", "cat#1", "owl", "cat#2")
 
 
 def test_edits_are_read_from_the_command_line():

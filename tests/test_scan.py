@@ -314,13 +314,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_calibrate_then_scan_with_a_gate(unleak, folder, tmp_path: Path):
-    Path("wild.txt").write_text("\n".join(PROMPTS[:3]))
+    Path("wild.txt").write_text("\n".join([*PROMPTS[:3], LONG]))
     Path("tame.csv").write_text("prompt\n" + "\n".join([*PROMPTS[3:7], ""]))
     done = unleak("calibrate", "--memorized", "wild.txt", "--ordinary", "tame.csv", "-m", folder, "--seeds", "2",
                   "--detector", "magnitude", "--detector", "agreement")  # fmt: skip
     assert done.code == 0, done.err
     assert [row.split("\t")[0] for row in done.out.splitlines()] == ["detector", "magnitude", "agreement"]
     made = Calibration.load("calibration.json")
+    assert "1 prompts are left out" in done.err and (made.memorized, made.ordinary) == (3, 4)
     Path("all.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in [*PROMPTS, ""]))
     arguments = ("scan", "all.jsonl", "-m", folder, "--seeds", "2", "--calibration", "calibration.json")
     done = unleak(*arguments, "--html", "scan.html", "--fail-over", "threshold")
@@ -348,6 +349,7 @@ def test_an_uncalibrated_scan_says_so(unleak, folder):
     (("scan", "p.txt", "--fail-over", "threshold"), "--calibration"),
     (("scan", "p.txt", "-o", "no/such.jsonl"), "make it first"),
     (("scan", "p.txt", "--html", "scan.jsonl"), "two files"),
+    (("scan", "p.txt", "--calibration", "none.json"), "cannot read the calibration"),
     (("calibrate", "--memorized", "p.txt", "--ordinary", "none.txt"), "cannot read"),
     (("calibrate", "--memorized", "p.txt", "--ordinary", "p.txt", "--fpr", "2"), "--fpr"),
     (("calibrate", "--memorized", "empty.txt", "--ordinary", "p.txt"), "holds no prompt"),

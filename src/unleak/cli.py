@@ -22,6 +22,7 @@ from unleak.console import (
     emit,
     err,
     errors,
+    fitting,
     judge_for,
     known_items,
     known_senses,
@@ -469,7 +470,7 @@ def edit_image(
         if html is not None and json_file == str(html):
             raise BadInput(f"--json and --html both write {json_file!r}: name two files")
         given = {"target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
-        options = {k: v for k, v in given.items() if v is not None}
+        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         from unleak.regions import presets
 
         presets.preset(preset, **options)
@@ -559,14 +560,15 @@ def scan(
         lines = count_lines(file)
         call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
                               height=height, width=width)  # fmt: skip
-        pipe = open_model(model)
         from unleak.copies.calibrate import Calibration
+
+        known = Calibration.load(calibration) if calibration else None
+        pipe = open_model(model)
         from unleak.copies.scan import plan
         from unleak.copies.scan_file import rejects_of, scan_file
         from unleak.files import write_atomic
         from unleak.report import scan as report
 
-        known = Calibration.load(calibration) if calibration else None
         made = plan(pipe, seeds, count, detector, known, call=call)
         if known is None:
             say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
@@ -613,11 +615,13 @@ def calibrate(
                               height=height, width=width)  # fmt: skip
         pipe = open_model(model)
         from unleak.copies.fit import calibrate as fit
-        from unleak.copies.scan import DEFAULT
+        from unleak.copies.scan import DEFAULT, fits, plan
 
+        check = fits(pipe, plan(pipe, seeds, count, detector or DEFAULT, call=call))
+        kinds = [fitting(texts, check) for texts in kinds]
         with ticking("measuring", sum(map(len, kinds))) as tick:
-            made, found = fit(pipe, *kinds, seeds, count, detector or DEFAULT, combine=combine, fpr=fpr, model=model,
-                              call=call, progress=tick)  # fmt: skip
+            made, found = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
+                              model=model, call=call, progress=tick)  # fmt: skip
         made.save(out)
         print("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold", sep="\t")
         for s in found:

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from unleak.errors import BadInput, UnleakError
+from unleak.errors import BadInput, PromptTruncated, UnleakError
 
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
@@ -96,6 +96,22 @@ def prompts_of(file: Path, column: str | None = None) -> list[str]:
     found = list(dict.fromkeys(line.text for line in lines if line.error is None))
     if not found:
         raise BadInput(f"{file} holds no prompt")
+    return found
+
+
+def fitting(prompts: list[str], check: Callable[[str], None]) -> list[str]:
+    """Those that an encoder reads to their end; the others are noted. Raises BadInput if none is left."""
+    found, error = [], None
+    for prompt in prompts:
+        try:
+            check(prompt)
+            found.append(prompt)
+        except PromptTruncated as e:
+            error = e
+    if error is not None:
+        say("note", f"{len(prompts) - len(found)} prompts are left out: {error}")
+    if not found:
+        raise BadInput("no prompt is left")
     return found
 
 

@@ -20,6 +20,7 @@ from unleak.core.scores import RunningMean
 from unleak.core.session import attach
 from unleak.errors import EmptyMask
 from unleak.regions.ore import embed, one_prompt, reads_text
+from unleak.regions.plan import named
 from unleak.regions.schedule import alphas, variance_preserving
 
 if TYPE_CHECKING:
@@ -59,16 +60,16 @@ class Recognise(Intervention):
         random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
         n = torch.randn(latents.shape, generator=random).to(latents)
         if ctx.step == ctx.steps - 1:
-            ctx.run.results["seen"] = self._seen(ctx, tuple(latents.shape[-2:]))
+            ctx.run.results["seen"] = self._seen(ctx, latents.shape[-2:])
         return a**0.5 * self.clean.to(latents) + (1 - a) ** 0.5 * n
 
-    def _seen(self, ctx: Context, grid: tuple[int, int]) -> Tensor:
+    def _seen(self, ctx: Context, grid: Sequence[int]) -> Tensor:
         means, sizes = ctx.state["means"], [end - start for start, end in ctx.state["spans"]]
         maps = []
         for name in means:
             column = means.mean(name).permute(2, 0, 1)  # [T, h, w]
             words = torch.stack([part.mean(0) for part in column.split(sizes)])
-            maps.append(F.interpolate(words[None].float(), size=grid, mode="bilinear", align_corners=False)[0])
+            maps.append(F.interpolate(words[None].float(), size=tuple(grid), mode="bilinear", align_corners=False)[0])
         return torch.stack(maps).mean(0)
 
 
@@ -79,7 +80,7 @@ def attention_masks(
 
     Args:
         clean: the image's latents [1, C, h, w].
-        prompt: the caption. objects: as `Item.of` writes them, each in the caption.
+        prompt: the caption. objects: as `Item.of` writes them, each in the caption; articles are not looked for.
         size: (height, width) of the image in pixels.
         steps: noise levels at which the image is shown, one denoiser row each.
 
@@ -90,7 +91,7 @@ def attention_masks(
     Raises:
         EmptyMask: the model sees an object nowhere, or everywhere alike.
     """
-    with variance_preserving(pipe, steps), attach(pipe, Recognise(clean, tuple(objects), seed)) as run:
+    with variance_preserving(pipe, steps), attach(pipe, Recognise(clean, named(prompt, objects), seed)) as run:
         pipe(
             prompt=prompt, height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=1.0,
             generator=torch.Generator("cpu").manual_seed(seed), output_type="latent",

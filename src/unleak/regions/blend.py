@@ -53,7 +53,7 @@ class Blend(Intervention):
         if (ctx.step == 0 and not self.first_step and not last) or (last and not self.final):
             return None
         if "weight" not in ctx.state:
-            ctx.state["weight"] = foreground(self.masks, tuple(latents.shape[-2:]), self.foreground, self.feather)
+            ctx.state["weight"] = foreground(self.masks, latents.shape[-2:], self.foreground, self.feather)
         weight = ctx.state["weight"].to(latents)
         source = ctx.run.results[SOURCE].to(latents)
         mixed = weight * latents + (1 - weight) * source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.judges import Judge
 from unleak.regions.edit import Edited
+from unleak.regions.plan import without_article
 from unleak.text.items import Item
-
-_ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Check:
 
 def judged(edited: Edited, judge: Judge) -> list[Check]:
     """One `Check` for each edit. Raises BadInput for a phrase that the judge cannot read."""
-    sources = [Item(_ARTICLE.sub("", Item.of(one.source).text)) for one in edited.edits]
-    targets = [Item(_ARTICLE.sub("", one.target)) for one in edited.edits]
+    sources = [Item(without_article(Item.of(one.source).text)) for one in edited.edits]
+    targets = [Item(without_article(one.target)) for one in edited.edits]
     before, after = judge.present(np.stack([edited.before, edited.image]), [*sources, *targets])
     k = len(sources)
     return [Check(bool(before[i]), bool(after[i]), bool(after[k + i])) for i in range(k)]

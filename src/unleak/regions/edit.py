@@ -110,7 +110,7 @@ def edit(
     images = list(image) if several else [image]
     if not images:
         raise BadInput("no image is given")
-    each = list(edits) if several and edits and not isinstance(edits[0], Edit) else [edits] * len(images)
+    each: list[Any] = list(edits) if several and edits and not isinstance(edits[0], Edit) else [edits] * len(images)
     if len(each) != len(images):
         raise BadInput(f"{len(images)} images and {len(each)} lists of edits: give one list for all, or one for each")
     run = _Run(pipe, preset, _method(preset, steps, options), seed, source_prompt, negative_prompt, interventions)
@@ -198,7 +198,7 @@ class _Run:
         random = torch.Generator("cpu").manual_seed(self.seed)
         clean = photo.to_latents(self.pipe, job.picture, random if self.method.posterior == "sample" else None)
         masks = self._masks(job, clean)
-        notes = masking.check(masks, [one.source for one in job.edits], tuple(clean.shape[-2:]))
+        notes = masking.check(masks, [one.source for one in job.edits], clean.shape[-2:])
         notes += [f"{one.source!r} is to become itself" for one in job.edits if one.source == one.target]
         _tell(notes)
         start, *noise = (torch.randn(clean.shape, generator=random) for _ in range(self.method.steps + 1))
@@ -245,7 +245,7 @@ def _editable(pipe: Any, steps: int) -> Iterator[None]:
 
     Raises UnsupportedModel for a pipeline that no edit can follow yet.
     """
-    denoiser = eager(Anatomy.of(pipe).denoiser)
+    denoiser: Any = eager(Anatomy.of(pipe).denoiser)
     if "sample" not in inspect.signature(denoiser.forward).parameters:
         raise UnsupportedModel(
             f"{type(pipe).__name__} has a transformer ({type(denoiser).__name__}); editing knows UNets that predict "

@@ -95,10 +95,10 @@ def _grey(mask: Image.Image) -> np.ndarray:
     return grey
 
 
-def to_grid(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def to_grid(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Masks [..., H, W] at another (height, width), nearest: cell i is what stands at floor(i * scale)."""
     planes = masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    return (F.interpolate(planes, size=size, mode="nearest") > 0.5).reshape(*masks.shape[:-2], *size)
+    return (F.interpolate(planes, size=tuple(size), mode="nearest") > 0.5).reshape(*masks.shape[:-2], *size)
 
 
 def dilate(masks: Tensor, fraction: float) -> Tensor:
@@ -131,7 +131,7 @@ def partition(masks: Tensor, overlap: str = "smallest") -> Tensor:
     return torch.cat([owned, ~owned.any(0)[None]])
 
 
-def foreground(masks: Tensor, grid: tuple[int, int], how: str = "single", feather: float = 0.0) -> Tensor:
+def foreground(masks: Tensor, grid: Sequence[int], how: str = "single", feather: float = 0.0) -> Tensor:
     """How much of each latent cell may change, float [h, w] in 0..1; 0 wherever no mask reaches.
 
     Args:
@@ -155,7 +155,7 @@ def foreground(masks: Tensor, grid: tuple[int, int], how: str = "single", feathe
     return torch.from_numpy(np.clip(depth / (1 + feather * grid[0]), 0, 1)).float()
 
 
-def check(masks: Tensor, names: Sequence[str], grid: tuple[int, int]) -> list[str]:
+def check(masks: Tensor, names: Sequence[str], grid: Sequence[int]) -> list[str]:
     """What is remarkable about masks [K, H, W]: overlaps, nesting, a mask of everything; for people to read.
 
     Raises EmptyMask for a mask that holds no cell of the latent grid.

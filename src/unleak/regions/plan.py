@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from unleak.errors import BadInput
 from unleak.generate import check_prompt
 from unleak.text.items import Item, find_all
 from unleak.text.match import Chars, occurrences
+
+_ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,17 @@ def located(prompt: str, phrases: Sequence[str]) -> tuple[str, ...]:
             raise BadInput(f"{phrase!r} does not follow the phrases before it in {prompt!r}")
         spans.append(after[0])
     return _items(prompt, spans)
+
+
+def without_article(phrase: str) -> str:
+    """ "a banana" -> "banana"; what the phrase names, for whoever looks for it in an image."""
+    return _ARTICLE.sub("", phrase)
+
+
+def named(prompt: str, objects: Sequence[str]) -> tuple[str, ...]:
+    """The same objects of a prompt without their articles."""
+    found = [Item.of(one).find(prompt) for one in objects]
+    return _items(prompt, [(end - len(without_article(prompt[start:end])), end) for start, end in found])
 
 
 def _joined(phrases: Sequence[str]) -> tuple[str, list[Chars]]:

@@ -185,7 +185,8 @@ def _watched(judge: Judge | None, findings: Sequence[Finding], i: int) -> list[I
 def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
     assert f.present is not None
     said = {name: bool(e.rate and e.rate.yes) for name, e in f.evidence.items()}
-    result = verdict(f.present.yes, said.get("encoded", False), said.get("alone", False))
+    encoded = said.get("encoded", False) and said.get("gathered", True)  # the latter in causal encoders
+    result = verdict(f.present.yes, encoded, said.get("alone", False))
     return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
 
 

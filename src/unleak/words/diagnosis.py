@@ -28,7 +28,8 @@ class Finding:
         flags: ``"latent leak"``, ``"carried elsewhere"`` (`unleak.words.neglect.flags`).
         present: on how many images of the prompt it is there as it is meant; ``after``: with the repair.
         instead: the other senses that are there on half of the images or more.
-        evidence: what was drawn beside the prompt, by name: ``encoded``, ``alone``, ``own``.
+        evidence: what was drawn beside the prompt, by name: ``encoded``, ``alone``, and in
+            a causal encoder ``own`` and ``gathered``.
         reads: what its own last row reads as, names with their cosines, nearest first (`unleak.words.lens`).
         repaired: the suggested repair acts on it.
     """

@@ -11,10 +11,11 @@ images from the same seeds, tell it (``yes``: the item is there in the sense tha
 
 **Which rows are an item's?** In an encoder that looks both ways its own span, as in the paper. In a causal encoder
 the span is not enough: the rows of "mouse" in "a mouse and a laptop" are those of "a mouse", bit by bit, while the
-rows after the laptop, EOS and pads have read it and hold another sense. The denoiser reads them all, so there an
-item's rows are all rows but the other items' own; its span alone is drawn beside them and tells where in the encoder
-the leak sits. An image from the item's rows that shows another known sense beside the one that is meant counts as no.
-EOS and pads gather all items: one that they crowd out is called a leak, too.
+rows after the laptop, EOS and pads have read it and hold another sense. The denoiser reads them all, so there the
+item is drawn from all rows but the other items' own (``encoded``) and from its span with EOS and pads (``gathered``);
+it counts as encoded if both show it. Its span alone (``own``) tells where in the encoder a leak sits. An image that
+shows another known sense beside the one that is meant counts as no. EOS and pads gather all items: one that they
+crowd out is called a leak, too.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.errors import BadInput
 from unleak.judges import Judge
 from unleak.judges.rate import Rate
 from unleak.text.items import Item
 from unleak.text.phrases import phrase
 from unleak.text.rows import Layer, each_layer, keep
 from unleak.text.scene import Scene
-from unleak.text.spans import Span
 from unleak.words.probe import POOLED_FIELDS, Keep, Subset
 
 if TYPE_CHECKING:
@@ -66,20 +67,25 @@ class Says(Intervention):
 
     Attributes:
         item, others: of the prompt, as `Item.of` writes them.
-        gathered: in a causal encoder keep all rows but the other items' own; else only the item's own, as in
-            encoders that look both ways.
+        rows: in a causal encoder ``"all"``: all rows but the other items' own; ``"gathered"``: the item's own, EOS
+            and pads; ``"own"``: the item's own, as always in encoders that look both ways.
 
     The positions kept are in the session's log under "says", by encoder.
     """
 
     item: str
     others: tuple[str, ...] = ()
-    gathered: bool = True
+    rows: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.rows not in ("all", "gathered", "own"):
+            raise BadInput(f"rows={self.rows!r}: choose 'all', 'gathered' or 'own'.")
+        super().__post_init__()
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         """``H~_i = H_i if i in S else C_i``."""
         scene = Scene(call, [Item.of(self.item)], [Item.of(other) for other in self.others])
-        kept = [self._rows(scene, spans) for spans in scene.prompt.spans]
+        kept = [self._kept(scene, b) for b in range(len(call.prompts))]
         ctx.run.log[-1].setdefault("says", {})[call.name] = kept
         empty = scene.empty.output
 
@@ -91,9 +97,12 @@ class Says(Intervention):
         pooled = {name: empty[name] for name in POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
 
-    def _rows(self, scene: Scene, spans: dict[int, Span]) -> list[int]:
-        if not (self.gathered and scene.causal):
+    def _kept(self, scene: Scene, b: int) -> list[int]:
+        spans = scene.prompt.spans[b]
+        if self.rows == "own" or not scene.causal:
             return list(range(*spans[0]))
+        if self.rows == "gathered":
+            return [*range(*spans[0]), *scene.prompt.tokens[b].tail]
         of_others = {row for i in scene.others for row in range(*spans[i])}
         return [row for row in range(scene.length) if row not in of_others]
 
@@ -152,7 +161,9 @@ def probes(
     }
     if causal:
         own = f"Only the own rows of “{item.text}”, which have not read what follows"
-        made["own"] = (own, prompt, (Says(plain, tuple(beside), gathered=False),))
+        gathered = f"The own rows of “{item.text}” with EOS and pads, which have read everything"
+        made["own"] = (own, prompt, (Says(plain, tuple(beside), "own"),))
+        made["gathered"] = (gathered, prompt, (Says(plain, tuple(beside), "gathered"),))
     return made
 
 

@@ -179,6 +179,8 @@ def repair(
 
     log: list[Any] = []
     found, tried, undone = None, [], []
+    seen: np.ndarray | None
+    again: np.ndarray | None
     if with_ == "auto" and judge is not None:
         found = diagnose(
             pipe, prompt, given, seeds=seeds, judge=judge, after=False, model=model, call=call, progress=progress
@@ -193,7 +195,7 @@ def repair(
     else:
         before = draw(seeds)
         seen = judge.present(before, named) if judge else None
-        target = todo.forced if todo.forced is not None else [bool(rate < 0.5) for rate in seen.mean(0)]
+        target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
         method, repair = "patch" if with_ == "auto" else with_, todo.made(target) if any(target) else None
 
     after, again = before, seen
@@ -203,7 +205,7 @@ def repair(
         again = judge.present(after, named) if judge else None
     elif progress:
         progress(len(seeds))
-    if found is not None:
+    if found is not None and seen is not None and again is not None:
         back = never_worse(seen, again)
         after, again = np.where(back[:, None, None, None], before, after), np.where(back[:, None], seen, again)
         undone = [seed for seed, undo in zip(seeds, back, strict=True) if undo]
