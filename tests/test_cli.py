@@ -176,6 +176,8 @@ def _broken(folder: Path, what: str) -> None:
         index.write_text("[1]")
     if what == "bad settings":
         (folder / "unleak.json").write_text('{"call": 3}')
+    if what == "bad guidance":
+        (folder / "unleak.json").write_text('{"call": {}, "guidance": 3}')
     if what == "own code":
         index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["evil", "Evil"]}))
         (folder / "evil.py").write_text("raise SystemExit('the code of the model ran')")
@@ -185,6 +187,7 @@ def _broken(folder: Path, what: str) -> None:
     ("no weights", 2, "no weights"), ("pickled", 2, "pickled"), ("corrupt", 4, "could not load"),
     ("half an index", 2, "cannot be read as JSON"), ("index of nothing", 2, "no JSON object"),
     ("no index", 2, "has no model_index.json"), ("bad settings", 2, "must look like"), ("own code", 4, "never runs"),
+    ("bad guidance", 2, "must name an argument"),
 ])  # fmt: skip
 def test_a_broken_model_folder_is_refused(unleak: Any, tmp_path: Path, what: str, code: int, says: str) -> None:
     _broken(save_tiny("sd1", tmp_path / "model"), what)
@@ -259,6 +262,19 @@ def test_one_of_two_equal_items_is_repaired(unleak: Any, sd1_folder: str) -> Non
     assert done.code == 0 and json.loads(done.out)["items"][0]["span"] == [14, 19]
 
 
+def test_guidance_is_the_argument_that_the_model_names(unleak: Any, tmp_path: Path) -> None:
+    """In FLUX's pipeline that is `true_cfg_scale`; its negative prompt is the folder's, one for each image."""
+    folder = save_tiny("flux", tmp_path / "flux")
+    call = {"height": 64, "width": 64, "num_inference_steps": 2, "max_sequence_length": 32, "negative_prompt": ""}
+    (folder / "unleak.json").write_text(json.dumps({"call": call, "guidance": "true_cfg_scale"}))
+    draw = ("generate", "a mouse", "-m", "flux", "--seeds", "0,1", "--json", "-")
+    plain, strong = unleak(*draw, "-o", "plain"), unleak(*draw, "--guidance", "4", "-o", "strong")
+    assert plain.code == strong.code == 0, plain.err + strong.err
+    assert json.loads(plain.out)["settings"] == call
+    assert json.loads(strong.out)["settings"] == call | {"true_cfg_scale": 4.0}
+    assert (tmp_path / "plain" / "1.png").read_bytes() != (tmp_path / "strong" / "1.png").read_bytes()
+
+
 def test_only_chooses_among_the_items(unleak: Any, sd1_folder: str, tmp_path: Path) -> None:
     done = unleak("repair", MOUSE, "--items", "mouse,laptop", "--only", "mouse", "-m", sd1_folder, "--html", "p.html")
     assert done.code == 0 and "mouse\trepaired\tnot judged\nlaptop\tleft\tnot judged" in done.out
@@ -270,8 +286,11 @@ def test_only_chooses_among_the_items(unleak: Any, sd1_folder: str, tmp_path: Pa
 
 def test_an_interrupt_ends_with_130_and_no_file(tmp_path: Path, sd1_folder: str) -> None:
     command = [sys.executable, "-m", "unleak", "generate", MOUSE, "-m", sd1_folder, "--seeds", "0:9000"]
-    running = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(5)
+    heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  a background job ignores it
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard
+    )
+    time.sleep(10)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and not out and b"Traceback" not in err and b"interrupted" in err

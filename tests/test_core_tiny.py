@@ -18,7 +18,12 @@ def test_equal_calls_give_equal_pipelines(name):
 def test_the_folder_reads_back_bitwise(name, tmp_path):
     again = DiffusionPipeline.from_pretrained(save_tiny(name, tmp_path / name))
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(draw(again), draw(tiny(name)))
+    pipe = tiny(name)
+    for part, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            read = getattr(again, part).state_dict()
+            assert all(torch.equal(read[key], value) for key, value in module.state_dict().items()), part
+    torch.testing.assert_close(draw(again), draw(pipe), rtol=1e-4, atol=1e-4)  # kernels round by where weights lie
 
 
 @pytest.mark.parametrize("name", NAMES)

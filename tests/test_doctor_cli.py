@@ -98,6 +98,6 @@ def test_doctor_fails_where_a_law_fails(harm: str, code: int, monkeypatch: pytes
         pipe.enable_attention_slicing()
     else:
         pipe.unet.conv_out.register_forward_hook(lambda m, a, out: out + torch.randn_like(out))
-    monkeypatch.setattr(models, "load", lambda _: pipe)
+    monkeypatch.setattr(models, "load", lambda *_, **__: pipe)
     done = unleak("doctor", code=code)
     assert "NO" in done.stdout

@@ -45,7 +45,7 @@ def test_what_stands_to_the_right_cannot_change_a_causal_row(pipes, name: str, w
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_layer_is_the_one_that_the_denoiser_gets(pipes, name: str) -> None:
-    encoded = rehearse(pipes[name], PROMPT, **call_of(name))
+    encoded = rehearse(pipes[name], PROMPT, **call_of(name)).prompts.encoded
     read = {}
     for encoder, call in encoded.calls.items():
         layer, columns = encoded.layer(encoder), encoded.columns(encoder)
@@ -66,7 +66,7 @@ def test_the_layer_is_the_one_that_the_denoiser_gets(pipes, name: str) -> None:
 def test_no_row_but_its_own_knows_a_hidden_item(pipes, name: str) -> None:
     seen = {}
     for other in ("laptop", "dog"):
-        encoded = rehearse(pipes[name], f"a red {other} and a zebra", **call_of(name))
+        encoded = rehearse(pipes[name], f"a red {other} and a zebra", **call_of(name)).prompts.encoded
         call = encoded.calls["text_encoder_2" if name == "flux" else "text_encoder"]
         view = Scene(call, [Item(other), Item("zebra")]).hidden({1})
         seen[other] = view.output.last_hidden_state[0], view.phrases[0][0]
@@ -133,7 +133,7 @@ def test_a_row_reads_as_its_sense() -> None:
     bank = ["furry mouse", "computer mouse", "laptop", "cat"]
 
     def read(prompt: str) -> str:
-        return reads_as(rehearse(pipe, prompt), [Item("mouse"), Item("laptop")], 0, bank)[0][0]
+        return reads_as(rehearse(pipe, prompt).prompts.encoded, [Item("mouse"), Item("laptop")], 0, bank)[0][0]
 
     assert read("a mouse and a laptop") == "furry mouse"  # it has not read the laptop; EOS and pads have
     assert read("a laptop and a mouse") == "computer mouse"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from test_cli import SMALL, files, no_model, sd1_folder, unleak  # noqa: F401
 from test_redundancy import LINES, Alternating
-from unleak import cli, models
+from unleak import models
 from unleak.judges.glyphs import glyph_judge
 from unleak.report import tokens as report
 from unleak.words.classifier import Classifier
@@ -74,7 +74,7 @@ def test_a_model_without_a_judge_cannot_be_trained_for(unleak, sd1_folder, tmp_p
 
 
 def test_a_classifier_is_trained_written_and_tabled(unleak, sd1_folder, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(cli, "judge_for", lambda *_: Alternating())
+    monkeypatch.setattr("unleak.cli.words.judge_for", lambda *_: Alternating())
     (tmp_path / "p.jsonl").write_text(LINES)
     done = unleak("redundancy", "p.jsonl", "-o", "model", "-m", sd1_folder, *DRAWN, "--json", "r.json")
     assert done.code == 0 and "(chosen)" in done.out and done.out.rstrip().endswith("model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from unleak import models
+from unleak.generate import generate
+from unleak.world import load as load_world
 
 TRAINING = Path(__file__).parents[1] / "training"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -25,28 +30,63 @@ def train(command: str, out: Path, *args: str) -> None:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy autoencoder and a toy text encoder."""
+    """A toy autoencoder and toy text encoders."""
     folder = tmp_path_factory.mktemp("training")
     train("autoencoder", folder / "vae", "--steps", "1", "--batch", "2", "--channels", "8", "8", "8", "8")
     train("text", folder / "text", "--steps", "1", "--batch", "4", "--width", "32", "--layers", "1")
+    train("t5", folder / "t5", "--steps", "1", "--batch", "4", "--width", "32", "--layers", "1", "--pooled-width", "32")
     return folder
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(parts: Path, tmp_path: Path) -> None:
-    args = ("--vae", str(parts / "vae" / "vae"), "--text", str(parts / "text"), "--steps", "3", "--batch", "2",
-            "--channels", "32", "32", "--layers", "1", "--cache", "4")  # fmt: skip
-    train("unet", tmp_path / "straight", *args)
-    train("unet", tmp_path / "broken", *args, "--until", "2")
+@pytest.mark.parametrize(
+    ("command", "text", "size"),
+    [
+        ("unet", "text", ("--channels", "32", "32", "--layers", "1")),
+        ("flux", "t5", ("--width", "32", "--double", "1", "--single", "1")),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    parts: Path, tmp_path: Path, command: str, text: str, size: tuple[str, ...]
+) -> None:
+    args = ("--vae", str(parts / "vae" / "vae"), "--text", str(parts / text), "--steps", "3", "--batch", "2",
+            "--cache", "4", *size)  # fmt: skip
+    train(command, tmp_path / "straight", *args)
+    train(command, tmp_path / "broken", *args, "--until", "2")
     assert not (tmp_path / "broken" / "pipeline").exists()
-    train("unet", tmp_path / "broken", *args)
+    train(command, tmp_path / "broken", *args)
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("straight", "broken"))
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
-    from diffusers import StableDiffusionPipeline
+    folder = tmp_path / "straight" / "pipeline"
+    call = models.settings(folder) | {"num_inference_steps": 1, models.guidance(folder): 2.0}
+    assert generate(models.load(folder), ["a cat", "a dog"], [0], **call).shape == (2, 1, 64, 64, 3)
 
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "straight" / "pipeline")
-    pipe.set_progress_bar_config(disable=True)
-    assert pipe("a cat", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+def test_the_encoder_is_asked_for_an_item_where_its_word_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One or two tokens of every word name it, the same ones wherever it stands; a clarification names nothing."""
+    monkeypatch.syspath_prepend(str(TRAINING))
+    from mixture import Mixture
+    from train_t5 import Labels, tokenizer
+    from train_text import tokenizer as clip_tokenizer
+
+    mix = Mixture(load_world())
+    t5 = tokenizer(mix, 380, 32, 0)
+    labels = Labels(mix, t5, clip_tokenizer(mix, 20, 32, 0))
+    samples = [mix.draw(random.Random(i)) for i in range(300)]
+    ids, _, rows, ends, _ = labels(samples, random.Random(0), pads=2)
+    named: dict[str, set[tuple[str, ...]]] = {}
+    for b, s in enumerate(samples):
+        at = (rows[b, :, 0] > 0).nonzero()[:, 0].tolist()
+        assert len(s.things) <= len(at) <= 2 * len(s.things)
+        assert {int(rows[b, i, 0]) for i in at} == {labels.glyphs[t.glyph] for t in s.things}
+        assert not any(rows[b, i, 0] > 0 for i in range(32) if int(ids[b, i]) in (t5.pad_token_id, t5.eos_token_id))
+        assert ends[b, int((ids[b] != t5.pad_token_id).sum()) - 1, 1] == len(s.things)
+        if s.name:
+            clause = t5(f"({s.name})").input_ids
+            assert max(at) < int((ids[b] != t5.pad_token_id).sum()) - len(clause)
+        if len(s.things) == 1:
+            named.setdefault(s.things[0].word, set()).add(tuple(t5.convert_ids_to_tokens(ids[b, at])))
+    assert len(named) > 30 and all(len(x) == 1 for x in named.values())
 
 
 def test_the_shipped_world_is_what_the_command_makes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the four training commands share: resumable checkpoints, EMA, schedules, devices.
+"""What the training commands share: resumable checkpoints, EMA, schedules, devices.
 
 Every command is deterministic from its seed: the batch of step `i` is drawn from (seed, i), so a run that is
 killed and resumed sees the same data as one that was not.
@@ -53,6 +53,14 @@ def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
         return (step + 1) / warmup
     t = min(1.0, (step - warmup) / max(1, steps - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * t))
+
+
+def timesteps(n: int, g: torch.Generator, dev: torch.device) -> Tensor:
+    """[n] in 0..1, half logit-normal and half uniform: what is placed where is settled near 1, which the first half
+    alone seldom sees."""
+    normal = torch.randn(n, generator=g, device=dev).sigmoid()
+    uniform = torch.rand(n, generator=g, device=dev)
+    return torch.where(torch.rand(n, generator=g, device=dev) < 0.5, uniform, normal)
 
 
 class EMA:

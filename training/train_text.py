@@ -49,6 +49,13 @@ def tokenizer(mix: Mixture, merges: int, length: int, seed: int) -> CLIPTokenize
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=length)
 
 
+def identities(mix: Mixture) -> dict[str, int]:
+    """Number every caption that names nothing: memorized, ordinary, then open ones; from 1."""
+    cats = list(mix.world.categories.values())
+    opens = [*mix.world.moods, *cats, *(f"{a} and {b}" for a in cats for b in cats if a != b)]
+    return {t: i + 1 for i, t in enumerate([*(c.text for c in mix.captions), *opens])}
+
+
 class Readers(nn.Module):
     """The encoder with the linear readers of its pre-training."""
 
@@ -87,10 +94,7 @@ class Labels:
         self.tints = {None: 0} | {t: i + 1 for i, t in enumerate(w.tints)}
         self.backgrounds = {None: 0} | {b: i + 1 for i, b in enumerate(w.backgrounds)}
         self.connectives = {c: i + 1 for i, c in enumerate(CONNECTIVES)}
-        cats = list(w.categories.values())
-        opens = [*w.moods, *cats, *(f"{a} and {b}" for a in cats for b in cats if a != b)]
-        self.identity = {c.text: i + 1 for i, c in enumerate(mix.captions)}
-        self.identity |= {t: len(self.identity) + 1 + i for i, t in enumerate(opens)}
+        self.identity = identities(mix)
 
     def __call__(self, samples: list[Sample], r: random.Random, reads: int) -> tuple[Tensor, ...]:
         L = self.tok.model_max_length

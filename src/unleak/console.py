@@ -130,11 +130,15 @@ def open_model(model: str, text_only: bool = False) -> Any:
 
 
 def call_arguments(model: str, **given: Any) -> dict[str, Any]:
-    """The model's recommended call arguments, overridden by what the user gave. Raises BadInput."""
+    """The model's recommended call arguments, overridden by what the user gave. Raises BadInput.
+
+    A `guidance_scale` goes to the argument that means it for this model.
+    """
     from unleak import models
     from unleak.generate import check_call
 
-    call = {**models.settings(model), **{k: v for k, v in given.items() if v is not None}}
+    names = {"guidance_scale": models.guidance(model)}
+    call = {**models.settings(model), **{names.get(k, k): v for k, v in given.items() if v is not None}}
     check_call(call)
     return call
 

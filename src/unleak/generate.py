@@ -78,6 +78,11 @@ def images_at_once(pipe: Any, call: Mapping[str, Any]) -> int:
     return min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
 
 
+def for_each(call: Mapping[str, Any], prompts: int) -> dict[str, Any]:
+    """The call with one negative prompt for every prompt: some pipelines do not repeat it themselves."""
+    return {k: [v] * prompts if k == "negative_prompt" and isinstance(v, str) else v for k, v in call.items()}
+
+
 @contextmanager
 def memory_errors(images: int) -> Iterator[None]:
     """Say what to do where the memory does not suffice for so many images at once. Raises UnleakError."""
@@ -112,9 +117,8 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
         raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     try:
-        return first_steps(
-            pipe, 0, *interventions, prompt=texts, generator=torch.Generator("cpu").manual_seed(0), **call
-        )
+        generator = torch.Generator("cpu").manual_seed(0)
+        return first_steps(pipe, 0, *interventions, prompt=texts, generator=generator, **for_each(call, len(texts)))
     except UnleakError:
         raise
     except (ValueError, TypeError) as e:
@@ -161,7 +165,8 @@ def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np
     """
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
     with memory_errors(len(prompts)):
-        images = pipe(prompt=prompts, generator=generators, output_type="np", **call).images
+        arguments = for_each(call, len(prompts))
+        images = pipe(prompt=prompts, generator=generators, output_type="np", **arguments).images
     if not np.isfinite(images).all():
         raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
     return (np.asarray(images) * 255).round().astype(np.uint8)

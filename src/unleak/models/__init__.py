@@ -16,7 +16,7 @@ from unleak.errors import BadInput, UnsupportedModel
 EMBEDDED = ("emoji-sd",)
 INDEX = "model_index.json"
 TEXT = ("tokenizer", "text_encoder")  #: how the parts that read prompts are called in every pipeline
-SETTINGS = "unleak.json"  #: in a model's folder: keyword arguments that the model is meant to be called with
+SETTINGS = "unleak.json"  #: in a model's folder: how the model is meant to be called
 _WEIGHTS = (".safetensors",)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -141,9 +141,26 @@ def check_weights(part: Path) -> None:
 
 def settings(model: str | Path) -> dict[str, Any]:
     """The call arguments that a model's folder recommends (`unleak.json`), or none."""
-    folder = embedded_folder(str(model)) if str(model) in EMBEDDED else Path(model).expanduser()
-    file = folder / SETTINGS
-    call = _read(file).get("call") if file.is_file() else {}
+    file, data = _settings(model)
+    call = data.get("call")
     if not isinstance(call, dict):
         raise BadInput(f'{file} must look like {{"call": {{"num_inference_steps": 20}}}}')
     return call
+
+
+def guidance(model: str | Path) -> str:
+    """The call argument that sets how strong guidance is: what the folder's `unleak.json` says, else `guidance_scale`.
+
+    In FLUX's pipeline `guidance_scale` is an input of distilled models, and `true_cfg_scale` is guidance.
+    """
+    file, data = _settings(model)
+    name = data.get("guidance", "guidance_scale")
+    if not isinstance(name, str):
+        raise BadInput(f'{file} must name an argument of the pipeline, like {{"guidance": "true_cfg_scale"}}')
+    return name
+
+
+def _settings(model: str | Path) -> tuple[Path, dict[str, Any]]:
+    folder = embedded_folder(str(model)) if str(model) in EMBEDDED else Path(model).expanduser()
+    file = folder / SETTINGS
+    return file, _read(file) if file.is_file() else {"call": {}}

@@ -1,0 +1,35 @@
+"""The command line: parse, call the library, render. Data goes to stdout, progress to stderr.
+
+Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from unleak import __version__
+from unleak.cli.options import app
+from unleak.console import tolerant
+
+
+def version(show: bool) -> None:
+    if show:
+        print(f"unleak {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Find and stop leaks in text-to-image diffusion: between words, between regions, from the training set."""
+    tolerant()
+
+
+for room in ("basics", "words", "lint", "regions", "copies", "bench"):  # in the order of `unleak --help`
+    import_module(f"unleak.cli.{room}")
+
+__all__ = ["app"]

@@ -1,0 +1,116 @@
+"""`unleak bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    Model,
+    Seeds,
+    Steps,
+    bench_app,
+)
+from unleak.console import (
+    call_arguments,
+    check_folder,
+    err,
+    errors,
+    open_model,
+)
+from unleak.errors import UnsupportedModel
+
+Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")]
+Methods = Annotated[str | None, typer.Option(help="Only these, comma separated.")]
+
+
+def run_suite(
+    suite: Any, model: str, out: Path, seeds: str, split: str, limit: int | None, methods: str | None, **call: Any
+) -> None:
+    """Run one benchmark suite with a progress bar per part and print its table."""
+    from unleak.generate import parse_seeds
+
+    numbers = parse_seeds(seeds)
+    chosen = [m.strip() for m in methods.split(",")] if methods is not None else None
+    suite.check(split, chosen)
+    folder, arguments = check_folder(out), call_arguments(model, **call)
+    pipe = open_model(model)
+    from unleak.generate import image_size
+    from unleak.world import load as load_world
+
+    side, size = load_world().image, image_size(pipe, arguments)
+    if size != (side, side):
+        raise UnsupportedModel(f"{model!r} draws {size or 'unknown'} pixels; the world and its judge are {side}x{side}")
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tick(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        results = suite.run(
+            pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
+            call=arguments, progress=tick,
+        )  # fmt: skip
+    print(results.table(), end="")
+
+
+@bench_app.command("world")
+def bench_world(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/world"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """How well an embedded model draws its world, on held-out prompts, with the judge's own error."""
+    with errors():
+        from unleak.bench import world
+
+        run_suite(world, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
+
+
+@bench_app.command("words")
+def bench_words(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/words"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Which repairs stop leaks between words, channel by channel, and what they cost the other object."""
+    with errors():
+        from unleak.bench import words
+
+        run_suite(words, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
+
+
+@bench_app.command("copies")
+def bench_copies(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/copies"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Which detectors tell memorized captions from ordinary ones, and at what cost."""
+    with errors():
+        from unleak.bench import copies
+
+        run_suite(copies, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)

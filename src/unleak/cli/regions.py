@@ -1,0 +1,100 @@
+"""Leaks between regions: edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    HtmlFile,
+    JsonFile,
+    Model,
+    Size,
+    Steps,
+    app,
+)
+from unleak.console import (
+    check_file,
+    check_folder,
+    emit,
+    err,
+    errors,
+    judge_for,
+    open_model,
+    say,
+)
+from unleak.errors import BadInput
+
+
+@app.command("edit")
+def edit_image(
+    image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ...")],
+    edits: Annotated[list[str], typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object.")],
+    prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
+    preset: Annotated[str, typer.Option(help="The method: ale or ale-official.")] = "ale",
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    dilation: Annotated[float | None, typer.Option(help="Widen the masks, as a fraction of the height.")] = None,
+    self_replace: Annotated[float | None, typer.Option(help="Share of steps that keep the layout, 0..1.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt of the target.")] = None,
+    model: Model = "emoji-sd",
+    out: Folder = Path("out"),
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    height: Size = None,
+    width: Size = None,
+) -> None:
+    """Turn objects of an image into others and change nothing else."""
+    with errors():
+        from unleak.regions.plan import Edit, plan
+
+        named = [Edit.parse(text) for text in edits]
+        plan(named, prompt)
+        if (height is None) != (width is None):
+            raise BadInput("only one of --height and --width is given: give both")
+        folder = check_folder(out)
+        check_file(json_file, "--json", out)
+        check_file(html, "--html", out)
+        if html is not None and json_file == str(html):
+            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+        given = {"target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
+        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        from unleak.regions import presets
+
+        presets.preset(preset, **options)
+        from unleak.regions import photo
+
+        picture = photo.read(image)
+        pipe = open_model(model)
+        from unleak.bench.results import write_atomic
+        from unleak.regions.check import judged
+        from unleak.regions.edit import edit
+        from unleak.report import edit as report
+
+        size = None if height is None or width is None else (height, width)
+        with err.status("editing"):
+            result = edit(pipe, picture, named, preset=preset, steps=steps, seed=seed, source_prompt=prompt,
+                          negative_prompt=negative, size=size, **options)  # fmt: skip
+        judge = judge_for(model, result.image.shape[:2])
+        checks = None
+        if judge is not None:
+            try:
+                checks = judged(result, judge)
+            except BadInput as e:
+                say("note", f"not judged: {e}")
+        data = report.to_dict(result, model, report.save_images(result, folder), checks)
+        emit(data, json_file)
+        if html:
+            write_atomic(html, report.page(result, model, checks, judge.name if checks else None))
+        if json_file != "-":
+            for i, one in enumerate(result.edits):
+                said = "not judged" if checks is None else "is there" if checks[i].target_after else "is not there"
+                print(one.source, one.target, said, sep="\t")
+            kept = data["background_psnr"]["rebuilt"]
+            print("background", "none" if kept is None else kept if kept == "inf" else f"{kept:.1f} dB", sep="\t")
+            print(folder / "after.png")
