@@ -115,3 +115,20 @@ def draw_case(pipe: Any, case: Case) -> Tensor:
         output_type="latent",
         **params,
     ).images
+
+
+def draw_prompts(pipe: Any, case: Case) -> Tensor:
+    """Final latents [prompts, C, h, w] of a case whose prompts share one initial latent and one call."""
+    spec, start = case.spec, case.inputs["initial_latent"]
+    names = ("num_inference_steps", "guidance_scale", "eta")
+    params = {name: spec["params"][name] for name in names if name in spec["params"]}
+    height, width = (n * pipe.vae_scale_factor for n in start.shape[-2:])
+    return pipe(
+        spec["prompts"],
+        negative_prompt=[spec.get("negative_prompt") or ""] * len(spec["prompts"]),
+        latents=start.repeat(len(spec["prompts"]), 1, 1, 1),
+        height=height,
+        width=width,
+        output_type="latent",
+        **params,
+    ).images

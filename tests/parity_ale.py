@@ -66,7 +66,7 @@ def ale(case: Case) -> dict[str, Tensor]:
     assert params["strength"] == 1.0 and not params["denoise_model"]
     masks, clean, noise = given["object_masks"], given["clean_latents"], given["step_noise"]
     negative = "" if spec["negative_prompt"] else None
-    *parts, blend = method.parts(source, target[1], masks, clean, noise, negative)
+    *parts, blend = method.parts(source, target, masks, clean, noise, negative)
     assert isinstance(parts[0], DDCM) and isinstance(blend, Blend)
     if hasattr(pipe.scheduler.config, "original_inference_steps"):
         pipe.scheduler.register_to_config(original_inference_steps=params["original_inference_steps"])

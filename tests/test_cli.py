@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from tiny import save_tiny
 from unleak import models
-from unleak.bench import words
+from unleak.bench import repairs
 from unleak.bench import world as bench_world
 from unleak.bench.results import write_atomic
 from unleak.cli import app
@@ -335,8 +335,8 @@ def test_an_interrupted_benchmark_resumes(
 def test_a_limit_may_leave_a_subset_of_the_words_benchmark_empty() -> None:
     cases: Any = [SimpleNamespace(first=True)]
     outcomes = np.ones((1, 2, 2), bool)
-    assert [r.metric for r in words.rows_of("none", cases, outcomes, outcomes, "before")] == ["leak_rate"]
-    assert words.rows_of("none", cases, outcomes, outcomes, "after") == []
+    assert [r.metric for r in repairs.rows_of("none", cases, outcomes, outcomes, "before")] == ["leak_rate"]
+    assert repairs.rows_of("none", cases, outcomes, outcomes, "after") == []
 
 
 def test_a_benchmark_refuses_a_model_of_another_world(unleak: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from unleak.core.edits import (
     KeyScale,
     KeyValueSwap,
     MapEdit,
+    MapMix,
     Mask,
     Partition,
     QueryKeySwap,
@@ -24,7 +25,7 @@ from unleak.core.edits import (
     ValueSwap,
 )
 from unleak.core.execute import execute
-from unleak.errors import BadInput, EmptyMask, UnsupportedModel
+from unleak.errors import BadInput, Conflict, EmptyMask, UnsupportedModel
 
 HEIGHT, WIDTH, TEXT, HEADS, WIDE = 3, 4, 5, 2, 8
 CELLS = HEIGHT * WIDTH
@@ -276,6 +277,41 @@ def test_values_may_be_replaced_at_tokens():
     assert call.v[2:, :, 0].abs().max() > 0, "the call's own values were written to"
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["cross", "self", "joint-first"])
+def test_mixing_maps_of_other_rows_is_the_equation_and_needs_no_map(kind, masked):
+    call = make_call(kind)
+    batch, keys = len(call.k), call.k.shape[2]
+    random = torch.Generator().manual_seed(1)
+    take, keep = torch.rand(2, keys, keys, generator=random).double(), torch.rand(keys, generator=random).double()
+    if masked:
+        call = make_call(kind, mask=torch.randn(batch, 1, 1, keys, generator=random).double())
+    others = [KeyScale([1], torch.tensor([2.0, 3.0]).double()[:, None, None], None if kind == "self" else (1, 0))]
+    others = [Bias(-1.0, [1], rows=(1, 2)), *others] if kind != "self" else []
+    plain = run(call, *others)
+    out = agree(call, *others, MapMix((2, 3), (1,), take, keep), hows=("partitioned",))
+    assert torch.equal(out[:2], run(call, *others, how="dense")[:2])
+    if not others:
+        weights = call.full_map(None)
+        wanted = weights[[1, 1]] @ take[:, None] + weights[2:] * keep
+        assert (out[2:] - wanted @ call.v[2:]).abs().max() < 1e-12
+    nothing, everything = torch.zeros(keys, keys).double(), torch.ones(keys).double()
+    assert (agree(call, *others, MapMix("cond", "uncond", nothing, everything)) - plain).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [MapMix((3,), (1,), torch.eye(TEXT), torch.zeros(TEXT))],
+        [MapMix((1,), (0,), torch.eye(TEXT), torch.zeros(TEXT))],
+        [Partition([Region(grid_mask((0, 0)), values=torch.zeros(HEADS, TEXT, WIDE, dtype=torch.float64))])],
+    ],
+)
+def test_a_row_is_mixed_once_with_its_own_values_from_a_row_that_is_not(more):
+    with pytest.raises(Conflict, match="mixed twice"):
+        run(make_call(), MapMix("cond", (1,), torch.eye(TEXT), torch.zeros(TEXT)), *more)
+
+
 def test_a_map_edit_materialises_and_changes_the_map():
     call = make_call()
     out = run(call, KeyScale([1], 2.0), MapEdit(lambda weights: weights[[0, 1, 0, 1]]))
@@ -311,6 +347,8 @@ def test_an_edit_of_rows_that_are_elsewhere_does_nothing():
         (Partition([Region(torch.zeros(3, 4, dtype=torch.bool))]), EmptyMask),
         (Partition([Region(grid_mask((0, 0)), values=torch.zeros(HEADS, TEXT + 1, WIDE))]), BadInput),
         (QueryKeySwap("cond", (0, 1, 2)), BadInput),
+        (MapMix("cond", (0,), torch.eye(TEXT + 1), torch.zeros(TEXT + 1)), BadInput),
+        (MapMix("cond", (0,), torch.zeros(3, TEXT, TEXT), torch.zeros(TEXT)), BadInput),
     ],
 )
 def test_wrong_edits_say_so(edit, error):

@@ -391,10 +391,10 @@ def emoji():
 
 @pytest.mark.e2e
 def test_leaks_of_held_out_prompts_are_told_from_the_rest(emoji):
-    from unleak.bench.lint import labelled, rows
+    from unleak.bench.lint import figures, labelled
     from unleak.world import load
 
-    found = {(r.metric, r.subset): r for r in rows(Linter(emoji), labelled(load(), "heldout", 6))}
+    found = {(r.metric, r.subset): r for r in figures(Linter(emoji), labelled(load(), "heldout", 10))}
     assert found["lint_auroc", "all"].low >= 0.9
     assert found["lint_prompts_per_minute", "all"].value > 0
 

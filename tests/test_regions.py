@@ -329,7 +329,7 @@ def run_edit(
     clean = rows(7, 1, channels, *(side // pipe.vae_scale_factor for side in masks.shape[-2:]))
     noise = rows(8, method.steps, *clean.shape)
     source, target = " and ".join(sources), " and ".join(targets)
-    parts = method.parts((source, located(source, sources)), located(target, targets), masks, clean, noise)
+    parts = method.parts((source, located(source, sources)), (target, located(target, targets)), masks, clean, noise)
     guided = (method.source_guidance, method.target_guidance) != (1.0, 1.0)
     with attach(pipe, *parts, *extra) as run:
         final = pipe(
@@ -440,7 +440,7 @@ def test_nothing_of_the_source_depends_on_the_target(one):
         assert (ours - theirs).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", list(OFFICIAL.keys() - {"posterior", "find"}))
+@pytest.mark.parametrize("name", sorted(OFFICIAL.keys() - {"posterior", "find"}))
 def test_each_departure_of_the_release_can_be_switched_alone(one, name):
     masks = boxes()
     masks[1, 24:56, 30:88] = True  # overlap
@@ -467,7 +467,7 @@ def test_several_images_share_an_edit_and_are_the_single_ones(one):
 
     def edited(pick):
         parts = Ale(steps=3).parts(
-            ("blue cup and big cat", ("blue cup", "big cat")), OBJECTS, masks, clean, noise[:, pick]
+            ("blue cup and big cat", ("blue cup", "big cat")), (PROMPT, OBJECTS), masks, clean, noise[:, pick]
         )
         with attach(one, *parts):
             return one(PROMPT, num_inference_steps=3, height=64, width=96, guidance_scale=2.0, latents=start[pick],

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unleak.bench.run import Run
 from unleak.bench.stats import Row, auroc, mean
 from unleak.words.lint import CHUNK, Linter, PromptLint, scores
 from unleak.words.prompt_file import Line, line
 from unleak.world import World
 from unleak.world.prompts import Case, prompts
 
+METHODS = DEFAULT = ("lint",)
 #: kind of prompt -> how many
 KINDS = {"trigger": 100, "neutral": 60, "pair": 60, "triple": 60, "expression": 60, "colour": 40}
 
@@ -33,7 +35,15 @@ def _line(number: int, case: Case) -> Line:
     return line(number, case.prompt, [thing.phrase for thing in case.things], leaks)
 
 
-def rows(linter: Linter, lines: Sequence[Line], progress: Callable[[int], None] | None = None) -> list[Row]:
+def rows(run: Run, methods: Sequence[str]) -> list[Row]:
+    """`figures` of the model's text encoders; the denoiser is never called."""
+    lines = labelled(run.world, run.split, run.limit)
+    tick = run.ticking("lint", len(lines))
+    compute = lambda: [r.to_dict() for r in figures(Linter(run.pipe), lines, tick)]  # noqa: E731
+    return [Row(**row) for row in run.part("lint", [[given.prompt for given in lines]], compute)]
+
+
+def figures(linter: Linter, lines: Sequence[Line], progress: Callable[[int], None] | None = None) -> list[Row]:
     """`lint_auroc` over items (all; leaks before and after their trigger) and `lint_prompts_per_minute`.
 
     Intervals are bootstraps, over prompts for the AUROC and over chunks of prompts for the speed.
@@ -46,9 +56,11 @@ def rows(linter: Linter, lines: Sequence[Line], progress: Callable[[int], None] 
         speeds.append(60 * (len(found) - start) / (time.perf_counter() - began))
         if progress:
             progress(len(found) - start)
+    sides = {s: [_side(f, g, s) for f, g in zip(found, lines, strict=True)] for s in ("all", "before", "after")}
     out = [
-        auroc([_side(f, g, subset) for f, g in zip(found, lines, strict=True)], "lint", subset, "lint_auroc")
-        for subset in ("all", "before", "after")
+        auroc(pairs, "lint", subset, "lint_auroc")
+        for subset, pairs in sides.items()
+        if any(leaks for prompt in pairs for _, leaks in prompt)  # few prompts may hold no leak on one side
     ]
     return [*out, mean(speeds, "lint", "all", "lint_prompts_per_minute")]
 

@@ -131,36 +131,72 @@ def learn(
     Raises:
         BadInput: the judge cannot read an item, or too few items are left to learn from.
     """
-    call, seeds, tick = dict(call or {}), list(seeds), progress or (lambda n: None)
     check_kind(kind)
-    for todo in planned:
-        judge.senses(todo.named)
-    encoder, parts = planned[0].encoder, Parts(Path(f"{out}.labels"))
-    readers = read_by(pipe, planned[0].prompt, **call)
-    settings = {"judge": judge.name, "encoder": encoder, "seeds": seeds, "pad": pad, "pooled": pooled, "call": call}
-    weights = {"denoiser": fingerprint(Anatomy.of(pipe).denoiser), **readers}
-    label = partial(tokens, pipe, judge=judge, seeds=seeds, pad=pad, pooled=pooled, encoder=encoder, labels_only=True,
-                    call=call)  # fmt: skip
-    found, counts = [], dict.fromkeys(("used", "single_token", "seen_in_nothing", "not_drawn"), 0)
-    for i, todo in enumerate(planned):
-        inputs = [weights, settings, todo.prompt, list(map(str, todo.named))]
-        labels = parts.get(f"{i:06d}", inputs, lambda p=todo: _labels(label(p.prompt, p.named)))  # type: ignore[misc]
-        tick(len(todo.subsets) * len(seeds))
-        for item, redundant in zip(todo.named, labels, strict=True):
-            what = redundant if isinstance(redundant, str) else "used"
-            counts[what] += 1
-            if what == "used":
-                found.append((todo.prompt, item, redundant))
-    examples = _examples(pipe, found, encoder, extras, call)
-    made = {k: train(examples, k, encoder, readers, extras) for k in KINDS}
+    call, seeds = dict(call or {}), list(seeds)
+    settings = {"judge": judge.name, "encoder": planned[0].encoder, "seeds": seeds, "pad": pad, "pooled": pooled,
+                "call": call}  # fmt: skip
+    found = labels(pipe, planned, Parts(Path(f"{out}.labels")), judge=judge, settings=settings, progress=progress)
+    made, counts = classifiers(pipe, planned, found, extras, call)
     chosen = kind or max(made, key=lambda k: _merit(made[k].report))
     write_atomic(out, made[chosen].to_bytes())
     return Trained(made, chosen, counts, {**settings, "extras": extras})
 
 
-def _labels(study: TokenStudy) -> list[list[bool] | str]:
-    """Per item: which of its tokens are redundant, or why it teaches nothing."""
-    out: list[list[bool] | str] = []
+Labels = list[list[bool] | str]
+"""Per item of a prompt: which of its tokens are redundant, or why it teaches nothing (`REASONS`)."""
+
+REASONS = ("single_token", "seen_in_nothing", "not_drawn")
+
+
+def labels(
+    pipe: Any,
+    planned: Sequence[Plan],
+    parts: Parts,
+    *,
+    judge: Judge,
+    settings: dict[str, Any],
+    progress: Callable[[int], None] | None = None,
+) -> list[Labels]:
+    """What probing says of every planned prompt; finished prompts are reused.
+
+    Args:
+        settings: `seeds`, `pad`, `pooled`, `encoder` and `call` of `unleak.words.redundancy.tokens`, and the judge's
+            name.
+
+    Raises BadInput: the judge cannot read an item.
+    """
+    for todo in planned:
+        judge.senses(todo.named)
+    call = settings["call"]
+    weights = {"denoiser": fingerprint(Anatomy.of(pipe).denoiser), **read_by(pipe, planned[0].prompt, **call)}
+    options = {name: value for name, value in settings.items() if name != "judge"}
+    label = partial(tokens, pipe, judge=judge, labels_only=True, **options)
+    found = []
+    for i, todo in enumerate(planned):
+        inputs = [weights, settings, todo.prompt, list(map(str, todo.named))]
+        found.append(parts.get(f"{i:06d}", inputs, lambda p=todo: _labels(label(p.prompt, p.named))))  # type: ignore[misc]
+        if progress:
+            progress(len(todo.subsets) * len(settings["seeds"]))
+    return found
+
+
+def classifiers(
+    pipe: Any, planned: Sequence[Plan], found: Sequence[Labels], extras: bool, call: dict[str, Any]
+) -> tuple[dict[str, Classifier], dict[str, int]]:
+    """Both kinds, trained on the labels, and what became of the items. Raises BadInput where nothing can be learnt."""
+    counts, used = dict.fromkeys(("used", *REASONS), 0), []
+    for todo, each in zip(planned, found, strict=True):
+        for item, redundant in zip(todo.named, each, strict=True):
+            counts[redundant if isinstance(redundant, str) else "used"] += 1
+            if not isinstance(redundant, str):
+                used.append((todo.prompt, item, redundant))
+    encoder, readers = planned[0].encoder, read_by(pipe, planned[0].prompt, **call)
+    examples = _examples(pipe, used, encoder, extras, call)
+    return {k: train(examples, k, encoder, readers, extras) for k in KINDS}, counts
+
+
+def _labels(study: TokenStudy) -> Labels:
+    out: Labels = []
     for i, item in enumerate(study.plan.items):
         control = study.hits(i, "nothing")
         carries = [bool(study.representative(i, k)) for k in range(len(item.tokens))]

@@ -33,11 +33,14 @@ class Results:
     split: str
     judge: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  #: what could not be measured, and why
     command: str = field(default_factory=lambda: shlex.join(["unleak", *sys.argv[1:]]))
     versions: dict[str, str] = field(default_factory=versions)
 
     def to_dict(self) -> dict[str, Any]:
-        head = {k: getattr(self, k) for k in ("suite", "model", "command", "versions", "seeds", "split", "judge")}
+        head = {
+            k: getattr(self, k) for k in ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
+        }
         return {"schema": "unleak/bench/1", **head, "rows": [r.to_dict() for r in self.rows]}
 
     def table(self) -> str:
@@ -54,7 +57,8 @@ class Results:
         about = f"model {self.model}, split {self.split}, seeds {self.seeds}, judge {self.judge}"
         head = f"# {self.suite}\n\n`{self.command}`  \n{about}\n\n"
         write_atomic(folder / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
-        write_atomic(folder / "results.md", head + self.table())
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        write_atomic(folder / "results.md", head + self.table() + notes)
 
 
 class Parts:

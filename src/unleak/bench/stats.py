@@ -76,6 +76,23 @@ def _area(groups: Sequence[Sequence[tuple[float, bool]]]) -> float:
     return float(roc_auc_score(labels, scores))
 
 
+def balanced_accuracy(right: Sequence[np.ndarray], method: str, subset: str, metric: str, seed: int = 0) -> Row:
+    """Mean over classes of the share that is right; the bootstrap interval draws within each class.
+
+    Args:
+        right: for each class its cases [n] of bool.
+    """
+    each = [np.asarray(cases, float) for cases in right]
+
+    def value(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.mean([cases.mean(axis) for cases in drawn], 0)
+
+    ci = bootstrap(
+        each, value, rng=np.random.default_rng(seed), n_resamples=2000, method="percentile"
+    ).confidence_interval
+    return Row(method, subset, metric, float(value(*each)), float(ci.low), float(ci.high), sum(map(len, each)))
+
+
 def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
     """Exact McNemar test: (fixed, broken, two-sided p) for paired yes/no outcomes."""
     b, a = np.asarray(before, bool).ravel(), np.asarray(after, bool).ravel()

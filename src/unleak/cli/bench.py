@@ -91,7 +91,7 @@ def bench_words(
     steps: Steps = None,
     guidance: Guidance = None,
 ) -> None:
-    """Which repairs stop leaks between words, channel by channel, and what they cost the other object."""
+    """Leaks inside the prompt: repairs and their cost, tokens, flow, diagnosis, lint; --methods chooses."""
     with errors():
         from unleak.bench import words
 

@@ -35,7 +35,7 @@ def edit_image(
     image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ...")],
     edits: Annotated[list[str], typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object.")],
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
-    preset: Annotated[str, typer.Option(help="The method: ale or ale-official.")] = "ale",
+    preset: Annotated[str, typer.Option(help="The method: ale, ale-official, p2p or masactrl.")] = "ale",
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     dilation: Annotated[float | None, typer.Option(help="Widen the masks, as a fraction of the height.")] = None,
     self_replace: Annotated[float | None, typer.Option(help="Share of steps that keep the layout, 0..1.")] = None,

@@ -5,7 +5,8 @@ With q, k, v of a call, all edits together mean, for every batch row and query,
     out = softmax(F * (scale q k^T) + mask + biases) v
 
 in a fixed order, whoever asked: row swaps change q, k, v first (in list order), a region's keys and values
-replace them for its queries (a later region wins), key scales multiply into F, biases add up. `rows` says
+replace them for its queries (a later region wins), key scales multiply into F, biases add up; the softmax then
+may be mixed with that of other rows, and map edits change it last, in list order. `rows` says
 which batch rows are meant ("cond", "uncond", a branch's name, positions, None = all). Cells and tokens are
 addressed alike everywhere: a bool tensor [h, w] (any size, resized nearest; or [rows, h, w]) is a mask over
 image cells, a sequence of integers are text tokens, "image" is every image cell, None is everything.
@@ -109,10 +110,27 @@ class ValueSwap:
 
 
 @dataclass(frozen=True, eq=False)
+class MapMix:
+    """Batch rows `target` take over the attention map of batch rows `source` in part:
+
+        A_target <- A_source take + A_target diag(keep)
+
+    with `take` [K, K] or [rows, K, K] from the source's keys to the target's and `keep` [K] or [rows, K], over all
+    keys of the site. Linear in the map, so that values carry it and no map is materialised: ``A_source (take v) +
+    A_target (keep v)``. One source may serve many targets; a row is mixed once, from a row that is not.
+    """
+
+    target: Which
+    source: Which
+    take: Tensor
+    keep: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class MapEdit:
     """Change the attention map itself, [B, H, N, K] -> same shape, all batch rows. Materialises the map."""
 
     change: Callable[[Tensor], Tensor]
 
 
-Edit: TypeAlias = KeyScale | Bias | Partition | RowSwap | ValueSwap | MapEdit
+Edit: TypeAlias = KeyScale | Bias | Partition | RowSwap | ValueSwap | MapMix | MapEdit

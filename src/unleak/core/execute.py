@@ -16,6 +16,7 @@ from torch import Tensor
 from unleak.core.attention import AttentionCall, additive, row_index
 from unleak.core.edits import Edit, MapEdit
 from unleak.core.effects import Effect, effects, swapped
+from unleak.core.mixing import Mix, folded, grown, mixed_maps, mixes
 from unleak.errors import BadInput
 
 Kernel = Callable[..., Tensor]
@@ -26,13 +27,17 @@ def execute(call: AttentionCall, edits: Sequence[Edit], kernel: Kernel, how: str
     """The output [B, H, N, d] of one call with all its edits; `how` forces one of the executors."""
     q, k, v = swapped(call, edits)
     made = effects(call, edits)
+    wanted = mixes(call, edits, made)
     maps = [edit for edit in edits if isinstance(edit, MapEdit)]
     if how is None:
         simple = all(effect.factor is not None and effect.queries is None for effect in made)
         how = "dense" if maps else "scaled" if simple else "partitioned"
     if how == "dense":
-        return dense(call, q, k, v, made, maps)
-    return (scaled if how == "scaled" else partitioned)(call, q, k, v, made, kernel)
+        return dense(call, q, k, v, made, wanted, maps)
+    fused = scaled if how == "scaled" else partitioned
+    if wanted:
+        return folded(fused(*grown(call, q, k, v, made, wanted), kernel), wanted)
+    return fused(call, q, k, v, made, kernel)
 
 
 def scaled(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, made: Sequence[Effect], kernel: Kernel) -> Tensor:
@@ -140,7 +145,13 @@ def _of_row(value: Tensor | None, effect: Effect, row: int) -> Tensor:
 
 
 def dense(
-    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, made: Sequence[Effect], maps: Sequence[MapEdit]
+    call: AttentionCall,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    made: Sequence[Effect],
+    wanted: Sequence[Mix],
+    maps: Sequence[MapEdit],
 ) -> Tensor:
     """The definition, written down: one materialised map per batch row."""
     wide = q.dtype if q.dtype == torch.float64 else torch.float32
@@ -160,6 +171,7 @@ def dense(
                 bias = _of_row(effect.bias, effect, row)[0].to(wide)
                 biases[row, :, here] += bias if bias.shape[1] == 1 else bias[:, here]
     weights = torch.softmax(factors * logits + biases, dim=-1)
+    weights = mixed_maps(weights, wanted) if wanted else weights
     for edit in maps:
         weights = edit.change(weights)
     out = weights @ v

@@ -29,7 +29,7 @@ from unleak.regions import photo
 from unleak.regions.attention import attention_masks
 from unleak.regions.ore import choose
 from unleak.regions.plan import Edit, Plan, plan
-from unleak.regions.presets import POSTERIOR, Ale, preset
+from unleak.regions.presets import POSTERIOR, Method, preset
 from unleak.regions.schedule import variance_preserving
 
 
@@ -90,14 +90,15 @@ def edit(
         pipe: a text-to-image pipeline with a noise-predicting UNet (SD1, SD2, SDXL); left as it was.
         image: a file, a PIL image or an array, of any size; a list of them is edited one by one.
         edits: what becomes what; for a list of images one list for all, or one for each.
-        preset: ``"ale"``, or ``"ale-official"``: as the authors' release computes it.
+        preset: ``"ale"``, or ``"ale-official"``: as the authors' release computes it; to compare with, ``"p2p"``
+            (Prompt-to-Prompt) and ``"masactrl"``, which know no masks (``blend=True`` gives them the background).
         steps: denoising steps; default: the preset's.
         seed: of all noise; the same for every image.
         source_prompt: a caption of the image that names every source; default: the sources, joined by "and".
         negative_prompt: of the target.
         size: (height, width) to work at; default: the image's proportions at the model's own area.
         interventions: more to attach, before the preset's (a repair of the target's prompt).
-        options: of the preset (`presets.Ale`): ``target_guidance=3.0, self_replace=1.0, dilation=0.0``.
+        options: of the preset (`presets.Ale`, `baselines.presets`): ``target_guidance=3.0, self_replace=1.0``.
 
     Returns:
         `Edited`, or a list of them for a list of images.
@@ -120,7 +121,7 @@ def edit(
     return done if several else done[0]
 
 
-def _method(name: str, steps: int | None, options: dict[str, Any]) -> Ale:
+def _method(name: str, steps: int | None, options: dict[str, Any]) -> Method:
     method = preset(name, **({} if steps is None else {"steps": steps}), **options)
     if not isinstance(method.steps, int) or method.steps < 1:
         raise BadInput(f"steps={method.steps}: give 1 or more")
@@ -156,7 +157,7 @@ class _Run:
 
     pipe: Any
     name: str
-    method: Ale
+    method: Method
     seed: int
     source_prompt: str | None
     negative_prompt: str | None
@@ -203,7 +204,7 @@ class _Run:
         _tell(notes)
         start, *noise = (torch.randn(clean.shape, generator=random) for _ in range(self.method.steps + 1))
         parts = self.method.parts(
-            (job.plan.source, job.plan.sources), job.plan.targets, masks, clean, torch.stack(noise),
+            (job.plan.source, job.plan.sources), (job.plan.target, job.plan.targets), masks, clean, torch.stack(noise),
             "" if self.negative_prompt else None,
         )  # fmt: skip
         dtype = next(Anatomy.of(self.pipe).denoiser.parameters()).dtype

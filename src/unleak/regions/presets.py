@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.generate import check_call
+from unleak.regions.baselines.presets import Controlled, MutualAttention, PromptToPrompt
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.rgbcam import RGBCAM
@@ -56,7 +57,7 @@ class Ale:
     def parts(
         self,
         source: tuple[str, Sequence[str]],
-        targets: Sequence[str],
+        target: tuple[str, Sequence[str]],
         masks: Tensor,
         clean: Tensor,
         noise: Tensor | None = None,
@@ -66,7 +67,7 @@ class Ale:
 
         Args:
             source: the source's prompt and its phrases that are edited.
-            targets: their phrases in the target's prompt, in the same order.
+            target: the target's prompt and what they became there, in the same order.
             masks: bool [K, H, W], widened already. clean: z0 [1, C, h, w]. noise: [steps, 1, C, h, w].
             negative: the source's negative prompt, where the target has another.
         """
@@ -78,7 +79,7 @@ class Ale:
             ),
             SelfInjection(self.self_replace),
             RGBCAM(
-                tuple(targets), masks, self.overlap, self.bias, key_embed=self.key_embed,
+                tuple(target[1]), masks, self.overlap, self.bias, key_embed=self.key_embed,
                 masked_logit=self.masked_logit, **slots,
             ),
             Blend(masks, self.foreground, self.bb_first_step, self.bb_final, self.feather),
@@ -95,10 +96,16 @@ OFFICIAL = {
     "bb_first_step": False,
     "bb_final": False,
 }
-PRESETS: dict[str, Ale] = {"ale": Ale(), "ale-official": Ale(**OFFICIAL)}  # type: ignore[arg-type]
+Method: TypeAlias = Ale | Controlled
+PRESETS: dict[str, Method] = {
+    "ale": Ale(),
+    "ale-official": Ale(**OFFICIAL),  # type: ignore[arg-type]
+    "p2p": PromptToPrompt(),
+    "masactrl": MutualAttention(),
+}
 
 
-def preset(name: str, **options: Any) -> Ale:
+def preset(name: str, **options: Any) -> Method:
     """A method by name, with some of its options changed. Raises BadInput: an unknown name or option, NaN."""
     check_call(options)
     if name not in PRESETS:

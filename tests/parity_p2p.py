@@ -1,0 +1,116 @@
+"""Adapters of the `p2p` cases: the tables between prompts, and runs under attention control."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oracle import Case, Record, adapter, draw_prompts
+from unleak.core.execute import execute
+from unleak.core.intervention import Intervention
+from unleak.core.session import attach
+from unleak.errors import BadInput
+from unleak.regions.baselines import alignment
+from unleak.regions.baselines.p2p import P2P
+
+
+def tables(tokenizer: Any, spec: dict[str, Any], steps: int) -> dict[str, Tensor]:
+    """Every table of the prompts and parameters of a case; without the replacement where there is none."""
+    params = spec["params"]
+    source, *targets = alignment.cut(tokenizer, spec["prompts"], params.get("max_len"))
+    scores = {name: params[name] for name in ("gap", "match", "mismatch") if name in params}
+    mapper = torch.tensor([alignment.refinement(source, target, **scores) for target in targets])
+    found = {
+        "refinement_mapper": mapper,
+        "refinement_alphas": (mapper >= 0).float(),
+        "time_word_alphas": alignment.shares(targets, params["cross_replace_steps"], steps),
+    }
+    if "equalizer_words" in params:
+        values = params["equalizer_values"]
+        found["equalizer"] = alignment.equalizer(targets[-1], params["equalizer_words"], values)
+    with contextlib.suppress(BadInput):
+        found["replacement_mapper"] = torch.stack([alignment.replacement(source, t, shifted=False) for t in targets])
+    return found
+
+
+def only(found: dict[str, Tensor], case: Case) -> dict[str, Tensor]:
+    return {name: value for name, value in found.items() if name in case.expected}
+
+
+@adapter("p2p")
+def p2p(case: Case) -> dict[str, Tensor]:
+    return controlled(case) if "initial_latent" in case.inputs else aligned(case)
+
+
+def aligned(case: Case) -> dict[str, Tensor]:
+    from transformers import AutoTokenizer
+
+    spec = case.spec
+    folder = case.folder.parents[2] / "pipelines" / spec["pipeline"].split(" ")[0] / "tokenizer"
+    found = tables(AutoTokenizer.from_pretrained(folder), spec, spec["params"]["num_steps"])
+    missing = case.expected.keys() - found.keys()
+    assert not missing, f"no {sorted(missing)}"
+    return only(found, case)
+
+
+@dataclass(frozen=True, eq=False)
+class Maps(Intervention):
+    """Keeps the mid block's cross-attention maps before and after `method`, by step.
+
+    The map after is what the executor gives for values that are the unit vectors: A 1 = A.
+    """
+
+    method: P2P | None = None
+
+    def on_attention(self, ctx, site):
+        if site.kind != "cross" or not site.name.startswith("mid_block"):
+            return
+        before = site.full_map(None)
+        mix = self.method.on_attention(ctx, site)
+        unit = torch.eye(site.text_length).expand(*site.v.shape[:2], -1, -1)
+        after = before
+        if mix is not None:
+            after = execute(replace(site, v=unit), [mix], partial(F.scaled_dot_product_attention, scale=site.scale))
+        ctx.run.results.setdefault("maps", []).append((before.flatten(0, 1), after.flatten(0, 1)))
+
+
+def controlled(case: Case) -> dict[str, Tensor]:
+    """A run of [source, target, ...] under attention control, beside a plain one."""
+    spec, pipe = case.spec, case.pipeline()
+    params, steps = spec["params"], spec["params"]["num_inference_steps"]
+    assert params["local_blend"] is None, "a local blend has no reference here"
+    found = tables(pipe.tokenizer, spec, steps)
+    kinds = {"replace": "replace", "refine": "refine", "reweight": "same"}
+    first, *rest = params["kind"].split("+")
+    assert first in kinds and set(rest) <= {"reweight"}, f"the kind {params['kind']!r} is not described"
+    share = params["self_replace_steps"]
+    ends = share if isinstance(share, list) else (0.0, share)
+    assert [int(end * steps) for end in ends] == params["self_replace_step_range"]
+    method = P2P(
+        spec["prompts"],
+        kinds[first],
+        params["cross_replace_steps"],
+        share,
+        params["self_replace_max_queries"],
+        found.get("equalizer", {}),
+        shifted=False,
+    )
+    bare = draw_prompts(pipe, case)
+    with attach(pipe, Maps(method), method, Record()) as run:
+        final = draw_prompts(pipe, case)
+    found |= {
+        "final_latents": final,
+        "final_latents_without_control": bare,
+        "latents_per_step": torch.stack(run.results["latents"]),
+    }
+    for name in case.expected:
+        if at := re.fullmatch(r"mid_cross_attention_step(\d+)_(before|after)", name):
+            found[name] = run.results["maps"][int(at[1])][at[2] == "after"]
+    return only(found, case)
