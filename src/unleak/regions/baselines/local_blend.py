@@ -69,13 +69,14 @@ class LocalBlend(Intervention):
             tokenizer = Anatomy.of(ctx.pipe).encoders[0].tokenizer
             ctx.state["tokens"] = [self._tokens(tokenizer, some) for some in (self.words, self.without) if some]
         side = sides(ctx, "cond")
-        for which, tokens in enumerate(ctx.state["tokens"]):
+        for which, tokens in zip(("words", "without"), ctx.state["tokens"], strict=False):
             seen = [
                 torch.stack([_seen(site, source, tokens[0]), _seen(site, target, tokens[prompt + 1])])
                 for (target, source), prompt in zip(paired(side.targets, side.sources), side.prompts, strict=True)
             ]
             if seen:
-                ctx.state[which] = ctx.state.get(which, 0.0) + torch.stack(seen)  # [target rows, 2, h, w]
+                total = torch.stack(seen)  # [target rows, 2, h, w]
+                ctx.state[f"seen {which}"] = ctx.state.get(f"seen {which}", 0.0) + total
                 ctx.state["images"] = [site.rows.images[target] for target in side.targets]
 
     def _tokens(self, tokenizer: object, words: tuple[tuple[str, ...], ...]) -> list[list[int]]:
@@ -88,13 +89,13 @@ class LocalBlend(Intervention):
         return found
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
-        if 0 not in ctx.state:
+        if "seen words" not in ctx.state:
             raise NoSite(f"no cross-attention site has a {REDUCTION}th of the latent side, so no word was seen")
         if ctx.step < int(self.start * ctx.steps):
             return None
-        mask = self._mask(ctx.state[0], latents, pool=True)
-        if 1 in ctx.state:
-            mask = mask & ~self._mask(ctx.state[1], latents, pool=False)
+        mask = self._mask(ctx.state["seen words"], latents, pool=True)
+        if "seen without" in ctx.state:
+            mask = mask & ~self._mask(ctx.state["seen without"], latents, pool=False)
         images = ctx.state["images"]
         others = [i for i in range(len(latents)) if i not in images]
         source = ctx.run.results[SOURCE].to(latents) if SOURCE in ctx.run.results else latents[others]
