@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Extra arguments for pip, e.g. PIP_ARGS="--index-url https://..." for a mirror or a CPU-only torch.
 PIP_ARGS ?=
+# What `make bench` measures with; without arguments it runs in single precision and takes much longer on a CPU.
+BENCH_ARGS ?= --dtype bf16 --steps 1
 # threads of small models that share a machine should sleep, not spin, while they wait for each other
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
@@ -30,7 +32,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the same run
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/overhead.py $(BENCH_ARGS)
 
 bench-world: $(READY)  ## how well the embedded model draws its world, on held-out prompts
 	$(BIN)/unleak bench world -o docs/results/world
