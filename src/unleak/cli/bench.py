@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,55 +63,28 @@ def run_suite(
     print(results.table(), end="")
 
 
-@bench_app.command("world")
-def bench_world(
-    model: Model = "emoji-sd",
-    out: Folder = Path("results/world"),
-    seeds: Seeds = "0:4",
-    split: Split = "heldout",
-    limit: Limit = None,
-    methods: Methods = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-) -> None:
-    """How well an embedded model draws its world, on held-out prompts, with the judge's own error."""
-    with errors():
-        from unleak.bench import world
+def suite_command(name: str, about: str) -> None:
+    """Register `unleak bench NAME`, which runs `unleak.bench.NAME`."""
 
-        run_suite(world, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
-
-
-@bench_app.command("words")
-def bench_words(
-    model: Model = "emoji-sd",
-    out: Folder = Path("results/words"),
-    seeds: Seeds = "0:4",
-    split: Split = "heldout",
-    limit: Limit = None,
-    methods: Methods = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-) -> None:
-    """Leaks inside the prompt: repairs and their cost, tokens, flow, diagnosis, lint; --methods chooses."""
-    with errors():
-        from unleak.bench import words
-
-        run_suite(words, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
+    @bench_app.command(name, help=about)
+    def command(
+        model: Model = "emoji-sd",
+        out: Folder = Path("results") / name,
+        seeds: Seeds = "0:4",
+        split: Split = "heldout",
+        limit: Limit = None,
+        methods: Methods = None,
+        steps: Steps = None,
+        guidance: Guidance = None,
+    ) -> None:
+        with errors():
+            suite = import_module(f"unleak.bench.{name}")
+            call = {"num_inference_steps": steps, "guidance_scale": guidance}
+            run_suite(suite, model, out, seeds, split, limit, methods, **call)
 
 
-@bench_app.command("copies")
-def bench_copies(
-    model: Model = "emoji-sd",
-    out: Folder = Path("results/copies"),
-    seeds: Seeds = "0:4",
-    split: Split = "heldout",
-    limit: Limit = None,
-    methods: Methods = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-) -> None:
-    """Which detectors tell memorized captions from ordinary ones, and at what cost."""
-    with errors():
-        from unleak.bench import copies
-
-        run_suite(copies, model, out, seeds, split, limit, methods, num_inference_steps=steps, guidance_scale=guidance)
+suite_command("world", "How well an embedded model draws its world, on held-out prompts, with the judge's own error.")
+suite_command(
+    "words", "Leaks inside the prompt: repairs and their cost, tokens, flow, diagnosis, lint; --methods chooses."
+)
+suite_command("copies", "Which detectors tell memorized captions from ordinary ones, and at what cost.")

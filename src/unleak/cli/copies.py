@@ -21,7 +21,7 @@ from unleak.cli.options import (
 from unleak.console import (
     call_arguments,
     check_file,
-    check_folder,
+    check_outputs,
     count_lines,
     emit,
     errors,
@@ -195,11 +195,7 @@ def guard(
         method = mitigation(preset, calibration)
         named = parse_items(items) if items is not None else ()
         find_all(prompt, named)
-        folder = check_folder(out)
-        check_file(json_file, "--json", out)
-        check_file(html, "--html", out)
-        if html is not None and json_file == str(html):
-            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+        folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         if calibration is not None:

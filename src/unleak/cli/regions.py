@@ -18,8 +18,7 @@ from unleak.cli.options import (
     app,
 )
 from unleak.console import (
-    check_file,
-    check_folder,
+    check_outputs,
     emit,
     err,
     errors,
@@ -57,11 +56,7 @@ def edit_image(
         plan(named, prompt)
         if (height is None) != (width is None):
             raise BadInput("only one of --height and --width is given: give both")
-        folder = check_folder(out)
-        check_file(json_file, "--json", out)
-        check_file(html, "--html", out)
-        if html is not None and json_file == str(html):
-            raise BadInput(f"--json and --html both write {json_file!r}: name two files")
+        folder = check_outputs(out, json_file, html)
         given = {"target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
         options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         from unleak.regions import presets

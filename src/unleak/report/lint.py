@@ -12,7 +12,7 @@ from typing import Any
 
 from unleak.bench.results import versions
 from unleak.errors import BadInput
-from unleak.report.pages import render
+from unleak.report.pages import marked, render
 from unleak.report.stream import Stream
 from unleak.words.lint import CHUNK, Linter
 from unleak.words.prompt_file import Line
@@ -109,18 +109,13 @@ def _same(records: Iterable[dict[str, Any]], chunk: list[Line], out: Path | None
         yield record
 
 
-def marked(record: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """The prompt in pieces (text, risk); None for what is no item."""
-    pieces: list[tuple[str, float | None]] = []
-    at = 0
-    for item in sorted(record["items"], key=lambda item: item["span"]):
-        a, b = item["span"]
-        pieces += [(record["prompt"][at:a], None), (record["prompt"][a:b], item["risk"])]
-        at = b
-    return [*pieces, (record["prompt"][at:], None)]
+def _pieces(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The prompt with its items marked as `leak` or `ok`."""
+    states = [(tuple(i["span"]), "leak" if i["risk"] >= 0.5 else "ok") for i in record["items"]]
+    return marked(record["prompt"], states)
 
 
 def page(summary: Summary) -> str:
     """One self-contained HTML page of the riskiest prompts. No script needed."""
-    rows = [{**r, "pieces": marked(r), "worst": max(r["items"], key=lambda i: i["risk"])} for r in summary.riskiest]
+    rows = [{**r, "pieces": _pieces(r), "worst": max(r["items"], key=lambda i: i["risk"])} for r in summary.riskiest]
     return render("lint.html", settings=summary.header["settings"], s=summary, rows=rows)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from unleak.bench.results import versions, write_atomic
 from unleak.bench.stats import share
-from unleak.report.pages import data_uri, render
+from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import PAPER, contact_sheet, png
+from unleak.text.match import Chars
 from unleak.words.redundancy import TokenStudy
 
 CARRIES = (20, 108, 46)  #: the frame of a representative token
@@ -113,21 +114,20 @@ def page(s: TokenStudy) -> str:
     others = [view for view in s.images if not view.startswith("item ")]
     context = [{"view": view, "rates": [rate(s, i, view) for i in range(len(s.plan.items))]} for view in others]
     return render(
-        "tokens.html", title="unleak tokens", s=s, data=to_dict(s, {}), pieces=marked(s), pictures=pictures,
+        "tokens.html", title="unleak tokens", s=s, data=to_dict(s, {}), pieces=_pieces(s), pictures=pictures,
         context=context, settings=s.settings,
     )  # fmt: skip
 
 
-def marked(s: TokenStudy) -> list[dict[str, Any]]:
-    """The prompt as pieces of text; pieces that are tokens of items carry their state."""
-    pieces: list[dict[str, Any]] = []
-    at = 0
+def _pieces(s: TokenStudy) -> list[dict[str, Any]]:
+    """The prompt with the tokens of its items marked; shared characters belong to the first token."""
     states = {True: "ok", False: "redundant", None: "named"}
+    found: list[tuple[Chars, str]] = []
+    at = 0
     for i, item in sorted(enumerate(s.plan.items), key=lambda pair: pair[1].span):
         for k, token in enumerate(item.tokens):
             a, b = token.chars
             if b > at:
-                pieces += [{"text": s.plan.prompt[at:a], "state": None}]
-                pieces += [{"text": s.plan.prompt[max(a, at) : b], "state": states[s.representative(i, k)]}]
+                found.append(((max(a, at), b), states[s.representative(i, k)]))
                 at = b
-    return [*pieces, {"text": s.plan.prompt[at:], "state": None}]
+    return marked(s.plan.prompt, found)
