@@ -11,6 +11,7 @@ import pytest
 from unleak.bench.results import Parts, Results, write_atomic
 from unleak.bench.stats import auroc, mcnemar, mean, paired_difference, share
 from unleak.errors import BadInput
+from unleak.files import only_writer
 from unleak.generate import check_prompt, parse_seeds
 from unleak.report.pictures import contact_sheet, enlarge, png
 
@@ -109,3 +110,27 @@ def test_pictures_keep_small_pixels_sharp_and_any_shape() -> None:
     assert big.shape == (32, 64, 3) and set(np.unique(big)) == {0, 255}
     sheet = contact_sheet([("a very long label " * 9, [image] * 3), ("b", [image])], across=2)
     assert png(sheet).startswith(b"\x89PNG") and sheet.width > 3 * 128
+
+
+def test_published_figures_stand_beside_the_rows_that_ask_the_same(tmp_path: Path) -> None:
+    one = Results("words", "m", [0], "heldout", {"name": "j"})
+    one.rows = [share([True] * 3 + [False], "patch", "all", "leak_rate"), share([True], "patch", "before", "leak_rate")]
+    assert [(b.published.value, b.ours.value) for b in one.compared] == [(0.14, 0.75), (0.2, 0.75)]
+    one.save(tmp_path)
+    text, data = (tmp_path / "results.md").read_text(), json.loads((tmp_path / "results.json").read_text())
+    assert "Published figures beside ours" in text and text.count("2504.01137 v3, FLUX-") == 2
+    assert data["published"][0]["ours"] == 0.75 and "2504.01137" in data["published"][0]["where"]
+    one.rows = [share([True], "m", "all", "hits")]
+    assert "Published" not in one.table()
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    with only_writer(new), pytest.raises(BadInput, match="another run writes"), only_writer(new):
+        pass
+    with only_writer(new):  # and the first let go
+        pass
+    assert not list(new.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write"), only_writer(tmp_path / "file"):
+        pass

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unleak.bench.published import Beside, beside, beside_table
 from unleak.bench.stats import Row
 from unleak.files import write_atomic
 
@@ -41,16 +42,23 @@ class Results:
         head = {
             k: getattr(self, k) for k in ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
         }
-        return {"schema": "unleak/bench/1", **head, "rows": [r.to_dict() for r in self.rows]}
+        rows = [r.to_dict() for r in self.rows]
+        return {"schema": "unleak/bench/1", **head, "rows": rows, "published": [b.to_dict() for b in self.compared]}
+
+    @property
+    def compared(self) -> list[Beside]:
+        """The papers' figures that these rows answer to."""
+        return beside(self.rows)
 
     def table(self) -> str:
-        """The rows as a markdown table."""
+        """The rows as a markdown table; under it the published figures, if any are of the same kind."""
         lines = ["| method | subset | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|"]
         for r in self.rows:
             lines.append(
                 f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.low:.4g} to {r.high:.4g} | {r.n} |"
             )
-        return "\n".join(lines) + "\n"
+        theirs = beside_table(self.compared)
+        return "\n".join(lines) + "\n" + (f"\nPublished figures beside ours:\n\n{theirs}" if theirs else "")
 
     def save(self, folder: Path) -> None:
         """Write `results.json` and `results.md` atomically."""

@@ -25,6 +25,7 @@ from unleak.console import (
     open_model,
 )
 from unleak.errors import UnsupportedModel
+from unleak.files import only_writer
 
 Split = Annotated[str, typer.Option(help="heldout (report) or dev (tune)")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each kind.")]
@@ -56,10 +57,11 @@ def run_suite(
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        results = suite.run(
-            pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
-            call=arguments, progress=tick,
-        )  # fmt: skip
+        with only_writer(folder):
+            results = suite.run(
+                pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
+                call=arguments, progress=tick,
+            )  # fmt: skip
     print(results.table(), end="")
 
 
