@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, share
@@ -11,6 +12,7 @@ from unleak.words.flow import Flow, flow
 from unleak.world import World
 from unleak.world.prompts import Case
 
+T = TypeVar("T")
 METHODS = DEFAULT = ("flow",)
 #: kind of prompt -> how many
 KINDS = {"pair": 120, "neutral": 60, "trigger": 100}
@@ -26,19 +28,26 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         cases = [case for case in run.cases(kind, n) if len(case.things) == 2]
         if not cases:  # a --limit may leave a kind without pairs
             continue
-        tick = run.ticking("flow", len(cases))
-
-        def kinds(cases: list[Case] = cases, tick=tick) -> list[list[str]]:
-            found = []
-            for case in cases:
-                found.append(_kinds(seen(run, case)))
-                tick(1)
-            return found
-
-        pairs = run.part(f"flow-{kind}", [[c.prompt for c in cases]], kinds)
-        made.append(share([set(pair) == {"none"} for pair in pairs], "flow", kind, "pairs_isolated"))
-        made.append(share(["leak" in pair for pair in pairs], "flow", kind, "pairs_leaking"))
+        made += measured(run, kind, cases, [case.prompt for case in cases], lambda case: seen(run, case))
     return made
+
+
+def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, look: Callable[[T], Flow]) -> list[Row]:
+    """`pairs_isolated` and `pairs_leaking` of some pairs, whose flow `look` measures; `inputs` names them."""
+    tick = run.ticking("flow", len(cases))
+
+    def kinds() -> list[list[str]]:
+        found = []
+        for case in cases:
+            found.append(_kinds(look(case)))
+            tick(1)
+        return found
+
+    pairs = run.part(f"flow-{kind}", [inputs], kinds)
+    return [
+        share([set(pair) == {"none"} for pair in pairs], "flow", kind, "pairs_isolated"),
+        share(["leak" in pair for pair in pairs], "flow", kind, "pairs_leaking"),
+    ]
 
 
 def seen(run: Run, case: Case) -> Flow:

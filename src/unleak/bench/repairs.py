@@ -30,6 +30,7 @@ from unleak.words.baselines.cutoff import Cutoff
 from unleak.words.baselines.structure import StructureDiffusion
 from unleak.words.baselines.tebopt import TEBOpt
 from unleak.words.boost import Boost
+from unleak.words.deleaker import DeLeaker
 from unleak.words.repair import repair
 from unleak.words.repairs import Patch
 from unleak.world import load as load_world
@@ -56,6 +57,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "tebopt": {"with": "tebopt"},
     "tebopt+sense": {"with": "tebopt", "sense": True},
     "boost": {"with": "boost"},
+    "deleaker": {"with": "deleaker"},
     "auto": {"with": "auto"},
     "patch:keep": {"eos_pads": "keep", "isolation": "bare"},
     "patch:item": {"eos_pads": "item", "isolation": "bare"},
@@ -72,13 +74,14 @@ DEFAULT = tuple(m for m in METHODS if not m.startswith(("patch:", "cutoff:")))
 KINDS = {"trigger": 100, "neutral": 60}
 COSTED = 4  #: trigger prompts on which rows are counted
 
-#: the leaking item and the phrases of all others -> the intervention
+#: the leaking items and all others -> the intervention
 WAYS: dict[str, Callable[..., Intervention]] = {
-    "patch": lambda item, others, **options: Patch(items=[item], others=others, **options),
-    "structure": lambda item, others: StructureDiffusion([item, *others]),
-    "cutoff": lambda item, others, **options: Cutoff([item, *others], **options),
-    "tebopt": lambda item, others: TEBOpt([item, *others]),
-    "boost": lambda item, others: Boost([item]),
+    "patch": lambda items, others, **options: Patch(items=items, others=others, **options),
+    "structure": lambda items, others: StructureDiffusion([*items, *others]),
+    "cutoff": lambda items, others, **options: Cutoff([*items, *others], **options),
+    "tebopt": lambda items, others: TEBOpt([*items, *others]),
+    "boost": lambda items, others: Boost(items),
+    "deleaker": lambda items, others: DeLeaker([*items, *others]),
 }
 
 
@@ -132,7 +135,7 @@ def _images(
     item = Item(word, sense=load_world().polysemes[word].default_name if sense else None)
     if rewrite:
         texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
-    repairs = [] if rewrite else [WAYS[way or "patch"](item, others, **arguments)]
+    repairs = [] if rewrite else [WAYS[way or "patch"]([item], others, **arguments)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
 

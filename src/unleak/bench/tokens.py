@@ -14,7 +14,7 @@ from operator import or_
 
 import numpy as np
 
-from unleak.bench.redundancy import Labels, classifiers, labels, plans
+from unleak.bench.redundancy import Labels, Record, classifiers, labels, plans
 from unleak.bench.results import Parts
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mcnemar, mean, paired_difference, share
@@ -22,6 +22,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput
 from unleak.generate import generate
+from unleak.judges import Judge
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item
 from unleak.text.subsets import Subset
@@ -35,21 +36,29 @@ KINDS = {"expression": 60, "colour": 40}
 
 
 def rows(run: Run, methods: Sequence[str]) -> list[Row]:
-    """Rows of the chosen methods; all of them rest on the same labels."""
+    """Rows of the chosen methods on the prompts of the world."""
+    cases = [(kind, case) for kind, n in KINDS.items() for case in run.cases(kind, n)]
+    records = [(c.prompt, tuple(Item.of(t.phrase) for t in c.things)) for _, c in cases]
+    return measured(run, methods, records, [kind for kind, _ in cases], glyph_judge())
+
+
+def measured(
+    run: Run, methods: Sequence[str], records: Sequence[Record], kinds: Sequence[str], judge: Judge
+) -> list[Row]:
+    """Rows of the chosen methods on prompts with their items, each of its kind; all rest on the same labels."""
     seeds = [*run.seeds, *(s for s in range(2 * FEWEST) if s not in run.seeds)][: max(FEWEST, len(run.seeds))]
     if seeds != run.seeds:
         run.notes.append(f"tokens: probed with seeds {seeds}, since fewer cannot say which are representative")
-    cases = [(kind, case) for kind, n in KINDS.items() for case in run.cases(kind, n)]
-    planned = plans(run.pipe, [(c.prompt, tuple(Item.of(t.phrase) for t in c.things)) for _, c in cases], run.call)
-    settings = {"judge": glyph_judge().name, "encoder": planned[0].encoder, "seeds": seeds, "pad": "empty",
+    planned = plans(run.pipe, records, run.call)
+    settings = {"judge": judge.name, "encoder": planned[0].encoder, "seeds": seeds, "pad": "empty",
                 "pooled": "pad", "call": run.call}  # fmt: skip
     tick = run.ticking("tokens", len(seeds) * sum(len(p.subsets) for p in planned))
-    found = labels(run.pipe, planned, Parts(run.out / "tokens"), judge=glyph_judge(), settings=settings, progress=tick)
+    found = labels(run.pipe, planned, Parts(run.out / "tokens"), judge=judge, settings=settings, progress=tick)
     made: list[Row] = []
     if "tokens" in methods:
-        made += representative(found, [kind for kind, _ in cases])
+        made += representative(found, kinds)
     if "prune" in methods:
-        made += pruned(run, planned, found, fresh(seeds))
+        made += pruned(run, planned, found, fresh(seeds), judge)
     if "classifier" in methods:
         try:
             kinds, _ = classifiers(run.pipe, planned, found, False, run.call)
@@ -91,7 +100,7 @@ def _share(label: list[bool] | str) -> float:
     return 0.0 if isinstance(label, str) else float(np.mean(np.logical_not(label)))
 
 
-def pruned(run: Run, planned: Sequence[Plan], found: Sequence[Labels], seeds: list[int]) -> list[Row]:
+def pruned(run: Run, planned: Sequence[Plan], found: Sequence[Labels], seeds: list[int], judge: Judge) -> list[Row]:
     """Accuracy with and without redundant tokens, on prompts that have some.
 
     A prompt counts as right if all its items are there on half of the images or more: `prune_accuracy_before`,
@@ -107,7 +116,7 @@ def pruned(run: Run, planned: Sequence[Plan], found: Sequence[Labels], seeds: li
     def drawn(plan: Plan, *interventions: Intervention) -> list[bool]:
         with attach(run.pipe, *interventions):
             images = generate(run.pipe, plan.prompt, seeds, progress=tick, **run.call)[0]
-        there: list[bool] = np.all(glyph_judge().present(images, plan.named), axis=1).tolist()
+        there: list[bool] = np.all(judge.present(images, plan.named), axis=1).tolist()
         return there
 
     def both(plan: Plan, prune: Prune) -> list[list[bool]]:

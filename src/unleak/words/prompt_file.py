@@ -79,7 +79,8 @@ def read_prompts(
 
     Args:
         form: one of `FORMATS`. JSONL has objects ``{"prompt": ..., "items": [...], "leaks": [...]}``, CSV a first line
-            that names its columns, and items and leaks separated by commas. Both may be left out.
+            that names its columns, and items and leaks separated by commas. Both may be left out. What an item is
+            meant to be stands in ``"sense": {"mouse": "furry mouse"}``, or among the items: ``"mouse=furry mouse"``.
         column: the field that holds the prompt.
     """
     lines = _Lines(stream)
@@ -89,7 +90,7 @@ def read_prompts(
         try:
             record = next(records)
             if record:
-                yield line(number, record[column], record.get("items"), record.get("leaks"), items)
+                yield line(number, record[column], _with_senses(record), record.get("leaks"), items)
         except StopIteration:
             return
         except (BadInput, csv.Error) as e:
@@ -117,6 +118,19 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
     if unknown := wrong - {item.text for item in named}:
         raise BadInput(f"'leaks' names {sorted(unknown)}, which are no items of this prompt")
     return Line(number, prompt, named, found, tuple(item.text in wrong for item in named))
+
+
+def _with_senses(record: dict[str, Any]) -> Any:
+    """The record's items, with the senses that it names."""
+    items, senses = record.get("items"), record.get("sense")
+    if not senses:
+        return items
+    if not isinstance(senses, dict) or not all(isinstance(text, str) for pair in senses.items() for text in pair):
+        raise BadInput('\'sense\' must name items and what is meant: {"mouse": "furry mouse"}')
+    named = _names("items", items or list(senses))
+    if unknown := [text for text in senses if text not in named]:
+        raise BadInput(f"'sense' names {unknown}, which are no items of this prompt")
+    return [f"{text}={senses[text]}" if text in senses else text for text in named]
 
 
 def _names(field: str, value: Any) -> list[str]:
