@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,12 +22,16 @@ from unleak.judges.rate import Rate
 from unleak.models import load, settings
 from unleak.report import diagnosis as report
 from unleak.report import repair as repair_report
+from unleak.text.encode import fingerprint
 from unleak.text.items import Item, known
+from unleak.text.subsets import Subset
 from unleak.words.automatic import choose, never_worse
 from unleak.words.candidates import CANDIDATES, Case, suggested, trials
+from unleak.words.classifier import Classifier
 from unleak.words.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
 from unleak.words.lens import Lens
 from unleak.words.neglect import VERDICTS, Says, verdict
+from unleak.words.redundancy import Prune
 from unleak.words.repair import repair
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}
@@ -180,6 +185,33 @@ def test_the_cheapest_repair_that_is_meant_for_the_verdict_comes_first() -> None
     mixed = Case((Item("mouse"), Item("cat")), (), ("leak", "neglect"))
     assert [(t.name, t.items) for t in suggested(mixed)] == [("patch", (Item("mouse"),)), ("boost", (Item("cat"),))]
     assert [c.cost for c in CANDIDATES.values()] == sorted(c.cost for c in CANDIDATES.values())
+
+
+def test_redundant_tokens_are_dropped_before_dearer_repairs_and_only_where_some_are_known() -> None:
+    prune = Prune(Subset.token("hot dog", 0))
+    known_one = replace(CASE, redundant=prune)
+    assert [t.name for t in trials(known_one)] == ["patch", "prune", "patch-word", "boost"]
+    assert trials(known_one)[1].repair is prune and next(iter(CANDIDATES)) == "prune"
+    assert known_one.only("leak").redundant is prune and "prune" not in [t.name for t in trials(CASE)]
+
+
+def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None:
+    ask = {"with_": "prune", "seeds": [0], "call": SMALL}
+    with pytest.raises(BadInput, match="unleak redundancy"):
+        repair(sd1, "a hot dog and a cat", "hot dog,cat", **ask)
+    prune = Prune(Subset.token("hot dog", 0))
+    result = repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=prune, judge=Scripted([]), **ask)
+    assert result.method == "prune" and not np.array_equal(result.before, result.after)
+    assert json.loads(json.dumps(repair_report.to_dict(result, {})))["settings"]["redundant"]["type"] == "Prune"
+    encoder = {"text_encoder": fingerprint(sd1.text_encoder)}
+    never = Classifier("linear", 1, 2.0, "text_encoder", encoder, {"weight": np.zeros(32), "bias": np.zeros(1)})
+    with pytest.raises(BadInput, match="no token of these items"):  # it calls none redundant
+        repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=never, **ask)
+    (tmp_path / "broken").write_bytes(b"{}")
+    done = CliRunner().invoke(
+        app, ["repair", "a hot dog", "--items", "hot dog", "--redundancy", str(tmp_path / "broken")]
+    )
+    assert done.exit_code == 2 and "train it again" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(("looks", "kept", "tried"), [

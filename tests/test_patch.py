@@ -12,7 +12,8 @@ import torch
 
 import unleak
 from tiny import NAMES, draw, tiny
-from unleak import Intervention, Patch
+from unleak import Intervention, Patch, Subset
+from unleak.core.anatomy import Anatomy
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated
 from unleak.text.items import Item
 from unleak.text.rows import each_layer, remove
@@ -543,6 +544,31 @@ def test_spellings_of_the_same_patch():
     assert hash(Patch("mouse")) == hash(Patch("mouse"))
 
 
+@every_layout
+def test_only_representative_rows_are_taken_and_the_others_are_pads(pipes, name):
+    """The carriers of the clean phrase stand at the item's last rows; what is left of its span is cleared."""
+    pipe = pipes[name]
+    counted = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}.get(name, "text_encoder")
+    carriers = Subset.token("hot dog", 1, counted)
+    patch = Patch("dog mouse", as_="hot dog", unequal="representative", carriers=carriers, eos_pads="keep")
+    assert Intervention.from_dict(json.loads(json.dumps(patch.to_dict()))) == patch
+    prompt = "a dog mouse on a table"
+    plain, _ = encode(pipe, prompt)
+    alone, _ = encode(pipe, "a hot dog")
+    empty, _ = encode(pipe, "")
+    patched, _ = encode(pipe, prompt, patch)
+    for encoder, call in patched.items():
+        a, b = item_span(call.tokenizer, prompt, "dog mouse", call.length)
+        every = Anatomy.of(pipe).encoders
+        own = next(e for e in every if e.name == encoder)
+        at = carriers.positions(own, tokenize(call.tokenizer, "a hot dog", call.length), every)
+        H, Q, C = (x[encoder].output.last_hidden_state[0] for x in (plain, alone, empty))
+        rows = call.output.last_hidden_state[0]
+        assert at and len(at) <= b - a
+        assert torch.equal(rows[b - len(at) : b], Q[at]) and torch.equal(rows[a : b - len(at)], C[a : b - len(at)])
+        assert torch.equal(rows[:a], H[:a]) and torch.equal(rows[b:], H[b:])
+
+
 def test_it_survives_json_and_replace():
     patch = Patch("mouse#2", "hot dog", as_=None, others="laptop", isolation="positioned", eos_pads="difference")
     assert Intervention.from_dict(json.loads(json.dumps(patch.to_dict()))) == patch
@@ -558,6 +584,8 @@ def test_it_survives_json_and_replace():
         {"items": ["mouse"], "isolation": "masked-context"},
         {"items": ["mouse"], "pooled": "mean"},
         {"items": ["mouse"], "unequal": "representative"},
+        {"items": ["mouse"], "carriers": Subset.token("mouse", 0)},
+        {"items": ["mouse", "bat"], "unequal": "representative", "carriers": Subset.token("mouse", 0)},
         {"items": ["mouse"], "eos_pads": "none"},
         {"items": ["mouse"], "eos_pads": "renamed"},
         {"items": ["mouse"], "eos_pads": "round-robin"},

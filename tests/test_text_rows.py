@@ -98,9 +98,14 @@ def test_right_alignment_pairs_the_last_rows(a, m, b, k):
             align(dst, src)
 
 
+def test_only_carriers_are_paired_under_representative():
+    assert align((1, 4), (0, 5), "representative", carriers=[2, 3, 9]) == ([2, 3], [2, 3], [1])
+    for carriers in ([], [9], [0, 1]):
+        with pytest.raises(SpanMismatch, match="representative token"):
+            align((0, 1), (0, 2), "representative", carriers=carriers)
+
+
 def test_unknown_policies():
-    with pytest.raises(BadInput, match="comes later"):
-        align((0, 1), (0, 2), "representative")
     with pytest.raises(BadInput, match="choose one of error, right-align"):
         align((0, 1), (0, 1), "left")
 

@@ -92,11 +92,14 @@ def diagnose(
 def repair(
     prompt: str,
     items: Annotated[str, typer.Option(help="Every item of the prompt: mouse,laptop or mouse=furry mouse,laptop")],
-    with_: Annotated[str, typer.Option("--with", help="auto: by trial; or patch, patch-word, boost.")] = "auto",
+    with_: Annotated[str, typer.Option("--with", help="auto: by trial; or prune, patch, patch-word, boost.")] = "auto",
     only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
     isolation: Annotated[str | None, typer.Option(help="Where the item's rows come from.")] = None,
     eos_pads: Annotated[str | None, typer.Option(help="What becomes of EOS and pad rows (causal encoders).")] = None,
     unequal: Annotated[str | None, typer.Option(help="When spans differ in length: error or right-align.")] = None,
+    redundancy: Annotated[
+        Path | None, typer.Option(help="A classifier of `unleak redundancy`: dropping such tokens is tried, too.")
+    ] = None,
     model: Model = "emoji-sd",
     judge: JudgeName = None,
     seeds: Seeds = "0:8",
@@ -111,10 +114,12 @@ def repair(
     """Before and after a repair, at the same seeds, judged."""
     with errors():
         from unleak.generate import parse_seeds
+        from unleak.words.classifier import Classifier
         from unleak.words.repair import plan
 
+        redundant = Classifier.load(redundancy) if redundancy else None
         options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
-        plan(prompt, items, with_=with_, only=only, **options)
+        plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
         numbers = parse_seeds(seeds)
         folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
@@ -128,8 +133,8 @@ def repair(
         if looks is None and only is None:
             say("note", "without a judge every item is repaired, and no rate is claimed; choose with --only")
         with ticking("drawing", 2 * len(numbers) if with_ != "auto" or looks is None else None) as tick:
-            result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, model=model,
-                          call=call, progress=tick, **options)  # fmt: skip
+            result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, redundant=redundant,
+                          model=model, call=call, progress=tick, **options)  # fmt: skip
         names = report.save_images(result, folder)
         data = report.to_dict(result, names)
         emit(data, json_file)

@@ -6,7 +6,7 @@ because the denoiser attends to pads too. Nothing here mutates its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from unleak.errors import BadInput, SpanMismatch
 from unleak.text.spans import Span
 
-UNEQUAL = ("error", "right-align")
+UNEQUAL = ("error", "right-align", "representative")
 
 
 def keep(H: Tensor, C: Tensor, S: Iterable[int]) -> Tensor:
@@ -59,27 +59,35 @@ def patch(H: Tensor, G: Tensor, dst: Sequence[int], src: Sequence[int]) -> Tenso
 
 
 def align(
-    dst: Span, src: Span, unequal: str = "error", what: str = "The item"
+    dst: Span, src: Span, unequal: str = "error", what: str = "The item", carriers: Collection[int] = ()
 ) -> tuple[list[int], list[int], list[int]]:
     """Pair the rows of two spans: (destinations, their sources, destinations left without one).
 
     Args:
         unequal: what to do when the spans differ in length. ``"error"``: refuse. ``"right-align"``: pair the
             last rows, which hold the meaning in a causal encoder; what is left over gets pad rows.
+            ``"representative"``: the same with the sources in ``carriers`` alone, which carry the meaning wherever
+            they stand.
         what: how the error calls the item.
 
     Raises:
-        SpanMismatch: lengths differ under ``"error"``.
+        SpanMismatch: lengths differ under ``"error"``; there are no carriers, or more than destinations.
     """
     if unequal not in UNEQUAL:
-        later = ", which needs probes of single tokens, comes later" if unequal == "representative" else ""
-        raise BadInput(f"unequal={unequal!r}{later}: choose one of {', '.join(UNEQUAL)}.")
+        raise BadInput(f"unequal={unequal!r}: choose one of {', '.join(UNEQUAL)}.")
     targets, sources = list(range(*dst)), list(range(*src))
     if len(targets) != len(sources) and unequal == "error":
         raise SpanMismatch(
             f"{what} has {len(targets)} token(s) in the prompt and {len(sources)} alone. Use"
             " unequal='right-align', or name it in as many tokens."
         )
+    if unequal == "representative":
+        sources = [i for i in sources if i in carriers]
+        if not 1 <= len(sources) <= len(targets):
+            raise SpanMismatch(
+                f"{what} has {len(sources)} representative token(s) alone for {len(targets)} in the prompt. Name other"
+                " `carriers`, or use unequal='right-align'."
+            )
     m = min(len(targets), len(sources))
     cut = len(targets) - m
     return targets[cut:], sources[len(sources) - m :], targets[:cut]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unleak.core.intervention import Intervention
 from unleak.text.items import Item
 from unleak.words.boost import Boost
+from unleak.words.redundancy import Prune
 from unleak.words.repairs import Patch
 
 
@@ -20,11 +21,13 @@ class Case:
     """What is to be repaired: the broken items and the others, each with the sense that is meant, or None.
 
     ``verdicts``: why the broken ones are missing, one each; None where that is not known.
+    ``redundant``: the repair that drops redundant tokens of the items; None where none are known.
     """
 
     broken: tuple[Item, ...]
     others: tuple[Item, ...]
     verdicts: tuple[str | None, ...]
+    redundant: Prune | None = None
 
     def only(self, *verdicts: str) -> Case:
         """The case with the broken items of these verdicts alone; the rest are others."""
@@ -33,6 +36,7 @@ class Case:
             tuple(i for i, c in zip(self.broken, chosen, strict=True) if c),
             (*self.others, *(i for i, c in zip(self.broken, chosen, strict=True) if not c)),
             tuple(v for v, c in zip(self.verdicts, chosen, strict=True) if c),
+            self.redundant,
         )
 
 
@@ -40,20 +44,25 @@ class Candidate(NamedTuple):
     """A way to repair.
 
     Attributes:
-        make: ``make(case)``, the intervention.
+        make: ``make(case)``, the intervention; None where it has nothing to act on.
         cures: the verdicts it is meant for, for which it is tried first.
         cost: what an image costs more, in shares of a denoiser run; encodings count as next to nothing.
         patches: ``make`` takes the options of `Patch`.
     """
 
-    make: Callable[..., Intervention]
+    make: Callable[..., Intervention | None]
     cures: tuple[str, ...]
     cost: float
     patches: bool = False
 
-    def made(self, case: Case, options: dict[str, Any]) -> Intervention:
-        """The intervention for a case; the options of `Patch` are for those that patch."""
+    def made(self, case: Case, options: dict[str, Any]) -> Intervention | None:
+        """The intervention for a case, if there is any; the options of `Patch` are for those that patch."""
         return self.make(case, **(options if self.patches else {}))
+
+
+def prune(case: Case) -> Intervention | None:
+    """Pad rows for tokens that are known to be redundant, of any item; they can only mislead."""
+    return case.redundant
 
 
 def patch(case: Case, **options: Any) -> Intervention:
@@ -72,6 +81,7 @@ def boost(case: Case) -> Intervention:
 
 
 CANDIDATES: dict[str, Candidate] = {
+    "prune": Candidate(prune, cures=(), cost=0.005),
     "patch": Candidate(patch, cures=("leak",), cost=0.01, patches=True),
     "patch-word": Candidate(patch_word, cures=(), cost=0.01, patches=True),
     "boost": Candidate(boost, cures=("neglect",), cost=0.1),
@@ -91,8 +101,8 @@ def suggested(case: Case, **options: Any) -> list[Trial]:
     found = []
     for name, candidate in sorted(CANDIDATES.items(), key=lambda pair: pair[1].cost):
         part = case.only(*candidate.cures)
-        if candidate.cures and part.broken:
-            found.append(Trial(name, candidate.made(part, options), part.broken))
+        if candidate.cures and part.broken and (made := candidate.made(part, options)) is not None:
+            found.append(Trial(name, made, part.broken))
     return found
 
 
@@ -106,6 +116,6 @@ def trials(case: Case, **options: Any) -> list[Trial]:
     order = sorted(CANDIDATES, key=lambda name: (not meant & {*CANDIDATES[name].cures}, CANDIDATES[name].cost))
     for name in order if case.broken else []:
         made = CANDIDATES[name].made(case, options)
-        if made not in [trial.repair for trial in found]:
+        if made is not None and made not in [trial.repair for trial in found]:
             found.append(Trial(name, made, case.broken))
     return found

@@ -149,8 +149,7 @@ def described(repair: Intervention) -> str:
     plain = {k: v for k, v in repair.to_dict().items() if k not in ("type", "window", "sites", "items")}
     given = [repr(item) for item in getattr(repair, "items", ())]
     for name, value in plain.items():
-        default = getattr(type(repair), name, None)
-        if value != default and value != list(default or ()):
+        if getattr(repair, name) != getattr(type(repair), name, None):
             given.append(f"{name}={value!r}")
     return f"unleak.{type(repair).__name__}({', '.join(given)})"
 

@@ -129,6 +129,12 @@ class TokenStudy:
         carries = [self.representative(i, k) for k in range(len(self.plan.items[i].tokens))]
         return [k for k, yes in enumerate(carries) if yes is False] if any(carries) else []
 
+    def carriers(self) -> Subset:
+        """Every representative token; see `Patch`."""
+        every = [(i, k) for i, item in enumerate(self.plan.items) for k in range(len(item.tokens))]
+        found = [(self.plan.items[i].item, k) for i, k in every if self.representative(i, k)]
+        return reduce(or_, (Subset.token(item, k, self.plan.encoder) for item, k in found), Subset.nothing())
+
     def prune(self) -> Prune | None:
         """The repair that drops every redundant token; None if there is none."""
         gone = [

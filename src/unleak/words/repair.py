@@ -22,8 +22,10 @@ from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.words.automatic import Attempt, choose, never_worse
 from unleak.words.candidates import CANDIDATES, Case
+from unleak.words.classifier import Classifier
 from unleak.words.diagnose import diagnose
 from unleak.words.diagnosis import Diagnosis
+from unleak.words.redundancy import Prune
 
 METHODS = ("auto", *CANDIDATES)
 
@@ -78,16 +80,24 @@ class Plan:
     forced: list[bool] | None
     method: str
     options: dict[str, Any]
+    redundant: Prune | None = None
 
     def case(self, target: Sequence[bool]) -> Case:
         """The items that `target` marks are to be repaired; the others are their context."""
         broken = tuple(i for i, t in zip(self.items, target, strict=True) if t)
         others = tuple(i for i, t in zip(self.items, target, strict=True) if not t)
-        return Case(broken, others, (None,) * len(broken))
+        return Case(broken, others, (None,) * len(broken), self.redundant)
 
     def made(self, target: Sequence[bool]) -> Intervention:
-        """The repair of the items that `target` marks; `Patch` where the method is yet to be chosen."""
-        return CANDIDATES["patch" if self.method == "auto" else self.method].made(self.case(target), self.options)
+        """The repair of the items that `target` marks; `Patch` where the method is yet to be chosen.
+
+        Raises BadInput where it has nothing to act on.
+        """
+        name = "patch" if self.method == "auto" else self.method
+        made = CANDIDATES[name].made(self.case(target), self.options)
+        if made is None:
+            raise BadInput(f"{name} has nothing to act on: no token of these items is known to be redundant")
+        return made
 
     def trials(self) -> list[Intervention]:
         """Repairs that must work before anything is drawn: the forced one, or that of each single item."""
@@ -102,22 +112,27 @@ def plan(
     *,
     with_: str = "auto",
     only: str | Iterable[str | Item] | None = None,
+    redundant: Prune | Classifier | None = None,
     **options: Any,
 ) -> Plan:
     """Everything of a repair that can be checked without a pipeline; arguments are those of `repair`.
 
     Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
-    another; `only` is none of them; an option of the repair is unknown.
+    another; `only` is none of them; an option of the repair is unknown; "prune" is not told what is redundant.
     """
     if with_ not in METHODS:
         raise BadInput(f"no repair {with_!r}; choose from {METHODS}")
     if options and with_ != "auto" and not CANDIDATES[with_].patches:
         raise BadInput(f"{', '.join(options)}: {with_!r} has no such option, they are Patch's")
+    if with_ == "prune" and redundant is None:
+        raise BadInput("prune drops redundant tokens: give a classifier of `unleak redundancy`, or tokens(...).prune()")
     check_prompt(prompt)
     named = parse_items(items)
     forced = None if only is None else _among(named, parse_items(only))
-    made = Plan(named, find_all(prompt, named), forced, with_, options)
-    made.trials()
+    prune = redundant if isinstance(redundant, Prune) else None
+    made = Plan(named, find_all(prompt, named), forced, with_, options, prune)
+    if redundant is prune:  # a classifier must read the rows first
+        made.trials()
     return made
 
 
@@ -142,6 +157,7 @@ def repair(
     seeds: Sequence[int] = range(8),
     judge: Judge | None = None,
     only: str | Iterable[str | Item] | None = None,
+    redundant: Prune | Classifier | None = None,
     model: str = "",
     call: dict[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -155,17 +171,21 @@ def repair(
         with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
             fresh seeds, else the next one; without a judge ``"patch"``.
         only: of the items, repair these, whatever the judge says.
+        redundant: which tokens may go: ``tokens(...).prune()``, or a classifier that tells without drawing. It is
+            tried as a repair, too.
         call: arguments of the pipeline (steps, guidance, size).
         options: passed to the repair (`isolation`, `eos_pads`, ... of `Patch`).
 
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
     """
-    todo = plan(prompt, items, with_=with_, only=only, **options)
+    todo = plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
     given = todo.items
     senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
     named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
     todo = replace(todo, items=named)
     seeds, call = list(seeds), dict(call or {})
+    if isinstance(redundant, Classifier):
+        todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **call))
     if judge is None and todo.forced is None:
         todo = replace(todo, forced=[True] * len(named))
     for trial in todo.trials():
@@ -216,7 +236,8 @@ def repair(
         )
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, target, strict=True))
     ]  # fmt: skip
-    settings = {"with": with_, **options, "call": call}
+    dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
+    settings = {"with": with_, **options, **dropped, "call": call}
     return Repair(
         prompt, model, method, settings, outcomes, seeds, before, after, judge.name if judge else None,
         log, found, tried, undone,

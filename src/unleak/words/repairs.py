@@ -7,7 +7,7 @@ Source: Follow the Flow (arXiv 2504.01137), patching an item with its uncontextu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,9 +19,10 @@ from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
 from unleak.errors import BadInput, SpanMismatch
 from unleak.text.items import Item, parse_items, written
 from unleak.text.match import occurrences
-from unleak.text.rows import Layer, align, each_layer, patch
+from unleak.text.rows import UNEQUAL, Layer, align, each_layer, patch
 from unleak.text.scene import Scene, View
 from unleak.text.spans import Tokens
+from unleak.text.subsets import Cutter, Subset
 from unleak.text.tail import IN_PLACE, POLICIES, aligned, between, check_policy
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ ISOLATIONS = ("bare", "positioned", "masked-context", "substituted", "attn-mask"
 POOLED = ("full", "item", "eos_pads")
 ROWS = ("item", "context", "eos", "pads")
 _WHOLE_RUN = Window()
+_NO_ROWS = Subset.nothing()
 _POOLED_FIELDS = ("pooler_output", "text_embeds")
 
 
@@ -59,7 +61,10 @@ class Patch(Intervention):
         pooled: ``"full"``: of the whole prompt. ``"item"``: of the repaired items alone (their mean).
             ``"eos_pads"``: by the policy ``eos_pads``, in a causal encoder.
         unequal: ``"error"``, or ``"right-align"`` where an item has more or fewer tokens alone than in the
-            prompt (`unleak.text.rows.align`). A sense without the item's own words is always right-aligned.
+            prompt (`unleak.text.rows.align`). A sense without the item's own words is right-aligned under ``"error"``,
+            too. ``"representative"``: of the one item only its ``carriers`` are taken, pad rows for the rest.
+        carriers: the tokens that carry the item alone, named by the words it has there: ``Subset.token("standing
+            zebra", 2)``, or what ``tokens(pipe, "a standing zebra", "standing zebra", ...).carriers()`` finds.
         article: of the bare phrase, see `unleak.text.phrases.phrase`.
         filler: text of one token that stands for a masked item.
         substitute: word that stands for a replaced item.
@@ -78,6 +83,7 @@ class Patch(Intervention):
     article: str = "auto"
     filler: str = ","
     substitute: str = "thing"
+    carriers: Subset = _NO_ROWS
 
     def __init__(
         self,
@@ -93,6 +99,7 @@ class Patch(Intervention):
         article: str = "auto",
         filler: str = ",",
         substitute: str = "thing",
+        carriers: Subset | Mapping[str, Any] = _NO_ROWS,
         window: Window = _WHOLE_RUN,
         sites: SiteFilter = ALL,
     ) -> None:
@@ -108,7 +115,9 @@ class Patch(Intervention):
             raise BadInput(f"{isolation=} must know the other items: others=('laptop',).")
         if eos_pads != "auto":
             check_policy(eos_pads, named, beside)
-        align((0, 1), (0, 1), unequal)  # refuses an unknown policy now, not when the pipeline runs
+        carriers = Subset(**carriers) if isinstance(carriers, Mapping) else carriers
+        if (unequal == "representative") != bool(carriers.pieces) or (carriers.pieces and len(named) != 1):
+            raise BadInput("unequal='representative' patches one item by its `carriers`, and only it has them.")
         values = {
             "items": written(named),
             "others": written(beside) if beside else (),
@@ -116,10 +125,11 @@ class Patch(Intervention):
             "eos_pads": eos_pads,
             "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
             "pooled": _one_of("pooled", pooled, POOLED),
-            "unequal": unequal,
+            "unequal": _one_of("unequal", unequal, UNEQUAL),
             "article": article,
             "filler": filler,
             "substitute": substitute,
+            "carriers": carriers,
             "window": window,
             "sites": sites,
         }
@@ -136,7 +146,8 @@ class Patch(Intervention):
         closes = self.eos_pads != "keep" and scene.causal
         moved = [*(scene.items if "item" in self.rows else ()),
                  *(scene.others if closes and "context" in self.rows else ())]  # fmt: skip
-        moves = [[self._move(scene, b, i) for i in moved] for b in range(len(call.prompts))]
+        encoders = ctx.run.anatomy.encoders
+        moves = [[self._move(scene, b, i, encoders) for i in moved] for b in range(len(call.prompts))]
         output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
         pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
@@ -157,7 +168,7 @@ class Patch(Intervention):
             eos_pads=eos_pads if self.eos_pads == "auto" else self.eos_pads,
         )
 
-    def _move(self, scene: Scene, b: int, i: int) -> Move:
+    def _move(self, scene: Scene, b: int, i: int, encoders: Sequence[Cutter]) -> Move:
         """Where item i's rows of prompt b come from."""
         item = scene.named[i]
         isolated = {
@@ -171,7 +182,10 @@ class Patch(Intervention):
         renamed = item.sense is not None and not occurrences(item.sense, item.text)
         dst, src = scene.prompt.spans[b][i], view.spans[b][i]
         what = f"{item.text!r} in {scene.call.name}"
-        move = Move(view, *align(dst, src, "right-align" if renamed else self.unequal, what))
+        unequal = "error" if self.carriers.pieces and i in scene.others else self.unequal
+        unequal = "right-align" if renamed and unequal == "error" else unequal
+        carriers = self.carriers.positions(scene.call, view.tokens[b], encoders) if unequal == "representative" else ()
+        move = Move(view, *align(dst, src, unequal, what, carriers))
         own, other = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
         if len(own) == len(other) and own != other and not renamed:
             warnings.warn(f"{what} has other tokens alone than in the prompt.", stacklevel=2)
