@@ -29,12 +29,14 @@ from unleak.core.edits import KeyScale, Partition, Region
 from unleak.core.intervention import Intervention
 from unleak.core.scores import RunningMean
 from unleak.core.session import attach
+from unleak.words.maps import Maps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import clip_tokenizer
 
 EARLY = ("down_blocks.*.attn2", "mid_block.*.attn2")
 PROMPT = "a red mouse and a blue cup and a furry dog and a golden key"
+ITEMS = "red,mouse,blue,cup,furry,dog,golden,key"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ VARIANTS = (
     Variant("bare", lambda pipe: contextlib.nullcontext()),
     Variant("attach, nothing requested", lambda pipe: attach(pipe), 1.01),
     Variant("columns for 8 items, all cross sites", lambda pipe: attach(pipe, Columns()), 1.10, 1.05),
+    Variant("maps of 8 items (unleak.Maps)", lambda pipe: attach(pipe, Maps(ITEMS)), 1.10, 1.05),
     Variant("key scaling, 7 sites", lambda pipe: attach(pipe, Scale(sites=EARLY))),
     Variant("partitioned edit, 3 regions, all cross sites", lambda pipe: attach(pipe, Regions()), 1.15),
     Variant("one extra branch (3 rows instead of 2)", lambda pipe: attach(pipe, OneBranch())),

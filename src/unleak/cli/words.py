@@ -46,6 +46,9 @@ def diagnose(
     senses: Annotated[str | None, typer.Option(help="Other senses of items: mouse=computer mouse")] = None,
     evidence: Annotated[str, typer.Option(help="failures: explain missing items; all: every item.")] = "failures",
     lens: Annotated[bool, typer.Option("--lens", help="Draw the encoder's layers, too.")] = False,
+    flow_images: Annotated[
+        bool, typer.Option("--flow-images", help="Draw how each item changes every other's image, too.")
+    ] = False,
     judge: JudgeName = None,
     model: Model = "emoji-sd",
     seeds: Seeds = "0:4",
@@ -78,7 +81,8 @@ def diagnose(
             say("note", "without a judge the text rows are the only evidence: no verdict; look at the pictures")
         with ticking("drawing", None) as tick:
             found = examine(pipe, text, named, seeds=numbers, judge=looks, senses=others, evidence=evidence,
-                            lens=(0.25, 0.5, 0.75) if lens else (), model=model, call=call, progress=tick)  # fmt: skip
+                            lens=(0.25, 0.5, 0.75) if lens else (), flow_images=flow_images,
+                            model=model, call=call, progress=tick)  # fmt: skip
         names = report.save_images(found, folder)
         emit(report.to_dict(found, names), json_file)
         if html:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unleak.bench.results import versions, write_atomic
 from unleak.judges.rate import Rate
-from unleak.report.flow import heat_map
+from unleak.report.flow import heat_map, image_heat_map
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png
 from unleak.words.diagnosis import Diagnosis, Finding, described
@@ -32,6 +32,7 @@ def to_dict(d: Diagnosis, images: dict[str, list[str]]) -> dict[str, Any]:
         "control": None if d.control is None else _seen(d.control),
         "layers": [{"depth": depth, "seen": _seen(e)} for depth, e in d.layers.items()],
         "flow": d.flow.to_dict(),
+        "image_flow": None if d.image_flow is None else d.image_flow.to_dict(),
         "repair": None if d.repair is None else {"method": d.method, **d.repair.to_dict()},
         "failed": d.failed,
         "images": images,
@@ -69,7 +70,7 @@ def _seen(e: Evidence) -> dict[str, Any]:
 
 
 def save_images(d: Diagnosis, folder: Path) -> dict[str, list[str]]:
-    """Write every image, the sheet `diagnosis.png` and, for several items, `flow.png`; returns names by kind."""
+    """Write every image, the sheet `diagnosis.png` and, for several items, the flow; returns names by kind."""
     sets = {"before": d.images} | ({} if d.after is None else {"after": d.after})
     for k, f in enumerate(d.findings):
         sets |= {f"{name}-item{k + 1}": e.images for name, e in f.evidence.items()}
@@ -85,6 +86,8 @@ def save_images(d: Diagnosis, folder: Path) -> dict[str, list[str]]:
     write_atomic(folder / "diagnosis.png", png(sheet))
     if len(d.findings) > 1:
         write_atomic(folder / "flow.png", heat_map(d.flow))
+    if d.image_flow is not None:
+        write_atomic(folder / "flow-images.png", image_heat_map(d.image_flow))
     return names
 
 
@@ -95,7 +98,7 @@ def page(d: Diagnosis) -> str:
         "diagnosis.html", d=d, pieces=marked(d.prompt, states),
         items=[_shown(d, i) for i in range(len(d.findings))],
         before=[data_uri(x) for x in d.images], after=[data_uri(x) for x in d.after] if d.after is not None else [],
-        flow=_cells(d) if len(d.findings) > 1 else None, layers=_layers(d),
+        flow=_cells(d) if len(d.findings) > 1 else None, image_flow=_image_cells(d), layers=_layers(d),
         repair=described(d.repair) if d.repair else None,
         lost=any(f.verdict not in (None, "ok") for f in d.findings),
         settings={"call": d.call, "without": d.flow.without},
@@ -190,3 +193,25 @@ def _cells(d: Diagnosis) -> list[list[dict[str, Any] | None]]:
                         "colour": colours[flow.kind(i, j)], "strength": f"{0.6 * strength:.2f}"})  # fmt: skip
         out.append(row)
     return out
+
+
+def _image_cells(d: Diagnosis) -> list[list[dict[str, Any] | None]] | None:
+    """The flow of images: [n][n], None on the diagonal; None where it was not drawn."""
+    if d.image_flow is None:
+        return None
+    colours = {"leak": RED, "disambiguation": GREEN}
+    changes, n = d.image_flow.changes, range(len(d.findings))
+    return [
+        [
+            None
+            if i == j
+            else {
+                "distance": f"{changes[i, j].distance:.2g}",
+                "appears": ", ".join(changes[i, j].appears),
+                "colour": colours.get(changes[i, j].kind or "", GREY),
+                "strength": "0.50" if changes[i, j].kind in colours else "0.08",
+            }
+            for j in n
+        ]
+        for i in n
+    ]

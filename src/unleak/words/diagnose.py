@@ -26,6 +26,7 @@ from unleak.text.scene import Scene
 from unleak.words.candidates import suggested
 from unleak.words.diagnosis import Diagnosis, Finding
 from unleak.words.flow import flow_of
+from unleak.words.flow_images import image_flow
 from unleak.words.lens import Lens, reads_as
 from unleak.words.neglect import flags, look, nothing, probes, verdict
 
@@ -79,6 +80,7 @@ def diagnose(
     senses: Mapping[str, Sequence[str]] | None = None,
     evidence: str = "failures",
     lens: Sequence[float] = (),
+    flow_images: bool = False,
     after: bool = True,
     model: str = "",
     call: Mapping[str, Any] | None = None,
@@ -93,6 +95,7 @@ def diagnose(
         senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``.
         evidence: ``"failures"``: draw what explains an item where it is missing; ``"all"``: for every item.
         lens: depths 0..1 of the encoder's layers to draw, too, e.g. (0.25, 0.5, 0.75).
+        flow_images: draw how each item changes the image of every other (`unleak.words.flow_images`).
         after: draw the suggested repair, too.
         call: arguments of the pipeline. progress: is told how many images each call made.
 
@@ -138,6 +141,10 @@ def diagnose(
     if any(f.evidence for f in findings) and judge:
         title, interventions = nothing()
         found.control = look(judge, draw(prompt, *interventions), every, title)
+    if flow_images and len(meant) > 1:
+        found.image_flow = image_flow(
+            pipe, prompt, meant, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
+        )
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
         found.layers[depth] = look(judge, draw(prompt, Lens(depth)), every, title)

@@ -14,6 +14,7 @@ from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.words.candidates import Case
 from unleak.words.flow import Flow
+from unleak.words.flow_images import ImageFlow
 from unleak.words.neglect import Evidence
 
 
@@ -62,6 +63,7 @@ class Diagnosis:
         findings: one for each item, in the order given. flow: between the items.
         images: [S, H, W, 3] uint8 of the prompt. after: with the suggested ``repair``, from the same seeds.
         control: images from pad rows alone, and what the judge found there by mistake.
+        image_flow: between the images of the items' rows, where it was asked for.
         layers: by depth 0..1, what the rows of earlier encoder layers draw (`unleak.words.lens.Lens`).
         method: the name of the suggested repair in `unleak.words.candidates.CANDIDATES`; None if there is none.
         failed: repairs that would be meant for it, and why they cannot be made here.
@@ -76,6 +78,7 @@ class Diagnosis:
     call: dict[str, Any]
     images: np.ndarray
     control: Evidence | None = None
+    image_flow: ImageFlow | None = None
     layers: dict[float, Evidence] = field(default_factory=dict)
     method: str | None = None
     repair: Intervention | None = None
