@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oracle import Case, Record, adapter, draw_prompts
+from unleak.core.intervention import Window
 from unleak.core.session import attach
 from unleak.regions.baselines.masactrl import MasaCtrl
 
@@ -14,7 +15,11 @@ from unleak.regions.baselines.masactrl import MasaCtrl
 def masactrl(case: Case) -> dict[str, Tensor]:
     spec, pipe = case.spec, case.pipeline()
     params, start = spec["params"], spec["params"]["start_step"]
-    method = MasaCtrl(start, params["start_layer"], params.get("total_steps"), params.get("total_layers"))
+    steps, layers = params["num_inference_steps"], params["total_layers"]
+    stop = min(params["total_steps"], steps)  # the release counts steps and layers
+    method = MasaCtrl(
+        Window(start / (steps - 1), (stop - 1) / (steps - 1)), Window(params["start_layer"] / (layers - 1), 1.0)
+    )
     bare, seen = draw_prompts(pipe, case), []
     module = pipe.unet.get_submodule(spec["first_controlled_module"])
     watch = module.register_forward_hook(lambda _, args, out: seen.append((args[0].clone(), out.clone())))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tiny import clip_tokenizer, tiny
+from unleak.core.intervention import Window
 from unleak.core.session import attach
-from unleak.errors import BadInput, ItemNotFound
+from unleak.errors import BadInput, EmptyWindow, ItemNotFound
 from unleak.regions.baselines import alignment
 from unleak.regions.baselines.local_blend import LocalBlend
 from unleak.regions.baselines.masactrl import MasaCtrl
@@ -86,17 +87,28 @@ def test_a_word_may_have_a_share_of_the_run_of_its_own():
 # -- control ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_share_of_zero_never_acts_and_is_the_plain_batch(pipe):
+    never = P2P((SOURCE, TARGET), "replace", cross_steps=0.0, self_steps=0.0)
+    assert torch.equal(draw(pipe, never)[0], draw(pipe)[0])
+
+
 @pytest.mark.parametrize(
     "method",
-    [P2P((SOURCE, TARGET), "replace", cross_steps=0.0, self_steps=0.0), MasaCtrl(start_step=STEPS, start_layer=0)],
+    [
+        MasaCtrl(steps=Window(0.6, 0.9)),
+        MasaCtrl(steps=Window(0.3, 1.0), layers=Window(0.99, 0.999)),
+        P2P((SOURCE, TARGET), window=Window(0.6, 0.9)),
+    ],
 )
-def test_a_method_that_never_acts_is_the_plain_batch(pipe, method):
-    assert torch.equal(draw(pipe, method)[0], draw(pipe)[0])
+def test_a_window_that_holds_no_step_is_an_error(one, method):
+    """Three steps are at 0, 0.5 and 1."""
+    with pytest.raises(EmptyWindow, match="none of its"):
+        draw(one, method)
 
 
 @pytest.mark.parametrize(
     "method",
-    [P2P((SOURCE, TARGET), "replace"), P2P((SOURCE, TARGET)), MasaCtrl(start_step=1, start_layer=None)],
+    [P2P((SOURCE, TARGET), "replace"), P2P((SOURCE, TARGET)), MasaCtrl()],
 )
 def test_control_changes_the_target_and_never_the_source(pipe, method):
     (final, run), bare = draw(pipe, method), draw(pipe)[0]
@@ -138,7 +150,6 @@ def test_a_local_blend_keeps_the_source_outside_the_words(one):
     [
         (P2P((SOURCE, TARGET), weights={"bird": 2.0}), ItemNotFound),
         (P2P((SOURCE, LONGER), "replace"), BadInput),
-        (MasaCtrl(start_layer=99), BadInput),
         (LocalBlend((SOURCE, TARGET), (("cat",), ("bird",))), ItemNotFound),
     ],
 )
@@ -148,7 +159,7 @@ def test_what_cannot_be_controlled_says_so(one, method, error):
 
 
 def test_control_needs_a_source(one):
-    for method in (P2P((SOURCE, TARGET)), MasaCtrl(0, 0)):
+    for method in (P2P((SOURCE, TARGET)), MasaCtrl(Window(), Window())):
         with pytest.raises(BadInput, match="no source"):
             draw(one, method, prompts=(TARGET,))
 
@@ -158,8 +169,7 @@ def test_wrong_parameters_are_refused():
         lambda: P2P((SOURCE,)),
         lambda: P2P((SOURCE, TARGET), "swap"),
         lambda: P2P((SOURCE, TARGET), self_steps=2.0),
-        lambda: MasaCtrl(start_step=0, start_layer=None),
-        lambda: MasaCtrl(start_step=5, stop_step=4),
+        lambda: MasaCtrl(steps=Window()),
         lambda: LocalBlend((SOURCE, TARGET), (("cat",),)),
     ):
         with pytest.raises(BadInput):
@@ -185,7 +195,7 @@ def edited(pipe, target, **options):
     return final, clean
 
 
-BASELINES = [{"name": "p2p"}, {"name": "masactrl", "start_step": 1}]
+BASELINES = [{"name": "p2p"}, {"name": "masactrl"}, {"name": "infedit", "threshold": 0.1}]
 
 
 @pytest.mark.parametrize("options", BASELINES)

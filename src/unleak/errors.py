@@ -39,6 +39,10 @@ class NoSite(BadInput):
     """A site filter matched no attention site of this denoiser."""
 
 
+class EmptyWindow(BadInput):
+    """An intervention's window holds no step of this run, so it would never act."""
+
+
 class EmptyMask(BadInput):
     """A region's mask holds no cell of the latent grid."""
 

@@ -28,16 +28,22 @@ from unleak.console import (
 )
 from unleak.errors import BadInput
 
+METHODS = "ale, ale-official; to compare: infedit, p2p, masactrl, pnp, ddim, null-text"
+
+MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
+given twice, a detector (Grounding DINO) and then a segmenter (SAM). Default: the model's own attention."""
+
 
 @app.command("edit")
 def edit_image(
     image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ...")],
     edits: Annotated[list[str], typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object.")],
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
-    preset: Annotated[str, typer.Option(help="The method: ale, ale-official, p2p or masactrl.")] = "ale",
+    preset: Annotated[str, typer.Option(help=f"The method: {METHODS}.")] = "ale",
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     dilation: Annotated[float | None, typer.Option(help="Widen the masks, as a fraction of the height.")] = None,
     self_replace: Annotated[float | None, typer.Option(help="Share of steps that keep the layout, 0..1.")] = None,
+    masks_from: Annotated[list[str] | None, typer.Option(help=MASKS_FROM)] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of the target.")] = None,
     model: Model = "emoji-sd",
     out: Folder = Path("out"),
@@ -65,6 +71,12 @@ def edit_image(
         from unleak.regions import photo
 
         picture = photo.read(image)
+        masker = None
+        if masks_from:
+            from unleak.regions.text_masks import load_masker
+
+            with err.status("loading the masker"):
+                masker = load_masker(*masks_from)
         pipe = open_model(model)
         from unleak.bench.results import write_atomic
         from unleak.regions.check import judged
@@ -74,7 +86,7 @@ def edit_image(
         size = None if height is None or width is None else (height, width)
         with err.status("editing"):
             result = edit(pipe, picture, named, preset=preset, steps=steps, seed=seed, source_prompt=prompt,
-                          negative_prompt=negative, size=size, **options)  # fmt: skip
+                          negative_prompt=negative, size=size, masks_from=masker, **options)  # fmt: skip
         judge = judge_for(model, result.image.shape[:2])
         checks = None
         if judge is not None:

@@ -69,6 +69,12 @@ def attention_sites(denoiser: nn.Module) -> list[Site]:
     return [Site(name.replace("_orig_mod.", ""), module) for name, module in named if _is_attention(module)]
 
 
+def residual_blocks(denoiser: nn.Module) -> list[str]:
+    """Names of a denoiser's convolutional residual blocks, in the order of its modules; none in a transformer."""
+    named = eager(denoiser).named_modules()
+    return [name for name, module in named if hasattr(module, "conv1") and hasattr(module, "conv_shortcut")]
+
+
 def eager(module: nn.Module) -> nn.Module:
     """The module inside a `torch.compile` wrapper, or the module itself."""
     return getattr(module, "_orig_mod", module)

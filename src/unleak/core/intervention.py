@@ -1,4 +1,4 @@
-"""What one method may do to a run: five seams, when (`Window`) and where (`SiteFilter`).
+"""What one method may do to a run: its seams, when (`Window`) and where (`SiteFilter`).
 
 An `Intervention` is a frozen dataclass; it overrides only the seams it needs and is carried out by
 `unleak.attach`. Subclasses register themselves, so that `Intervention.from_dict` finds them.
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unleak.errors import BadInput, NoSite
+from unleak.errors import BadInput, EmptyWindow, NoSite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unleak.core.anatomy import Site
+    from unleak.core.anatomy import Anatomy, Site
     from unleak.core.attention import AttentionCall
     from unleak.core.branches import Branch
     from unleak.core.context import Context
@@ -43,6 +43,20 @@ class Window:
 
     def __contains__(self, fraction: float) -> bool:
         return self.start - 1e-9 <= fraction <= self.end + 1e-9
+
+    def among(self, n: int) -> list[int]:
+        """Which of n steps (or layers), counted from 0, lie inside: i has the fraction i / (n - 1), an only one 0."""
+        return [i for i in range(n) if (i / (n - 1) if n > 1 else 0.0) in self]
+
+    def need(self, n: int, whose: str, what: str = "steps") -> list[int]:
+        """`among`, if it holds any. Raises EmptyWindow."""
+        found = self.among(n)
+        if not found:
+            raise EmptyWindow(
+                f"{whose} acts from {self.start:g} to {self.end:g} of the run, and none of its {n} {what} lies there: "
+                f"widen the window or take more {what}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,14 @@ class Intervention:
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> Any:
         """One attention call: return an edit, a list of edits, or None. Never execute it here."""
+
+    def blocks(self, anatomy: Anatomy) -> Sequence[str]:
+        """Names of the denoiser's modules whose outputs `on_block` is asked about."""
+        return ()
+
+    def on_block(self, ctx: Context, name: str) -> Any:
+        """A module of `blocks` has run: return a `FeatureSwap`, a list of them, or None. For denoisers that have
+        residual blocks; what is not attention cannot be edited otherwise."""
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         """The predictions of this step by branch name, each [images, ...].

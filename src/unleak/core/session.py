@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unleak.core.anatomy import Anatomy, Encoder, Site
+from unleak.core.anatomy import Anatomy, Encoder, Site, eager
 from unleak.core.clock import Clock
 from unleak.core.context import Context
 from unleak.core.denoising import Denoising, blind, tells_text_order
+from unleak.core.features import swap_features
 from unleak.core.intervention import Intervention, SiteFilter
 from unleak.core.prompts import Prompts
 from unleak.core.tap import Tap
 from unleak.core.text_call import TextCall, replace_output
-from unleak.errors import BadInput, Conflict, NotFinite
+from unleak.errors import BadInput, Conflict, NoSite, NotFinite
 
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -56,6 +57,7 @@ class Session:
         self.anatomy = Anatomy.of(pipe)
         self.labels = [f"{i}.{type(item).__name__}" for i, item in enumerate(self.interventions)]
         self.chosen = [self._choose(item) for item in self.interventions]
+        self.blocks = [self._blocks(item) for item in self.interventions]
         self.contexts = [Context(self) for _ in self.interventions]
         self.results: dict[str, Any] = {}
         self.log: list[dict[str, Any]] = []
@@ -76,6 +78,13 @@ class Session:
     def _choose(self, item: Intervention) -> set[str]:
         picked = SiteFilter.of(item.sites).select(self.anatomy.sites) if item.has("on_attention") else []
         return {site.name for site in picked}
+
+    def _blocks(self, item: Intervention) -> set[str]:
+        names = set(item.blocks(self.anatomy)) if item.has("on_block") else set()
+        unknown = names - {name for name, _ in eager(self.anatomy.denoiser).named_modules()}
+        if unknown or (item.has("on_block") and not names):
+            raise NoSite(f"{type(item).__name__} finds no block {sorted(unknown)} in the {self.anatomy.denoiser_name}")
+        return names
 
     # -- install and restore -------------------------------------------------------------------------------
 
@@ -107,6 +116,9 @@ class Session:
             undo.callback(encoder.module.register_forward_hook(hook, with_kwargs=True).remove)
         undo.callback(denoiser.register_forward_pre_hook(self.denoising.before, with_kwargs=True).remove)
         undo.callback(denoiser.register_forward_hook(self.denoising.after, with_kwargs=True).remove)
+        for name in set().union(*self.blocks):
+            hook = functools.partial(self._after_block, name)
+            undo.callback(eager(denoiser).get_submodule(name).register_forward_hook(hook).remove)
         names = set().union(*self.chosen)
         if names:
             guide = next((site.name for site in self.anatomy.sites if tells_text_order(site)), None)
@@ -187,6 +199,20 @@ class Session:
             self._begin_generation()
         self.prompts.begin_denoising()
         self.clock.at_denoiser(self.pipe.scheduler, timestep)
+        if self.clock.done == 0 and self.clock.calls == 1:
+            for item in self.interventions:
+                if any(item.has(seam) for seam in (*_DENOISER_SEAMS, "on_latents")):
+                    item.window.need(self.clock.steps, type(item).__name__)
+
+    def _after_block(self, name: str, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        swaps = []
+        for i, item in self.active("on_block"):
+            if name in self.blocks[i]:
+                got = item.on_block(self.contexts[i], name)
+                got = [] if got is None else list(got) if isinstance(got, list | tuple) else [got]
+                self.note_edits(i, name, got)
+                swaps += got
+        return swap_features(output, self.denoising.rows, swaps) if swaps else None
 
     def _scheduler_step(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         if not self.clock.calls and any(item.has(s) for item in self.interventions for s in _DENOISER_SEAMS):
@@ -242,7 +268,7 @@ class Session:
             mine[site] = mine.get(site, 0) + 1
 
 
-_DENOISER_SEAMS = ("branches", "on_attention", "on_prediction")
+_DENOISER_SEAMS = ("branches", "on_attention", "on_block", "on_prediction")
 
 
 def _checked_latents(label: str, new: Tensor, old: Tensor) -> Tensor:

@@ -40,17 +40,27 @@ class DetectorJudge:
         hits = [[self._found(part, with_article(name)) for part in batches(images, self.batch)] for name in names]
         return np.stack([np.concatenate(parts) for parts in hits], 1)
 
-    @torch.no_grad()
     def _found(self, images: Sequence[Any], phrase: str) -> np.ndarray:
         """[n] of bool: does some box of the image score the threshold?"""
-        texts = [[phrase]] * len(images)
-        inputs = self.processor(text=texts, images=images, return_tensors="pt")
-        outputs = self.model(**inputs.to(self.model.device, self.model.dtype))
-        if not torch.isfinite(outputs.logits.nan_to_num(posinf=0.0, neginf=0.0, nan=torch.inf)).all():
-            raise NotFinite(f"{self.name} returned NaN; load it in float32 or bfloat16")
-        read = self.processor.post_process_grounded_object_detection
-        given = {"input_ids": inputs.get("input_ids"), "text_labels": texts}
-        known = {k: v for k, v in given.items() if k in inspect.signature(read).parameters}
-        sizes = [(image.height, image.width) for image in images]
-        boxes = read(outputs=outputs, threshold=self.threshold, target_sizes=sizes, **known)
-        return np.array([len(found["scores"]) > 0 for found in boxes], bool)
+        found = boxes(self.model, self.processor, images, phrase, self.threshold, self.name)
+        return np.array([len(some) > 0 for some in found], bool)
+
+
+@torch.no_grad()
+def boxes(
+    model: Any, processor: Any, images: Sequence[Any], phrase: str, threshold: float, name: str
+) -> list[torch.Tensor]:
+    """Where a detector sees a phrase: for each image, boxes [n, 4] of left, top, right, bottom in its pixels.
+
+    Raises NotFinite: the detector returned NaN.
+    """
+    texts = [[phrase]] * len(images)
+    inputs = processor(text=texts, images=images, return_tensors="pt")
+    outputs = model(**inputs.to(model.device, model.dtype))
+    if not torch.isfinite(outputs.logits.nan_to_num(posinf=0.0, neginf=0.0, nan=torch.inf)).all():
+        raise NotFinite(f"{name} returned NaN; load it in float32 or bfloat16")
+    read = processor.post_process_grounded_object_detection
+    given = {"input_ids": inputs.get("input_ids"), "text_labels": texts}
+    known = {k: v for k, v in given.items() if k in inspect.signature(read).parameters}
+    sizes = [(image.height, image.width) for image in images]
+    return [found["boxes"] for found in read(outputs=outputs, threshold=threshold, target_sizes=sizes, **known)]

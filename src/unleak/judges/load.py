@@ -6,7 +6,7 @@ of transformers' auto classes. Weights are safetensors, and no code of the model
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +22,78 @@ def load_judge(where: str | Path, device: str | None = None) -> Judge:
         BadInput: no such folder or id; no safetensors in it.
         UnsupportedModel: transformers cannot load it, or it can do none of the three.
     """
-    source = _locate(where)
+    from unleak.judges.clip import ClipJudge
+    from unleak.judges.detector import DetectorJudge
+    from unleak.judges.vqa import VqaJudge
+
+    abilities: dict[str, Callable[..., Judge]] = {
+        "AutoModelForZeroShotObjectDetection": DetectorJudge,
+        "AutoModelForVisualQuestionAnswering": VqaJudge,
+        "AutoModelForZeroShotImageClassification": ClipJudge,
+    }
+    wanted = "a zero-shot object detector, a visual question answering model or a zero-shot image classifier"
+    model, processor, ability = load_model(where, list(abilities), "judge", wanted, device)
+    return abilities[ability](model, processor, str(where))
+
+
+def load_model(
+    where: str | Path, abilities: Sequence[str], role: str, wanted: str, device: str | None = None
+) -> tuple[Any, Any, str]:
+    """A model with its processor, and which ability it has.
+
+    Args:
+        abilities: names of classes of transformers that load a model: auto classes, or model classes.
+        role, wanted: what the model is to be, for messages.
+
+    Raises BadInput and UnsupportedModel as `load_judge` does.
+    """
+    source = _locate(where, role)
     import torch
-    from transformers import AutoConfig, AutoProcessor
+    import transformers
 
     quiet()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        auto, make = _ability(config, str(where))
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        model = auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        ability = _ability(config, abilities)
+        if ability is None:
+            written = ", ".join(config.architectures or ()) or type(config).__name__
+            raise UnsupportedModel(f"{str(where)!r} ({written}) is no {role}: give {wanted} of transformers")
+        processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        loader = getattr(transformers, ability)
+        model = loader.from_pretrained(source, use_safetensors=True, **_no_code(loader))
     except UnleakError:
         raise
     except Exception as e:  # whatever a broken or foreign model makes transformers raise
         line = str(e).strip().split("\n")[0]
         raise UnsupportedModel(
-            f"transformers could not load the judge {str(where)!r}: {type(e).__name__}: {line}"
+            f"transformers could not load the {role} {str(where)!r}: {type(e).__name__}: {line}"
         ) from e
-    return make(model.to(device), processor, str(where))
+    return model.to(device).eval(), processor, ability
 
 
-def _ability(config: Any, where: str) -> tuple[Any, Callable[..., Judge]]:
-    """The auto class that loads this model, and the judge that it makes."""
+def _ability(config: Any, abilities: Sequence[str]) -> str | None:
+    """The first of `abilities` that the class which wrote this model has."""
     import transformers
 
-    from unleak.judges.clip import ClipJudge
-    from unleak.judges.detector import DetectorJudge
-    from unleak.judges.vqa import VqaJudge
-
-    abilities: dict[Any, Callable[..., Judge]] = {
-        transformers.AutoModelForZeroShotObjectDetection: DetectorJudge,
-        transformers.AutoModelForVisualQuestionAnswering: VqaJudge,
-        transformers.AutoModelForZeroShotImageClassification: ClipJudge,
-    }
     written = set(config.architectures or ())
-    for auto, make in abilities.items():
-        known = auto._model_mapping.get(type(config), ())
-        if written & {cls.__name__ for cls in (known if isinstance(known, tuple) else (known,))}:
-            return auto, make
-    raise UnsupportedModel(
-        f"{where!r} ({', '.join(sorted(written)) or type(config).__name__}) is no judge: give a zero-shot object "
-        "detector, a visual question answering model or a zero-shot image classifier of transformers"
-    )
+    for name in abilities:
+        known = getattr(getattr(transformers, name), "_model_mapping", {}).get(type(config), ())
+        if written & {name, *(cls.__name__ for cls in (known if isinstance(known, tuple) else (known,)))}:
+            return name
+    return None
 
 
-def _locate(where: str | Path) -> str:
+def _no_code(loader: Any) -> dict[str, Any]:
+    """Only auto classes would run a model's own code, and only they take the word."""
+    return {"trust_remote_code": False} if hasattr(loader, "_model_mapping") else {}
+
+
+def _locate(where: str | Path, role: str) -> str:
     folder, text = Path(where).expanduser(), str(where)
     if not text or not folder.exists():
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
-            raise BadInput(f"no judge {text!r}: give the folder of a transformers model, or a hub id like owner/name")
+            raise BadInput(f"no {role} {text!r}: give the folder of a transformers model, or a hub id like owner/name")
         check_hub(text, "config.json")
         return text
     if not (folder / "config.json").is_file():

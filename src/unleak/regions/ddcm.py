@@ -90,6 +90,8 @@ class DDCM(Intervention):
         eta: 1 is a fresh noise each step, 0 none.
         noise: n of every step, [steps, 1 or images, C, h, w]; else drawn from `seed`.
         base_index, find: see `ore.ORE`.
+        followers: names of further branches ("layout") that read the source's prompt at its guidance, start from the
+            same noise and carry their own difference from the source. Their latents are left under their names.
     """
 
     clean: Tensor
@@ -103,6 +105,7 @@ class DDCM(Intervention):
     seed: int = 0
     base_index: str = "paper"
     find: str = "words"
+    followers: tuple[str, ...] = ()
     uses_text = True
 
     def __post_init__(self) -> None:
@@ -111,14 +114,18 @@ class DDCM(Intervention):
             raise BadInput(f"eta={self.eta}: give a number from 0 to 1")
 
     def branches(self, ctx: Context) -> list[Branch]:
-        """The source's rows: at first on the target's noise, then on its own latents."""
-        latents = {"sample": ctx.state["source"]} if "source" in ctx.state else {}
+        """Rows of the source and of its followers: at first on the target's noise, then on latents of their own."""
         if "rows" not in ctx.state:
             ctx.state["rows"] = self._rows(ctx)
         text, pooled, empty, empty_pooled = ctx.state["rows"]
-        cond = Branch("source_cond", like="cond", text=text, replace={**latents, **_pooled(pooled)})
-        uncond = Branch("source_uncond", like="uncond", text=empty, replace={**latents, **_pooled(empty_pooled)})
-        return [cond, uncond]
+        made = []
+        for name in ("source", *self.followers):
+            latents = {"sample": ctx.state[name]} if name in ctx.state else {}
+            made += [
+                Branch(f"{name}_cond", like="cond", text=text, replace={**latents, **_pooled(pooled)}),
+                Branch(f"{name}_uncond", like="uncond", text=empty, replace={**latents, **_pooled(empty_pooled)}),
+            ]
+        return made
 
     def _rows(self, ctx: Context) -> tuple[Tensor | None, ...]:
         """Text rows and pooled vectors of the source's prompt and negative prompt (None: as the target's)."""
@@ -129,25 +136,32 @@ class DDCM(Intervention):
         return made.base, made.pooled, empty.rows[0], empty.pooled
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        """Read both guided predictions; the target's is the step's own."""
+        """Read all guided predictions; the target's is the step's own."""
         target = guided(preds.get("uncond"), preds["cond"], self.target_guidance)
-        source = guided(preds.get("source_uncond"), preds["source_cond"], self.source_guidance)
-        ctx.state["read"] = (target, source, ctx.latents("cond"), ctx.latents("source_cond"))
+        ctx.state["read"] = {"target": (target, ctx.latents("cond"))}
+        for name in ("source", *self.followers):
+            output = guided(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
+            ctx.state["read"][name] = output, ctx.latents(f"{name}_cond")
         return target
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
         """x_t', or z_t after the last step; the scheduler's own result is not used."""
-        target, source, x_t, x_s = (part.float() for part in ctx.state["read"])
-        schedule, z0 = ctx.pipe.scheduler, self.clean.to(x_t)
+        schedule, last = ctx.pipe.scheduler, ctx.step == ctx.steps - 1
         a, after = alphas(schedule, ctx.step)
         kind = schedule.config.prediction_type
-        z_t, x_t, x_s = transport(
-            read(target, x_t, a, kind), read(source, x_s, a, kind), x_s, z0, self._noise(ctx, x_t), a, after, self.eta
-        )
-        last = ctx.step == ctx.steps - 1
-        ctx.state["source"] = x_s
-        ctx.run.results[SOURCE] = z0.expand_as(x_s) if last else x_s
-        return z_t if last else x_t
+        said = {name: read(out.float(), x.float(), a, kind) for name, (out, x) in ctx.state["read"].items()}
+        x_s = ctx.state["read"]["source"][1].float()
+        z0, n = self.clean.to(x_s), self._noise(ctx, x_s)
+        moved = {}
+        for name in ("target", *self.followers):
+            z, x, x_source = transport(said[name], said["source"], x_s, z0, n, a, after, self.eta)
+            moved[name] = z if last else x
+            ctx.state[name] = x
+            if name == "target":
+                ctx.state["source"] = x_source
+        ctx.run.results |= {name: moved[name] for name in self.followers}
+        ctx.run.results[SOURCE] = z0.expand_as(x_s) if last else ctx.state["source"]
+        return moved["target"]
 
     def _noise(self, ctx: Context, like: Tensor) -> Tensor:
         if self.noise is not None:

@@ -27,10 +27,12 @@ from unleak.generate import rehearse
 from unleak.regions import masks as masking
 from unleak.regions import photo
 from unleak.regions.attention import attention_masks
+from unleak.regions.method import Method
 from unleak.regions.ore import choose
 from unleak.regions.plan import Edit, Plan, plan
-from unleak.regions.presets import POSTERIOR, Method, preset
+from unleak.regions.presets import POSTERIOR, preset
 from unleak.regions.schedule import variance_preserving
+from unleak.regions.text_masks import Masker
 
 
 @dataclass(eq=False)
@@ -38,9 +40,10 @@ class Edited:
     """One edited image, and everything that led to it.
 
     `image` (after), `before` (the photo) and `rebuilt` (the photo through the autoencoder, which is what an edit can
-    keep at best) are [H, W, 3] uint8 at the working size; `masks` bool [K, H, W] as they were used (widened),
-    one for each edit; `given` says which of them the user gave; `latents` and `clean` are the final latents of the
-    target and those of the source, [1, C, h, w]; `notes` is what a person should know (overlaps, full masks).
+    keep at best) are [H, W, 3] uint8 at the working size; `masks` bool [K, H, W] as they were used (widened), one for
+    each edit; `given` says which of them the user gave, and `masker` who found the others; `latents` and `clean` are
+    the final latents of the target and those of the source, [1, C, h, w]; `notes` is what a person should know
+    (overlaps, full masks).
     """
 
     image: np.ndarray
@@ -54,6 +57,7 @@ class Edited:
     settings: dict[str, Any]
     seed: int
     notes: list[str] = field(default_factory=list)
+    masker: str = "attention"
     latents: Tensor | None = field(default=None, repr=False)
     clean: Tensor | None = field(default=None, repr=False)
     log: Any = field(default=None, repr=False)
@@ -81,6 +85,7 @@ def edit(
     source_prompt: str | None = None,
     negative_prompt: str | None = None,
     size: tuple[int, int] | None = None,
+    masks_from: Masker | None = None,
     interventions: Sequence[Intervention] = (),
     **options: Any,
 ) -> Any:
@@ -91,12 +96,14 @@ def edit(
         image: a file, a PIL image or an array, of any size; a list of them is edited one by one.
         edits: what becomes what; for a list of images one list for all, or one for each.
         preset: ``"ale"``, or ``"ale-official"``: as the authors' release computes it; to compare with, ``"p2p"``
-            (Prompt-to-Prompt) and ``"masactrl"``, which know no masks (``blend=True`` gives them the background).
+            (Prompt-to-Prompt), ``"masactrl"``, ``"infedit"``, and from inverted latents ``"ddim"``, ``"pnp"``
+            (Plug-and-Play) and ``"null-text"``. They know no masks; ``blend=True`` gives them the background.
         steps: denoising steps; default: the preset's.
         seed: of all noise; the same for every image.
         source_prompt: a caption of the image that names every source; default: the sources, joined by "and".
         negative_prompt: of the target.
         size: (height, width) to work at; default: the image's proportions at the model's own area.
+        masks_from: who finds the masks that are not given (`text_masks.load_masker`); default: the model's attention.
         interventions: more to attach, before the preset's (a repair of the target's prompt).
         options: of the preset (`presets.Ale`, `baselines.presets`): ``target_guidance=3.0, self_replace=1.0``.
 
@@ -114,8 +121,10 @@ def edit(
     each: list[Any] = list(edits) if several and edits and not isinstance(edits[0], Edit) else [edits] * len(images)
     if len(each) != len(images):
         raise BadInput(f"{len(images)} images and {len(each)} lists of edits: give one list for all, or one for each")
-    run = _Run(pipe, preset, _method(preset, steps, options), seed, source_prompt, negative_prompt, interventions)
-    with _editable(pipe, run.method.steps):
+    run = _Run(
+        pipe, preset, _method(preset, steps, options), seed, source_prompt, negative_prompt, masks_from, interventions
+    )
+    with _editable(pipe, run.method):
         jobs = [run.prepare(one, some, size) for one, some in zip(images, each, strict=True)]
         done = [run.draw(job) for job in jobs]
     return done if several else done[0]
@@ -161,14 +170,14 @@ class _Run:
     seed: int
     source_prompt: str | None
     negative_prompt: str | None
+    masks_from: Masker | None
     interventions: Sequence[Intervention]
 
     def call(self, picture: Image.Image) -> dict[str, Any]:
-        """The pipeline's arguments. `DDCM` guides by itself; the scale only says whether there are rows to do it."""
-        guided = self.method.target_guidance != 1.0 or self.method.source_guidance != 1.0
+        """The pipeline's arguments. Methods guide by themselves; the scale only says whether there are rows for it."""
         return {
             "negative_prompt": self.negative_prompt, "height": picture.height, "width": picture.width,
-            "num_inference_steps": self.method.steps, "guidance_scale": 2.0 if guided else 1.0,
+            "num_inference_steps": self.method.steps, "guidance_scale": 2.0 if self.method.guided else 1.0,
         }  # fmt: skip
 
     def prepare(self, image: Any, edits: Sequence[Any], size: tuple[int, int] | None) -> _Job:
@@ -202,11 +211,9 @@ class _Run:
         notes = masking.check(masks, [one.source for one in job.edits], clean.shape[-2:])
         notes += [f"{one.source!r} is to become itself" for one in job.edits if one.source == one.target]
         _tell(notes)
-        start, *noise = (torch.randn(clean.shape, generator=random) for _ in range(self.method.steps + 1))
-        parts = self.method.parts(
-            (job.plan.source, job.plan.sources), (job.plan.target, job.plan.targets), masks, clean, torch.stack(noise),
-            "" if self.negative_prompt else None,
-        )  # fmt: skip
+        source, target = (job.plan.source, job.plan.sources), (job.plan.target, job.plan.targets)
+        start, way = self.method.begin(self.pipe, clean, source, job.size, random)
+        parts = self.method.parts(source, target, masks, clean, way, "" if self.negative_prompt else None)
         dtype = next(Anatomy.of(self.pipe).denoiser.parameters()).dtype
         with attach(self.pipe, *self.interventions, *parts, _Keep()) as run:
             drawn = self.pipe(
@@ -220,13 +227,17 @@ class _Run:
         return Edited(
             (pixels * 255).round().astype(np.uint8), before, photo.to_pixels(self.pipe, clean)[0], job.edits, job.plan,
             masks, tuple(mask is not None for mask in job.masks), self.name, asdict(self.method), self.seed, notes,
-            run.results["final"], clean, run.log,
+            "attention" if self.masks_from is None else self.masks_from.name, run.results["final"], clean, run.log,
         )  # fmt: skip
 
     def _masks(self, job: _Job, clean: Tensor) -> Tensor:
-        """The masks [K, H, W], widened; those that were not given are where the model itself sees the source."""
+        """The masks [K, H, W], widened; those that were not given are where the source is seen."""
         masks = list(job.masks)
-        if job.plan is not None and any(mask is None for mask in masks):
+        missing = [i for i, mask in enumerate(masks) if mask is None]
+        if missing and self.masks_from is not None:
+            found = self.masks_from.masks(job.picture, [job.edits[i].source for i in missing])
+            masks = [found[missing.index(i)] if mask is None else mask for i, mask in enumerate(masks)]
+        elif missing and job.plan is not None:
             seen = attention_masks(self.pipe, clean, job.plan.source, job.plan.sources, job.size, seed=self.seed)
             masks = [seen[i] if mask is None else mask for i, mask in enumerate(masks)]
         return masking.dilate(torch.stack([mask for mask in masks if mask is not None]), self.method.dilation)
@@ -238,7 +249,7 @@ def _tell(notes: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _editable(pipe: Any, steps: int) -> Iterator[None]:
+def _editable(pipe: Any, method: Method) -> Iterator[None]:
     """The pipeline as an edit needs it, and as it was afterwards.
 
     A UNet that was distilled to take the guidance scale as an embedding (LCM) is guided by rows instead; its embedding
@@ -253,7 +264,7 @@ def _editable(pipe: Any, steps: int) -> Iterator[None]:
             "noise (SD1, SD2, SDXL) and not yet transformers"
         )
     own = denoiser.config.get("time_cond_proj_dim")
-    with variance_preserving(pipe, steps):
+    with variance_preserving(pipe, method.steps, reversible=method.inverts):
         try:
             if own is not None:
                 denoiser.register_to_config(time_cond_proj_dim=None)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.generate import check_call
-from unleak.regions.baselines.presets import Controlled, MutualAttention, PromptToPrompt
+from unleak.regions.baselines.presets import (
+    Inversion,
+    MutualAttention,
+    NullTextInversion,
+    PlugAndPlayFeatures,
+    PromptToPrompt,
+    UnifiedAttentionControl,
+)
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
+from unleak.regions.method import Method, Side
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
 
@@ -22,30 +29,23 @@ POSTERIOR = ("mode", "sample")
 
 
 @dataclass(frozen=True)
-class Ale:
+class Ale(Method):
     """ALE: ORE + RGB-CAM + self-attention injection + background blending on DDCM.
 
     Attributes:
-        steps: denoising steps. self_replace: share of them that injects the source's self-attention; the paper
-            takes 1.0 for a change of colour, 0.6 of material, 0.5 of the object.
-        source_guidance, target_guidance, eta: see `ddcm.DDCM`.
-        dilation: by how much masks are widened, a fraction of the image's height.
-        posterior: the source's latents are the ``"mode"`` of the autoencoder's posterior, or a ``"sample"``.
-        base_index, key_embed, find: see `ore.ORE`. overlap, bias, masked_logit: see `rgbcam.RGBCAM`.
+        self_replace: share of the steps that injects the source's self-attention; the paper takes 1.0 for a change
+            of colour, 0.6 of material, 0.5 of the object.
+        source_guidance, eta: see `ddcm.DDCM`. base_index, key_embed, find: see `ore.ORE`.
+        bias, masked_logit: see `rgbcam.RGBCAM`.
         foreground, bb_first_step, bb_final, feather: see `blend.Blend`.
     """
 
-    steps: int = 15
     self_replace: float = 0.5
     source_guidance: float = 1.0
-    target_guidance: float = 2.0
     eta: float = 1.0
-    dilation: float = 0.04
-    posterior: str = "mode"
     base_index: str = "paper"
     key_embed: str = "plain"
     find: str = "words"
-    overlap: str = "smallest"
     bias: str = "region"
     masked_logit: float = -100.0
     foreground: str = "single"
@@ -54,28 +54,18 @@ class Ale:
     feather: float = 0.0
     citation: str = field(default=ALE_PAPER, init=False)
 
-    def parts(
-        self,
-        source: tuple[str, Sequence[str]],
-        target: tuple[str, Sequence[str]],
-        masks: Tensor,
-        clean: Tensor,
-        noise: Tensor | None = None,
-        negative: str | None = None,
-    ) -> list[Intervention]:
-        """The interventions, to be attached while the pipeline draws the target's prompt.
+    @property
+    def guided(self) -> bool:
+        return (self.target_guidance, self.source_guidance) != (1.0, 1.0)
 
-        Args:
-            source: the source's prompt and its phrases that are edited.
-            target: the target's prompt and what they became there, in the same order.
-            masks: bool [K, H, W], widened already. clean: z0 [1, C, h, w]. noise: [steps, 1, C, h, w].
-            negative: the source's negative prompt, where the target has another.
-        """
+    def parts(
+        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+    ) -> list[Intervention]:
         slots: dict[str, Any] = {"base_index": self.base_index, "find": self.find}
         return [
             DDCM(
                 clean, source[0], tuple(source[1]), self.source_guidance, self.target_guidance, negative, self.eta,
-                noise, **slots,
+                way, **slots,
             ),
             SelfInjection(self.self_replace),
             RGBCAM(
@@ -96,12 +86,15 @@ OFFICIAL = {
     "bb_first_step": False,
     "bb_final": False,
 }
-Method: TypeAlias = Ale | Controlled
 PRESETS: dict[str, Method] = {
     "ale": Ale(),
     "ale-official": Ale(**OFFICIAL),  # type: ignore[arg-type]
+    "infedit": UnifiedAttentionControl(),
     "p2p": PromptToPrompt(),
     "masactrl": MutualAttention(),
+    "pnp": PlugAndPlayFeatures(),
+    "ddim": Inversion(),
+    "null-text": NullTextInversion(),
 }
 
 

@@ -18,11 +18,17 @@ def alphas(schedule: Any, step: int) -> tuple[float, float]:
     return float(table[times[step]]), float(table[times[min(step + 1, len(times) - 1)]])
 
 
+def last_alpha(schedule: Any) -> float:
+    """The cumulative alpha of the clean end, where DDIM arrives."""
+    return float(getattr(schedule, "final_alpha_cumprod", 1.0))
+
+
 @contextlib.contextmanager
-def variance_preserving(pipe: Any, steps: int) -> Iterator[None]:
+def variance_preserving(pipe: Any, steps: int, reversible: bool = False) -> Iterator[None]:
     """Let the pipeline use a scheduler that edits can follow: its own if it will do, else DDIM of the same noise.
 
-    The pipeline's own is put back afterwards, whatever happened.
+    The pipeline's own is put back afterwards, whatever happened. `reversible` asks for DDIM in any case, whose
+    timesteps can be walked backwards.
 
     Raises:
         UnsupportedModel: the model has no noise schedule of alphas (flow matching).
@@ -31,7 +37,7 @@ def variance_preserving(pipe: Any, steps: int) -> Iterator[None]:
     own = pipe.scheduler
     if not hasattr(own, "alphas_cumprod"):
         raise UnsupportedModel(f"{type(own).__name__} has no alphas: editing knows models that predict noise")
-    if not follows(own, steps):
+    if reversible or not follows(own, steps):
         from diffusers import DDIMScheduler
 
         pipe.scheduler = DDIMScheduler.from_config(own.config)

@@ -38,7 +38,7 @@ def to_dict(r: Edited, model: str, images: dict[str, Any], checks: Sequence[Chec
         "target_prompt": r.plan.target if r.plan else None,
         "edits": [
             {
-                "source": one.source, "target": one.target, "mask": "given" if given else "attention",
+                "source": one.source, "target": one.target, "mask": "given" if given else r.masker,
                 "area": float(mask.float().mean()),
                 "check": None if checks is None else vars(checks[i]),
             }
