@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,7 @@ from unleak.cli.options import (
 from unleak.console import (
     call_arguments,
     check_folder,
+    edit_arguments,
     err,
     errors,
     judge_for,
@@ -41,23 +43,31 @@ Methods = Annotated[str | None, typer.Option(help="Only these, comma separated."
 
 
 def run_suite(
-    suite: Any, model: str, out: Path, seeds: str, split: str, limit: int | None, methods: str | None, **call: Any
+    suite: Any,
+    model: str,
+    out: Path,
+    seeds: str,
+    split: str,
+    limit: int | None,
+    methods: str | None,
+    call: dict[str, Any],
+    **options: Any,
 ) -> None:
-    """Run one benchmark suite of the embedded world."""
+    """Run one benchmark suite of the embedded world; `options` are its own."""
     from unleak.generate import parse_seeds
 
     numbers, chosen = parse_seeds(seeds), listed(methods)
     suite.check(split, chosen)
-    folder, arguments = check_folder(out), call_arguments(model, **call)
+    folder = check_folder(out)
     pipe = open_model(model)
     from unleak.generate import image_size
     from unleak.world import load as load_world
 
-    side, size = load_world().image, image_size(pipe, arguments)
+    side, size = load_world().image, image_size(pipe, call)
     if size != (side, side):
         raise UnsupportedModel(f"{model!r} draws {size or 'unknown'} pixels; the world and its judge are {side}x{side}")
     measured(partial(suite.run, pipe, folder, model=model, split=split, seeds=numbers, limit=limit, methods=chosen,
-                     call=arguments), folder)  # fmt: skip
+                     call=call, **options), folder)  # fmt: skip
 
 
 def run_on_prompts(
@@ -68,7 +78,7 @@ def run_on_prompts(
     seeds: str,
     limit: int | None,
     methods: str | None,
-    **call: Any,
+    call: dict[str, Any],
 ) -> None:
     """`unleak bench words` on the prompts of a file, with the judge that the user names."""
     from unleak.bench import own_prompts as suite
@@ -79,13 +89,13 @@ def run_on_prompts(
     records, notes = suite.read(file, limit)
     for note in notes:
         say("note", note)
-    folder, arguments = check_folder(out), call_arguments(model, **call)
+    folder = check_folder(out)
     pipe = open_model(model)
-    looks = judge_for(model, image_size(pipe, arguments), judge)
+    looks = judge_for(model, image_size(pipe, call), judge)
     if looks is None:
         raise BadInput(f"nothing can tell what {model!r} draws: name a judge with --judge")
     measured(partial(suite.run, pipe, folder, records, looks, model=model, source=file.name, seeds=numbers,
-                     methods=chosen, call=arguments, notes=notes), folder)  # fmt: skip
+                     methods=chosen, call=call, notes=notes), folder)  # fmt: skip
 
 
 def listed(methods: str | None) -> list[str] | None:
@@ -95,6 +105,14 @@ def listed(methods: str | None) -> list[str] | None:
 
 def measured(run: Callable[..., Results], folder: Path) -> None:
     """Run a suite with a progress bar per part, alone in its folder, and print its table."""
+    with progress_bars() as tick, only_writer(folder):
+        results = run(progress=tick)
+    print(results.table(), end="")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for every part of a benchmark; yields what tells (part, done, total)."""
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
@@ -103,9 +121,7 @@ def measured(run: Callable[..., Results], folder: Path) -> None:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        with only_writer(folder):
-            results = run(progress=tick)
-    print(results.table(), end="")
+        yield tick
 
 
 def suite_command(name: str, about: str) -> None:
@@ -124,8 +140,8 @@ def suite_command(name: str, about: str) -> None:
     ) -> None:
         with errors():
             suite = import_module(f"unleak.bench.{name}")
-            call = {"num_inference_steps": steps, "guidance_scale": guidance}
-            run_suite(suite, model, out, seeds, split, limit, methods, **call)
+            call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
+            run_suite(suite, model, out, seeds, split, limit, methods, call)
 
 
 suite_command("world", "How well an embedded model draws its world, on held-out prompts, with the judge's own error.")
@@ -151,15 +167,80 @@ def words(
     On the embedded world, or with --prompts on your own prompts and model; beside it what the papers report.
     """
     with errors():
-        call = {"num_inference_steps": steps, "guidance_scale": guidance}
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
         if prompts is not None:
-            run_on_prompts(prompts, judge, model, out, seeds, limit, methods, **call)
+            run_on_prompts(prompts, judge, model, out, seeds, limit, methods, call)
             return
         if judge is not None:
             raise BadInput("the embedded world has its own judge: --judge goes with --prompts")
         from unleak.bench import words as suite
 
-        run_suite(suite, model, out, seeds, split, limit, methods, **call)
+        run_suite(suite, model, out, seeds, split, limit, methods, call)
 
 
 suite_command("copies", "Which detectors tell memorized captions from ordinary ones, and at what cost.")
+
+
+@bench_app.command("regions")
+def regions(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/regions"),
+    suite: Annotated[str, typer.Option(help="world: the embedded one; ale-bench: the published benchmark.")] = "world",
+    data: Annotated[Path | None, typer.Option(help="The folder of ALE-Bench.")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP for TELS and TILS on ALE-Bench: folder or hub id.")] = None,
+    dino: Annotated[str | None, typer.Option(help="DINO for the structure distance there: folder or hub id.")] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS there; needs unleak[metrics].")] = False,
+    seeds: Seeds = "0",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="What methods are given: exact (the world's default), or attention, the model's own."),
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Edits of one, two and three objects: does each target appear in its region, and what leaks?"""
+    with errors():
+        from unleak.bench.editing import MASKS
+        from unleak.regions.ore import choose
+
+        choose("--suite", suite, ("world", "ale-bench"))
+        masks = choose("--masks", masks or ("exact" if suite == "world" else "attention"), MASKS)
+        call = edit_arguments(model, steps=steps, target_guidance=guidance)
+        if suite == "world":
+            from unleak.bench import regions as world
+
+            run_suite(world, model, out, seeds, split, limit, methods, call, masks=masks)
+        else:
+            _ale_bench(model, out, data, (clip, dino, lpips), seeds, limit, methods, call, masks)
+
+
+def _ale_bench(
+    model: str, out: Path, data: Path | None, see: tuple[str | None, str | None, bool], seeds: str, limit: int | None,
+    methods: str | None, call: dict[str, Any], masks: str,
+) -> None:  # fmt: skip
+    """Run the published benchmark and print its table beside ours."""
+    from unleak.generate import parse_seeds
+
+    if data is None:
+        raise BadInput("--suite ale-bench needs --data DIR, the folder of ALE-Bench")
+    from unleak.bench import ale_bench
+    from unleak.metrics.features import load_clip, load_dino
+    from unleak.metrics.perceptual import squeeze_lpips
+
+    clip, dino, lpips = see
+    chosen = listed(methods)
+    ale_bench.check(data, chosen)
+    folder = check_folder(out)
+    extractors = ale_bench.Extractors(
+        load_clip(clip) if clip else None, load_dino(dino) if dino else None, squeeze_lpips() if lpips else None
+    )
+    pipe = open_model(model)
+    with progress_bars() as tick, only_writer(folder):
+        results = ale_bench.run(
+            pipe, folder, data=data, model=model, seeds=parse_seeds(seeds), limit=limit, methods=chosen, call=call,
+            masks=masks, see=extractors, progress=tick,
+        )  # fmt: skip
+    print(ale_bench.comparison(results.rows))

@@ -63,11 +63,13 @@ def edit_image(
         if (height is None) != (width is None):
             raise BadInput("only one of --height and --width is given: give both")
         folder = check_outputs(out, json_file, html)
-        given = {"target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
-        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        from unleak.models import edit_settings
         from unleak.regions import presets
 
+        given = {"steps": steps, "target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
+        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         presets.preset(preset, **options)
+        options = {**presets.known_options(preset, edit_settings(model)), **options}
         from unleak.regions import photo
 
         picture = photo.read(image)
@@ -85,7 +87,7 @@ def edit_image(
 
         size = None if height is None or width is None else (height, width)
         with err.status("editing"):
-            result = edit(pipe, picture, named, preset=preset, steps=steps, seed=seed, source_prompt=prompt,
+            result = edit(pipe, picture, named, preset=preset, seed=seed, source_prompt=prompt,
                           negative_prompt=negative, size=size, masks_from=masker, **options)  # fmt: skip
         judge = judge_for(model, result.image.shape[:2])
         checks = None

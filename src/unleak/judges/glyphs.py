@@ -102,6 +102,11 @@ class GlyphJudge:
             raise BadInput(f"the glyph judge reads RGB images of {size}x{size}, not {tuple(x.shape[1:])}; resize them")
         return [r for part in x.split(batch) for r in self._read(part)]
 
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image] | Tensor | np.ndarray) -> np.ndarray:
+        """What the detector makes of each latent cell, [N, 64, D]; for `metrics.structure`."""
+        return self.detector.trunk(as_tensor(images) * 2 - 1).flatten(2).transpose(1, 2).numpy()
+
     def senses(self, items: Sequence[Item]) -> list[str]:
         """The unambiguous name of what each item is looked for as. See `unleak.judges.Judge`."""
         for item in items:

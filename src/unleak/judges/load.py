@@ -47,7 +47,7 @@ def load_model(
 
     Raises BadInput and UnsupportedModel as `load_judge` does.
     """
-    source = _locate(where, role)
+    source = locate(where, role)
     import torch
     import transformers
 
@@ -89,7 +89,8 @@ def _no_code(loader: Any) -> dict[str, Any]:
     return {"trust_remote_code": False} if hasattr(loader, "_model_mapping") else {}
 
 
-def _locate(where: str | Path, role: str) -> str:
+def locate(where: str | Path, role: str = "model") -> str:
+    """A checked folder, or a hub id that is cached or can be reached. Raises BadInput, UnsupportedModel."""
     folder, text = Path(where).expanduser(), str(where)
     if not text or not folder.exists():
         if text.count("/") != 1 or text.startswith((".", "/", "~")):

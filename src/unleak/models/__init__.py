@@ -148,6 +148,15 @@ def settings(model: str | Path) -> dict[str, Any]:
     return call
 
 
+def edit_settings(model: str | Path) -> dict[str, Any]:
+    """The options of `unleak.edit` that a model's folder recommends, or none: each method takes those it knows."""
+    file, data = _settings(model)
+    options = data.get("edit", {})
+    if not isinstance(options, dict):
+        raise BadInput(f'{file} must look like {{"edit": {{"steps": 15}}}}')
+    return options
+
+
 def guidance(model: str | Path) -> str:
     """The call argument that sets how strong guidance is: what the folder's `unleak.json` says, else `guidance_scale`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +22,14 @@ from unleak.regions.baselines.presets import (
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.method import Method, Side
+from unleak.regions.ore import ORE
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
 
 ALE_PAPER = "Mun et al., Addressing Text Embedding Leakage in Diffusion-based Image Editing (arXiv 2412.04715)"
 POSTERIOR = ("mode", "sample")
+SELF_REPLACE = {"colour": 1.0, "material": 0.6, "object": 0.5, "colour+object": 0.5, "object+material": 0.5}
+"""The paper's `self_replace` by what changes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Ale(Method):
         source_guidance, eta: see `ddcm.DDCM`. base_index, key_embed, find: see `ore.ORE`.
         bias, masked_logit: see `rgbcam.RGBCAM`.
         foreground, bb_first_step, bb_final, feather: see `blend.Blend`.
+        ore, rgbcam, blend: whether these parts act. Without `rgbcam`, ORE alone gives every cell the objects' own rows;
+            without `ore`, RGB-CAM alone shuts out words and leaves their values as they are.
     """
 
     self_replace: float = 0.5
@@ -52,6 +58,9 @@ class Ale(Method):
     bb_first_step: bool = True
     bb_final: bool = True
     feather: float = 0.0
+    ore: bool = True
+    rgbcam: bool = True
+    blend: bool = True
     citation: str = field(default=ALE_PAPER, init=False)
 
     @property
@@ -62,18 +71,24 @@ class Ale(Method):
         self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
     ) -> list[Intervention]:
         slots: dict[str, Any] = {"base_index": self.base_index, "find": self.find}
+        own = tuple(source[1]) if self.ore else ()
         return [
-            DDCM(
-                clean, source[0], tuple(source[1]), self.source_guidance, self.target_guidance, negative, self.eta,
-                way, **slots,
-            ),
+            DDCM(clean, source[0], own, self.source_guidance, self.target_guidance, negative, self.eta, way, **slots),
             SelfInjection(self.self_replace),
-            RGBCAM(
-                tuple(target[1]), masks, self.overlap, self.bias, key_embed=self.key_embed,
-                masked_logit=self.masked_logit, **slots,
-            ),
-            Blend(masks, self.foreground, self.bb_first_step, self.bb_final, self.feather),
-        ]  # fmt: skip
+            *self._cross(tuple(target[1]), masks, {"key_embed": self.key_embed, **slots}),
+            *self._background(masks),
+        ]
+
+    def _cross(self, objects: tuple[str, ...], masks: Tensor, slots: dict[str, Any]) -> list[Intervention]:
+        """What becomes of cross-attention."""
+        if not self.rgbcam:
+            return [ORE(objects, **slots)] if self.ore else []
+        values = "restricted" if self.ore else "plain"
+        return [RGBCAM(objects, masks, self.overlap, self.bias, values, masked_logit=self.masked_logit, **slots)]
+
+    def _background(self, masks: Tensor) -> list[Intervention]:
+        blend = Blend(masks, self.foreground, self.bb_first_step, self.bb_final, self.feather)
+        return [blend] if self.blend else []
 
 
 OFFICIAL = {
@@ -108,3 +123,8 @@ def preset(name: str, **options: Any) -> Method:
     except (TypeError, ValueError):
         known = [f for f in PRESETS[name].__dataclass_fields__ if f != "citation"]
         raise BadInput(f"preset {name!r} has no {', '.join(sorted(options.keys() - set(known)))}: {known}") from None
+
+
+def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that a method has: what a model recommends holds for all, and each takes its own."""
+    return {key: value for key, value in options.items() if key in PRESETS[name].__dataclass_fields__}

@@ -1,0 +1,65 @@
+"""`unleak bench regions`: edits of one, two and three objects; what appears where, and what leaks.
+
+`editing` measures every method on the embedded world; `edit_pictures` draws what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unleak.bench import edit_pictures, editing
+from unleak.bench.results import Results
+from unleak.bench.run import Run
+from unleak.bench.world import judge_accuracy
+from unleak.errors import BadInput
+from unleak.judges.glyphs import glyph_judge
+from unleak.world import load as load_world
+from unleak.world.edits import COUNTS, KINDS, edit_cases
+from unleak.world.prompts import check_split
+
+
+def check(split: str, methods: Sequence[str] | None) -> None:
+    """Refuse a split or a method that does not exist. Raises BadInput."""
+    check_split(load_world(), split)
+    if unknown := set(methods or ()) - set(editing.METHODS):
+        raise BadInput(f"bench regions has no {sorted(unknown)}; choose from {[*editing.METHODS]}")
+
+
+def run(
+    pipe: Any,
+    out: Path,
+    *,
+    model: str = "emoji-sd",
+    split: str = "heldout",
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    methods: Sequence[str] | None = None,
+    call: dict[str, Any] | None = None,
+    masks: str = "exact",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Results:
+    """Measure the chosen methods (default: all), always beside the unedited source; finished parts are reused.
+
+    Args:
+        limit: at most so many cases of every kind and count.
+        call: options of `unleak.edit`; each method takes those that it knows.
+        masks: what the methods are given: ``"exact"``, or ``"attention"``, the model's own.
+    """
+    check(split, methods)
+    judge = glyph_judge()
+    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
+    cases = edit_cases(one.world, split, min(limit or editing.EACH, editing.EACH))
+    chosen = [name for name in editing.METHODS if methods is None or name in methods or name == editing.SOURCE]
+    about = f"{len(cases)} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), masks: {masks}"
+    results = Results("regions", model, one.seeds, split, {"name": judge.name}, notes=[about])
+    scenes = editing.Scenes.of(one, cases, masks)
+    results.rows = editing.rows(one, scenes, chosen)
+    results.notes += one.notes
+    results.judge["accuracy"] = {
+        "judge_reconstruction": round(float(judge_accuracy(judge, one.world, pipe.vae).mean()), 4)
+    }
+    results.save(out)
+    edit_pictures.save(one, scenes, chosen, results.rows)
+    return results
