@@ -9,6 +9,7 @@ import torch
 
 from tiny import draw, tiny
 from unleak.copies.baselines.delayed import DelayedGuidance
+from unleak.copies.baselines.neurons import Norm, PruneNeurons, outliers
 from unleak.copies.baselines.noise import NoisyRows
 from unleak.copies.baselines.optimise import OptimiseRows
 from unleak.copies.baselines.pads import PadSwap
@@ -44,7 +45,8 @@ def test_every_preset_changes_the_image_and_leaves_no_trace(sd1, bare, name):
         name == "prss"
     )  # without paraphrases it begins at a magnitude that is not reached here
     assert torch.equal(draw(sd1, PROMPT, steps=2), bare)
-    extra = {"guard": 2, "guard-official": 2, "optimise-rows": run.log[0]["denoiser_rows"] - 4}
+    searched = run.log[0]["denoiser_rows"] - 4
+    extra = {"guard": 2, "guard-official": 2, "optimise-rows": searched, "nemo": searched}
     assert run.log[0]["denoiser_rows"] == 4 + extra.get(name, 0)
     assert Intervention.from_dict(PRESETS[name]().to_dict()) == PRESETS[name]()
 
@@ -53,7 +55,8 @@ def test_every_preset_changes_the_image_and_leaves_no_trace(sd1, bare, name):
     "nothing",
     [InsertWords(times=0), NoisyRows(0.0), OptimiseRows(iterations=0), MaskSummary(c1=1.0, mask_pads=False),
      DelayedGuidance(until=0.0), RepulsionOnly(rho=0.0), preset("delayed-guidance", math.inf), preset("prss", math.inf),
-     preset("optimise-rows", math.inf), preset("repulsion-only", math.inf)],
+     preset("optimise-rows", math.inf), preset("repulsion-only", math.inf), preset("nemo", math.inf),
+     PruneNeurons(neurons={})],
     ids=lambda x: type(x).__name__,
 )  # fmt: skip
 def test_without_strength_or_behind_a_closed_gate_nothing_changes(sd1, bare, nothing):
@@ -170,6 +173,50 @@ def test_optimisation_stops_at_its_target_and_the_seed_is_kept(sd1, bare):
 def test_optimised_rows_need_cross_attention():
     with attach(tiny("sd3"), OptimiseRows()) as run, pytest.raises(UnsupportedModel, match="cross"):
         draw(run.pipe, steps=1)
+
+
+def test_neurons_that_are_off_are_zeros_in_the_prompts_values_alone(sd1):
+    name, units = "down_blocks.0.attentions.0.transformer_blocks.0.attn2", list(range(0, 32, 2))
+    with attach(sd1, PruneNeurons(neurons={name: units})) as run:
+        pruned = draw(sd1, PROMPT, steps=1, guidance_scale=1.0)
+    module = sd1.unet.get_submodule(name)
+    kept = module.to_v.weight.detach().clone()
+    with torch.no_grad():
+        module.to_v.weight[units] = 0
+    try:
+        assert near(pruned, draw(sd1, PROMPT, steps=1, guidance_scale=1.0))
+    finally:
+        with torch.no_grad():
+            module.to_v.weight.copy_(kept)
+    assert run.results["pruned"] == [{name: units}]
+    assert not near(pruned, draw(sd1, PROMPT, steps=1, guidance_scale=1.0))
+
+
+def test_outliers_are_those_far_from_the_norm_and_the_largest():
+    norm = Norm(torch.tensor([[1.0, 1.0], [1.0, 9.0]]), torch.full((2, 2), 0.5))
+    act = torch.tensor([[1.0, 4.0], [0.0, 9.1]])
+    assert outliers(act, norm, theta=3.0, k=0) == [1]
+    assert outliers(act, norm, theta=3.0, k=1) == [1, 3]
+    assert outliers(act, norm, theta=1.0, k=0) == [1, 2]
+
+
+def test_the_search_ends_where_the_first_step_shows_something_else(sd1):
+    ordinary = tuple(f"a {word}" for word in ("dog", "horse", "red bus", "palm tree"))
+    found = {}
+    for similar in (1.0, -1.0):
+        with attach(sd1, PruneNeurons(ordinary, similar=similar, theta=3.0, step=1.0)) as run:
+            draw(sd1, PROMPT, steps=1)
+        found[similar] = run.results["pruned"][0], run.log[0]["denoiser_rows"]
+    assert found[1.0][1] < found[-1.0][1]  # the first candidate does, or none
+    assert sum(map(len, found[-1.0][0].values())) > sum(map(len, found[1.0][0].values()))
+    assert not any("up_blocks" in name for name in found[-1.0][0])
+
+
+def test_neurons_need_cross_attention():
+    with attach(tiny("sd3"), PruneNeurons()) as run, pytest.raises(UnsupportedModel, match="cross"):
+        draw(run.pipe, steps=1)
+    with pytest.raises(BadInput, match="theta"):
+        PruneNeurons(theta=0.5)
 
 
 # -- the gate --------------------------------------------------------------------------------------------------

@@ -211,6 +211,9 @@ def test_a_saved_classifier_is_the_same(tmp_path, kind, sd1):
     assert repair == made.prune(sd1, PROMPT, "squirrels,laptop", **SMALL)
     if repair is not None:
         encode(sd1, PROMPT, repair)  # never a whole item
+    moved = tiny("sd1")
+    moved.text_encoder.name_or_path = "another/folder"
+    assert again.prune(moved, PROMPT, "squirrels,laptop", **SMALL) == repair
     with pytest.raises(WrongEncoder, match="train one for yours"):
         again.prune(tiny("sd1", seed=1), PROMPT, "squirrels", **SMALL)
     with pytest.raises(ItemNotFound):

@@ -321,6 +321,19 @@ def test_transport_carries_only_the_difference(a, after, eta):
     assert torch.allclose(straight, after**0.5 * z0 + (1 - after) ** 0.5 * n)
 
 
+def test_the_target_is_the_source_and_the_sum_of_guided_differences():
+    """Without blending: z_t(c + 1) = z_t(c) - sqrt((1 - a) / a) (eps_t - eps_s)."""
+    z0 = rows(0, 1, 4, 3, 3).double()
+    x_t = x_s = rows(1, 1, 4, 3, 3).double()
+    total, alphas = z0.clone(), (0.01, 0.2, 0.5, 0.9)
+    for c, (a, after) in enumerate(zip(alphas, (*alphas[1:], alphas[-1]), strict=True)):
+        e_t, e_s, n = (rows(10 * c + i, 1, 4, 3, 3).double() for i in (2, 3, 4))
+        target, source = ddcm.read(e_t, x_t, a, "epsilon"), ddcm.read(e_s, x_s, a, "epsilon")
+        z_t, x_t, x_s = transport(target, source, x_s, z0, n, a, after, 1.0)
+        total = total - ((1 - a) / a) ** 0.5 * (e_t - e_s)
+        assert torch.allclose(z_t, total, rtol=1e-6)
+
+
 def run_edit(
     pipe, method, targets=("red cup", "big dog"), masks=None, sources=("blue cup", "big cat"), extra=(), **call
 ):

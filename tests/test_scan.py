@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,18 @@ def test_every_layout_can_be_scanned(any_pipe):
         generator = torch.Generator().manual_seed(8)
         any_pipe(PROMPTS[1], generator=generator, output_type="latent", **CALL | short)
     assert np.allclose(found.images[names[0]][1, 1], run.results[names[0]][0].item(), rtol=1e-3)
+
+
+def test_one_negative_prompt_is_that_of_every_prompt(any_pipe):
+    call = (
+        CALL | {"negative_prompt": "a dog"} | ({"max_sequence_length": 32} if hasattr(any_pipe, "transformer") else {})
+    )
+    guided = next(n for n in ("true_cfg_scale", "guidance_scale") if n in signature(any_pipe.__call__).parameters)
+    together, alone = (
+        [scan(any_pipe, part, [3], detectors=["magnitude"], call=call | {guided: 3.0}).scores for part in parts]
+        for parts in ([PROMPTS[:2]], [PROMPTS[:1], PROMPTS[1:2]])
+    )
+    assert np.allclose(together[0], np.concatenate(alone), rtol=1e-3)
 
 
 def test_a_calibrated_scan_flags(sd1):

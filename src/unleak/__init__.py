@@ -36,6 +36,7 @@ _VERBS = {
     "scan": "unleak.copies.scan",
     "calibrate": "unleak.copies.fit",
     "Calibration": "unleak.copies.calibrate",
+    "audit": "unleak.copies.audit",
     "Attenuate": "unleak.copies.attenuate",
     "Guard": "unleak.copies.guard",
 }

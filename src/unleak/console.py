@@ -50,19 +50,14 @@ def errors() -> Iterator[None]:
 
 
 @contextmanager
-def ticking(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, of `total` things if that is known; yields the function to tell how many are done."""
+def ticking(title: str, total: int | None, so_far: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, of `total` things if that is known.
+
+    Yields the function to tell how many more are done, or, with `so_far`, how many are done in all.
+    """
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda n: bar.advance(task, n)
-
-
-@contextmanager
-def ticking_to(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields the function to tell how far it is."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda n: bar.update(task, completed=n)
+        yield lambda n: bar.update(task, completed=n) if so_far else bar.advance(task, n)
 
 
 def number(text: str, option: str) -> float:

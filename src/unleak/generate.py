@@ -166,7 +166,11 @@ def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
     with memory_errors(len(prompts)):
         arguments = for_each(call, len(prompts))
-        images = pipe(prompt=prompts, generator=generators, output_type="np", **arguments).images
+        return pixels(pipe(prompt=prompts, generator=generators, output_type="np", **arguments).images)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """What a pipeline returns, 0..1, as uint8. Raises NotFinite."""
     if not np.isfinite(images).all():
         raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
     return (np.asarray(images) * 255).round().astype(np.uint8)

@@ -27,9 +27,12 @@ from unleak.console import (
     edit_arguments,
     err,
     errors,
+    fitting,
     judge_for,
     open_model,
+    prompts_of,
     say,
+    ticking,
 )
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files import only_writer
@@ -178,7 +181,55 @@ def words(
         run_suite(suite, model, out, seeds, split, limit, methods, call)
 
 
-suite_command("copies", "Which detectors tell memorized captions from ordinary ones, and at what cost.")
+@bench_app.command("copies")
+def copies(
+    model: Model = "emoji-sd",
+    out: Folder = Path("results/copies"),
+    seeds: Seeds = "0:4",
+    split: Split = "heldout",
+    limit: Limit = None,
+    methods: Methods = None,
+    memorized: Annotated[Path | None, typer.Option(help="For any model: prompts known to be memorized.")] = None,
+    ordinary: Annotated[Path | None, typer.Option(help="For any model: ordinary prompts.")] = None,
+    column: Annotated[str | None, typer.Option(help="Key or column that holds the prompt.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+) -> None:
+    """Which detectors tell memorized captions from ordinary ones, and at what cost."""
+    with errors():
+        call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
+        if memorized is None and ordinary is None:
+            run_suite(import_module("unleak.bench.copies"), model, out, seeds, split, limit, methods, call)
+        elif memorized is None or ordinary is None:
+            raise BadInput("give both --memorized FILE and --ordinary FILE")
+        else:
+            files = {"memorized": memorized, "ordinary": ordinary}
+            copies_of_files(model, out, seeds, limit, methods, files, column, call)
+
+
+def copies_of_files(
+    model: str, out: Path, seeds: str, limit: int | None, methods: str | None, files: dict[str, Path],
+    column: str | None, call: dict[str, Any],
+) -> None:  # fmt: skip
+    """Detectors on the prompts of two files and any model."""
+    from unleak.generate import parse_seeds
+
+    numbers = parse_seeds(seeds)
+    kinds = {kind: prompts_of(file, column) for kind, file in files.items()}
+    folder = check_folder(out)
+    from unleak.bench import real_copies
+
+    names = real_copies.check(listed(methods))
+    pipe = open_model(model)
+    from unleak.copies.scan import fits, plan
+
+    check = fits(pipe, plan(pipe, numbers, 1, names, call=call))
+    kinds = {kind: fitting(texts, check)[:limit] for kind, texts in kinds.items()}
+    with ticking("measuring", sum(map(len, kinds.values()))) as tick, only_writer(folder):
+        results = real_copies.run(
+            pipe, folder, kinds, model=model, seeds=numbers, methods=names, call=call, progress=tick
+        )
+    print(results.table(), *results.notes, sep="\n")
 
 
 @bench_app.command("regions")

@@ -32,7 +32,6 @@ from unleak.console import (
     prompts_of,
     say,
     ticking,
-    ticking_to,
 )
 from unleak.errors import BadInput
 
@@ -101,7 +100,7 @@ def scan(
         made = plan(pipe, seeds, count, detector, known, call=call)
         if known is None:
             say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
-        with ticking_to("scanning", lines) as tick:
+        with ticking("scanning", lines, so_far=True) as tick:
             found = scan_file(pipe, file, out, made, model=model, column=column, limit=limit, progress=tick)
         if html:
             write_atomic(html, report.page(out, found.limit))
@@ -181,7 +180,8 @@ def guard(
     """Draw with a mitigation of copying, before and after at the same seeds.
 
     Presets: guard, guard-official, attenuate, and the baselines random-token, random-number, word-repetition,
-    noisy-rows, optimise-rows, mask-summary, delayed-guidance, opposite-guidance, repulsion-only, pad-swap, prss.
+    noisy-rows, optimise-rows, mask-summary, delayed-guidance, opposite-guidance, repulsion-only, pad-swap, prss,
+    nemo.
     """
     with errors():
         from unleak.copies.calibrate import Calibration

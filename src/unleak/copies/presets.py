@@ -8,6 +8,7 @@ from typing import Any
 
 from unleak.copies.attenuate import Attenuate
 from unleak.copies.baselines.delayed import DelayedGuidance
+from unleak.copies.baselines.neurons import PruneNeurons
 from unleak.copies.baselines.noise import NoisyRows
 from unleak.copies.baselines.optimise import OptimiseRows
 from unleak.copies.baselines.pads import PadSwap
@@ -35,6 +36,7 @@ PRESETS: dict[str, Callable[[], Intervention]] = {
     "repulsion-only": RepulsionOnly,
     "pad-swap": PadSwap,
     "prss": PRSS,
+    "nemo": PruneNeurons,
 }
 
 

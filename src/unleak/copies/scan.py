@@ -20,7 +20,7 @@ from unleak.core.first_steps import first_steps
 from unleak.core.intervention import Intervention
 from unleak.core.text_call import TextCall, check_length
 from unleak.errors import BadInput
-from unleak.generate import check_prompt, images_at_once, memory_errors, rehearse
+from unleak.generate import check_prompt, for_each, images_at_once, memory_errors, rehearse
 
 DEFAULT = ("agreement", "magnitude")
 
@@ -103,7 +103,7 @@ def measure(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, np.ndarr
     with memory_errors(len(generators)):
         run = first_steps(
             pipe, plan.steps, *plan.detectors, prompt=list(prompts), num_images_per_prompt=len(plan.seeds),
-            generator=generators, **plan.call,
+            generator=generators, **for_each(plan.call, len(prompts)),
         )  # fmt: skip
     return {d.name: d.scores(run).numpy().reshape(len(prompts), -1) for d in plan.detectors}
 

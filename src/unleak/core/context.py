@@ -71,6 +71,9 @@ class Context:
         input; for `on_prediction`."""
         return self.run.denoising.latents[list(self.rows.of(rows))]
 
-    def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
-        """One more denoiser call on these rows only; for `on_prediction`."""
-        return self.run.denoising.predict(branches)
+    def predict(self, branches: Sequence[Branch], posing: bool = False) -> dict[str, Tensor]:
+        """One more denoiser call on these rows only; for `on_prediction`.
+
+        `posing` rows pass for those that their branch is like: other interventions do to them what they do to those.
+        """
+        return self.run.denoising.predict(branches, posing)

@@ -136,16 +136,22 @@ class Denoising:
             self._combine(observed, one_call=False)
         return self.pending
 
-    def predict(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
-        """One more denoiser call on the rows of `branches` alone, with attention interventions active."""
+    def predict(self, branches: Sequence[Branch], posing: bool = False) -> dict[str, Tensor]:
+        """One more denoiser call on the rows of `branches` alone, with attention interventions active.
+
+        `posing`: to these, the rows pass for those that their branches are like.
+        """
         inputs, rows = grow(self.inputs, self.asked, branches)
         keep = range(len(self.asked), len(rows))
-        outer, self.rows = self.rows, Rows(rows.labels[keep.start :], rows.images[keep.start :], rows.known)
+        mine = Rows(rows.labels[keep.start :], rows.images[keep.start :], rows.known)
+        likes = {branch.name: branch.like for branch in branches}
+        labels = tuple(likes[label] for label in mine.labels) if posing else mine.labels
+        outer, self.rows = self.rows, Rows(labels, mine.images, mine.known)
         self._inner = True
         try:
             output = self.run.anatomy.denoiser(**take(inputs, len(rows), keep))
             self.run.count(denoiser_calls=1, denoiser_rows=len(self.rows))
-            return split(_first(output), self.rows)
+            return split(_first(output), mine)
         finally:
             self._inner, self.rows = False, outer
 

@@ -51,6 +51,24 @@ def memorized(images: np.ndarray, captions: Sequence[Caption], world: World) -> 
     return psnr, hit
 
 
+class PixelJudge:
+    """PSNR in dB to the nearest of some reference images [M, H, W, 3] uint8, on the scale of `SceneJudge`."""
+
+    name = "pixels"
+
+    def __init__(self, references: np.ndarray, threshold: float = 20.0) -> None:
+        if not len(references):
+            raise BadInput("copies are told by the images that may be copied: give at least one reference")
+        self.references, self.threshold = np.asarray(references), threshold
+
+    def similarity(self, images: np.ndarray) -> np.ndarray:
+        """See `CopyJudge`. Raises BadInput unless images have the references' size."""
+        if images.shape[1:] != self.references.shape[1:]:
+            raise BadInput(f"the references are {self.references.shape[1:]}, the images {images.shape[1:]}")
+        psnr = [[peak_signal_noise_ratio(r, i) if (r != i).any() else 100.0 for r in self.references] for i in images]
+        return np.max(psnr, axis=1)
+
+
 class SceneJudge:
     """PSNR in dB to the nearest scene that was memorized in training, where the scene is what all its copies share.
 

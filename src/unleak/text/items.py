@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from unleak.errors import BadInput
@@ -121,15 +121,20 @@ def _item_at(prompt: str, text: str, start: int) -> Item:
     return Item(item.text, occurrence=found.index(here) + 1 if len(found) > 1 else None)
 
 
+def present(prompt: str, watched: Iterable[Item]) -> tuple[Item, ...]:
+    """The watched items that stand in the prompt, each time they do, in its order; of two that overlap the longer."""
+    taken: dict[Chars, Item] = {}
+    for item in sorted(watched, key=lambda item: -len(item.text)):
+        places = occurrences(prompt, item.text)
+        for k, (a, b) in enumerate(places, 1):
+            if item.occurrence in (None, k) and all(b <= c or d <= a for c, d in taken):
+                taken[a, b] = replace(item, occurrence=k if len(places) > 1 else None)
+    return tuple(taken[at] for at in sorted(taken))
+
+
 def known(prompt: str, vocabulary: Iterable[str]) -> tuple[Item, ...]:
-    """The words of a vocabulary that stand in the prompt, in its order; of two that overlap the longer."""
-    found: list[tuple[Chars, Item]] = []
-    for text in sorted(set(vocabulary), key=lambda text: (-len(text), text)):
-        places = occurrences(prompt, text)
-        for k, at in enumerate(places, 1):
-            if all(at[1] <= a or b <= at[0] for (a, b), _ in found):
-                found.append((at, Item(text, k if len(places) > 1 else None)))
-    return tuple(item for _, item in sorted(found, key=lambda pair: pair[0]))
+    """The words of a vocabulary that stand in the prompt; see `present`."""
+    return present(prompt, map(Item, sorted(set(vocabulary))))
 
 
 def find_all(prompt: str, items: Sequence[Item]) -> list[Chars]:

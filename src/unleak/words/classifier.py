@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BrokenFile, WrongEncoder
-from unleak.text.encode import fingerprint
+from unleak.text.encode import weights_digest
 from unleak.text.items import Item
 from unleak.text.spans import token_span, tokenize
 from unleak.text.subsets import Cutter, Subset
@@ -85,7 +85,7 @@ class Classifier:
 
     Attributes:
         kind: "knn" or "linear". setting: its k or C. threshold: scores from it on mean "redundant".
-        encoder: whose tokens are judged. encoders: fingerprints of all encoders that its rows come from.
+        encoder: whose tokens are judged. encoders: digests of all encoders that its rows come from.
         arrays: of "knn" the training rows [N, D] and labels [N]; of "linear" weight [D] and bias [1].
         extras: whether the features have the six columns more.
         report: precision, recall, accuracy and base rate under cross-validation, sample sizes.
@@ -115,7 +115,7 @@ class Classifier:
         named, _ = check(prompt, items)
         if read_by(pipe, prompt, **call) != self.encoders:
             raise WrongEncoder(
-                f"this classifier was trained on another {', '.join(self.encoders)} (weights, dtype or adapters "
+                f"this classifier was trained on another {', '.join(self.encoders)} (its weights "
                 "differ): train one for yours with `unleak redundancy`."
             )
         found = features(pipe, [prompt] * len(named), named, self.encoder, self.extras, **call)
@@ -163,9 +163,9 @@ def _check(made: Classifier) -> None:
 
 
 def read_by(pipe: Any, prompt: str, **call: Any) -> dict[str, str]:
-    """Fingerprints of the encoders whose rows the denoiser reads, by name."""
+    """Digests of the weights of the encoders whose rows the denoiser reads, by name."""
     names = rows_read(pipe, [prompt], **call)
-    return {e.name: fingerprint(e.module) for e in Anatomy.of(pipe).encoders if e.name in names}
+    return {e.name: weights_digest(e.module) for e in Anatomy.of(pipe).encoders if e.name in names}
 
 
 def probabilities(kind: str, setting: float, X: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from unleak.errors import BadInput
 from unleak.generate import check_prompt
-from unleak.text.items import Item, bracketed, find_all, parse_items
-from unleak.text.match import Chars, occurrences
+from unleak.text.items import Item, bracketed, find_all, parse_items, present
+from unleak.text.match import Chars
 
 FORMATS = ("text", "jsonl", "csv")
 LONGEST = 100_000  #: bytes of one line
@@ -104,7 +104,7 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
         named = parse_items(_names("items", items))
     else:
         prompt, named = bracketed(prompt) if "[" in prompt else (prompt, ())
-        named = named or _present(prompt, watched)
+        named = named or present(prompt, watched)
     if not named:
         raise BadInput("no item is named: give items in the file, in [brackets] or with --items")
     if len(named) > MOST_ITEMS:
@@ -138,17 +138,6 @@ def _names(field: str, value: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadInput(f"{field!r} must be a list of texts")
     return names
-
-
-def _present(prompt: str, watched: Sequence[Item]) -> tuple[Item, ...]:
-    """The watched items that occur, each time they do; inside a longer one ("hot dog") a shorter one is not meant."""
-    taken: dict[Chars, Item] = {}
-    for item in sorted(watched, key=lambda item: -len(item.text)):
-        every = occurrences(prompt, item.text)
-        for k, (a, b) in enumerate(every, 1):
-            if item.occurrence in (None, k) and all(b <= c or d <= a for c, d in taken):
-                taken[a, b] = replace(item, occurrence=k if len(every) > 1 else None)
-    return tuple(taken[at] for at in sorted(taken))
 
 
 class _Lines:
