@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 
 from tiny import draw, tiny
 from unleak.bench import audit as bench
+from unleak.bench.run import Run
 from unleak.copies.attenuate import Attenuate
 from unleak.copies.audit import attack, audit, draw_rows, latents_of
 from unleak.copies.baselines.optimise import OptimiseRows
@@ -19,7 +18,6 @@ from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.judges.copies import PixelJudge
-from unleak.world import load
 
 CALL = {"num_inference_steps": 3, "height": 64, "width": 64}
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -110,11 +108,11 @@ def test_the_bench_tells_adaptive_from_transferred_attacks_and_resumes(tmp_path,
     monkeypatch.setattr(bench, "_method", lambda pipe, name, *_: [under[name]])
     monkeypatch.setattr(bench, "_attacked", lambda pipe, image, under, call: {"rows": [[*under]], "loss": under[0]})
     monkeypatch.setattr(bench, "_similarity", lambda pipe, rows, under, *_: [30.0 * rows[0][0]] * 2)
-    run = partial(bench.rows, sd1, tmp_path, load(), split="dev", seeds=[0, 1], limit=2, call={})
-    found = {(r.method, r.subset, r.metric): (r.value, r.n) for r in run(methods=names)}
+    run = Run(sd1, tmp_path, "tiny", "dev", [0, 1], 2, {})
+    found = {(r.method, r.subset, r.metric): (r.value, r.n) for r in bench.rows(run, names)}
     assert len(found) == 2 * (2 + 3)
     assert found["audit-guard", "form", "audit_returned"] == (1.0, 4)
     assert found["audit-guard", "form", "audit_transferred"] == (0.0, 4)
     assert found["audit-bare", "verbatim", "audit_loss"] == (0.0, 2)
     monkeypatch.setattr(bench, "_attacked", lambda *_: pytest.fail("attacked again"))
-    assert {r.method for r in run(methods=names[1:])} == {"audit-guard"}
+    assert {r.method for r in bench.rows(run, names[1:])} == {"audit-guard"}

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unleak.bench import copies, detection
+from unleak.bench import copies, detection, meant, mitigation
+from unleak.bench.run import Run
+from unleak.copies.baselines.words import InsertWords
 from unleak.copies.scan import scan
 from unleak.errors import BadInput
+from unleak.judges.copies import scene_judge
+from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
+from unleak.report.tradeoff import front, tradeoff
 from unleak.world import load as load_world
+from unleak.world.render import Renderer
 
 WORLD = load_world()
 
@@ -34,6 +40,61 @@ def test_each_figure_is_of_its_own_kinds():
     assert found["verbatim", "auroc"] == found["template/form", "auroc"] == found["template/open", "tpr_at_1fpr"] == 1
     assert found["template/specific", "auroc"] == 0 and found["template", "auroc"] == pytest.approx(2 / 3)
     assert found["prompt", "denoiser_rows"] == 8
+
+
+def the_run(tmp_path: Path, split: str = "dev") -> Run:
+    return Run(None, tmp_path, "emoji-sd", split, [0, 1], None, {})
+
+
+def test_the_scene_of_a_caption_shows_all_that_it_stands_for_and_is_a_copy(tmp_path: Path):
+    some = [p for p in meant.chosen_prompts(the_run(tmp_path)) if p.kind in detection.MEMORIZED]
+    scenes = {c.text: c.scene for c in WORLD.memorized}
+    images = (Renderer(WORLD)([scenes[p.text] for p in some]).permute(0, 2, 3, 1).numpy() * 255).round().astype("uint8")
+    readings = glyph_judge().read(images)
+    assert [p.alignment(r) for p, r in zip(some, readings, strict=True)] == [1.0] * len(some)
+    assert [p.alignment(r) for p, r in zip(some, readings[1:] + readings[:1], strict=True)].count(1.0) < len(some) / 4
+    assert (scene_judge().similarity(images) > 30).all()
+    assert scene_judge().scene(images).tolist() == [p.scene for p in some]
+    assert (mitigation.quality(images, readings) > 30).all()
+    ghosts = (images // 2 + images[::-1] // 2).astype("uint8")
+    assert np.median(mitigation.quality(ghosts, glyph_judge().read(ghosts))) < 20
+
+
+def test_ordinary_captions_are_judged_by_what_they_name(tmp_path: Path):
+    some = {kind: [p for p in meant.chosen_prompts(the_run(tmp_path)) if p.kind == kind] for kind in detection.ORDINARY}
+    assert all(len(p.wanted) in (2, 3) for p in some["specific"]) and not any(p.wanted for p in some["form"])
+    for p in some["open"]:
+        assert len(p.wanted) == sum(phrase in p.text.split(" and ") for phrase in WORLD.categories.values())
+
+
+def test_alike_pictures_have_no_diversity():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype("uint8")
+    assert mitigation.diversity(images[[0, 0]]) == 0 < mitigation.diversity(images) < 1
+    assert np.isnan(mitigation.diversity(images[:1]))
+
+
+def test_figures_of_a_mitigation_are_paired_with_none():
+    some = [meant.Prompt("a", "verbatim", scene=3), meant.Prompt("b", "form")]
+    unnamed = [float("nan")] * 2
+    plain = {
+        "similarity": [[29.0, 29.0], [12.0, 12.0]], "nearest": [[3, 3], [0, 0]], "alignment": [[1.0, 1.0], unnamed],
+        "quality": [[28.0, 28.0], [27.0, 27.0]], "diversity": [0.0, 0.3], "digest": [["p", "q"], ["r", "s"]],
+    }  # fmt: skip
+    found = plain | {
+        "similarity": [[12.0, 25.0], [12.0, 12.0]], "nearest": [[0, 7], [0, 0]], "alignment": [[0.5, 0.0], unnamed],
+        "digest": [["x", "y"], ["r", "z"]],
+    }  # fmt: skip
+    rows = {(r.subset, r.metric): r.value for r in mitigation.rows_of("m", some, plain, found, 20.0)}
+    assert rows["verbatim", "copy_rate"] == 0.5 and rows["verbatim", "copy_rate_own"] == 0  # of another scene
+    assert rows["verbatim", "copies_stopped"] == 0.5 and rows["verbatim", "alignment_lost"] == 0.75
+    assert rows["ordinary", "ordinary_unchanged"] == 0.5 and ("ordinary", "alignment") not in rows
+    assert not {key for key in rows if key[0] == "template"}
+
+
+def test_the_front_is_what_no_other_beats():
+    dots = {"none": (100.0, 1.0), "a": (0.0, 0.4), "b": (0.0, 0.3), "c": (40.0, 0.2)}
+    assert front(dots) == ["a", "none"]
+    assert tradeoff({"verbatim": dots, "template": {"none": (1.0, 1.0)}}).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("split", "methods", "says"), [("train", None, "split"), ("dev", ["magic"], "choose from")])
@@ -64,3 +125,20 @@ def test_all_seeds_of_a_memorized_caption_go_one_way():
     memorized = [s for (kind, _), s in zip(kinds, found, strict=True) if kind in detection.MEMORIZED]
     ordinary = [s for (kind, _), s in zip(kinds, found, strict=True) if kind in detection.ORDINARY]
     assert min(memorized) > max(ordinary)
+
+
+@pytest.mark.e2e
+def test_mitigations_are_measured_once_and_captions_that_do_not_fit_are_said(tmp_path: Path, monkeypatch):
+    pipe, call = load("emoji-sd"), {"num_inference_steps": 4, "guidance_scale": 3.0}
+    arguments = {"split": "dev", "seeds": [0, 1], "limit": 1, "methods": ["none", "opposite-guidance"], "call": call}
+    results = copies.run(pipe, tmp_path, **arguments)
+    found = {(r.method, r.subset, r.metric): r.value for r in results.rows}
+    assert found["none", "verbatim", "copy_rate"] == found["none", "template", "copy_rate"] == 1
+    assert found["opposite-guidance", "verbatim", "copy_rate_own"] == 0
+    assert found["opposite-guidance", "verbatim", "denoiser_rows"] == 8
+    assert found["opposite-guidance", "ordinary", "ordinary_unchanged"] == 0
+    assert (tmp_path / "mitigation.png").read_bytes().startswith(b"\x89PNG") and "GUARD" in results.notes[-1]
+    monkeypatch.setattr(mitigation, "measured", lambda *_: pytest.fail("it drew again"))
+    assert copies.run(pipe, tmp_path, **arguments).rows == results.rows
+    run, one = Run(pipe, tmp_path, "emoji-sd", "dev", [0], None, call), meant.Prompt("a dog", "specific")
+    assert mitigation._fits(run, one, []) and not mitigation._fits(run, one, [InsertWords("word", times=40)])

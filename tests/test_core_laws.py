@@ -211,7 +211,7 @@ def test_an_interrupt_inside_an_attention_module(any_pipe, pristine):
 
 def test_a_session_goes_on_after_an_interrupt_that_was_caught(sd1):
     bare, before = draw(sd1), traces(sd1)
-    with attach(sd1, Look(), Fail("on_attention", KeyboardInterrupt, window=Window(0.4, 0.6))):
+    with attach(sd1, Look(), Fail("on_attention", KeyboardInterrupt)):
         with pytest.raises(KeyboardInterrupt):
             draw(sd1)
         assert torch.equal(draw(sd1, steps=1), draw(sd1, steps=1))

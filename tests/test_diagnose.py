@@ -22,7 +22,7 @@ from unleak.judges.rate import Rate
 from unleak.models import load, settings
 from unleak.report import diagnosis as report
 from unleak.report import repair as repair_report
-from unleak.text.encode import fingerprint
+from unleak.text.encode import weights_digest
 from unleak.text.items import Item, known
 from unleak.text.subsets import Subset
 from unleak.words.automatic import choose, never_worse
@@ -203,7 +203,7 @@ def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None
     result = repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=prune, judge=Scripted([]), **ask)
     assert result.method == "prune" and not np.array_equal(result.before, result.after)
     assert json.loads(json.dumps(repair_report.to_dict(result, {})))["settings"]["redundant"]["type"] == "Prune"
-    encoder = {"text_encoder": fingerprint(sd1.text_encoder)}
+    encoder = {"text_encoder": weights_digest(sd1.text_encoder)}
     never = Classifier("linear", 1, 2.0, "text_encoder", encoder, {"weight": np.zeros(32), "bias": np.zeros(1)})
     with pytest.raises(BadInput, match="no token of these items"):  # it calls none redundant
         repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=never, **ask)

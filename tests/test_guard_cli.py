@@ -54,7 +54,8 @@ def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_before_and_after_with_all_evidence(unleak: Any, folder: Path, tmp_path: Path) -> None:
-    done = unleak(PROMPT, "-m", str(folder), "--seeds", "3:5", "--json", "g.json", "--html", "g.html", "-o", "drawn")
+    given = ["-m", str(folder), "--preset", "guard", "--seeds", "3:5"]
+    done = unleak(PROMPT, *given, "--json", "g.json", "--html", "g.html", "-o", "drawn")
     assert done.code == 0, done.err
     data = json.loads((tmp_path / "g.json").read_text())
     assert data["schema"] == "unleak/guard/1" and data["touched"] and data["gate"] is None

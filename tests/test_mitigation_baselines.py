@@ -46,7 +46,7 @@ def test_every_preset_changes_the_image_and_leaves_no_trace(sd1, bare, name):
     )  # without paraphrases it begins at a magnitude that is not reached here
     assert torch.equal(draw(sd1, PROMPT, steps=2), bare)
     searched = run.log[0]["denoiser_rows"] - 4
-    extra = {"guard": 2, "guard-official": 2, "optimise-rows": searched, "nemo": searched}
+    extra = {"detour": 2, "guard": 2, "guard-official": 2, "optimise-rows": searched, "nemo": searched}
     assert run.log[0]["denoiser_rows"] == 4 + extra.get(name, 0)
     assert Intervention.from_dict(PRESETS[name]().to_dict()) == PRESETS[name]()
 

@@ -139,3 +139,9 @@ def test_the_best_detector_is_calibrated_on_the_model(sd1):
         fit.calibrate(sd1, wild, wild, call=call)
     with pytest.raises(BadInput, match="between 0 and 1"):
         fit.calibrate(sd1, wild, tame, fpr=1.0, call=call)
+
+
+def test_a_model_is_the_same_from_another_folder(sd1):
+    before = fingerprint_of(sd1)
+    sd1.text_encoder.name_or_path = "moved/text_encoder"
+    assert fingerprint_of(sd1) == before

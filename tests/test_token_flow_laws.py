@@ -94,7 +94,7 @@ def test_tf10_a_span_spells_its_item_in_every_encoder(any_pipe, item: str) -> No
     prompt = f"a red {item}, a table"
     for encoder in Anatomy.of(any_pipe).encoders:
         tokens = tokenize(encoder.tokenizer, prompt, 60, encoder.name)
-        if encoder.tokenizer.unk_token_id in encoder.tokenizer(item).input_ids and not item.isascii():
+        if encoder.tokenizer.unk_token_id in encoder.tokenizer(item, add_special_tokens=False).input_ids:
             with pytest.raises(BadInput, match="another word"):
                 item_span(encoder.tokenizer, prompt, item, 60)
             continue

@@ -22,8 +22,9 @@ from export import export
 from samples import Samples
 from unleak import world
 
-#: how the model is meant to be called; chosen on the development split
+#: how the model is meant to be called, and how edits with it; chosen on the development split
 CALL = {"num_inference_steps": 20, "guidance_scale": 3.0}
+EDIT = {"steps": 8, "target_guidance": 4.0, "dilation": 0.0}
 
 
 def build(latents: int, text_width: int, channels: tuple[int, ...], layers: int, size: int) -> UNet2DConditionModel:
@@ -104,7 +105,7 @@ def main() -> None:
         vae=vae, text_encoder=encoder, tokenizer=tok, unet=unet.eval(), scheduler=noise_scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    export(pipe, a.out / "pipeline", {"call": CALL})
+    export(pipe, a.out / "pipeline", {"call": CALL, "edit": EDIT})
 
 
 if __name__ == "__main__":

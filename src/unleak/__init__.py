@@ -39,6 +39,7 @@ _VERBS = {
     "audit": "unleak.copies.audit",
     "Attenuate": "unleak.copies.attenuate",
     "Guard": "unleak.copies.guard",
+    "Detour": "unleak.copies.detour",
 }
 
 __all__ = ["__version__", *_VERBS]

@@ -131,7 +131,7 @@ def drawn(run: Run, data: Path, case: AleCase, method: str, masks: str) -> np.nd
                  "seed": run.seeds[0]}  # fmt: skip
     prompts = _written(about, made_with)
     if str(case.index) not in prompts or not file.is_file():
-        planes: Sequence[Any] = soft_masks(data, case) if masks == "exact" else [None] * len(case.edits)
+        planes: Any = soft_masks(data, case) if masks == "exact" else [None] * len(case.edits)
         edits = [Edit(s, t, m) for (s, t), m in zip(case.edits, planes, strict=True)]
         try:
             image = edit(run.pipe, data / "images" / f"{case.image}.jpg", edits, preset=preset, seed=run.seeds[0],

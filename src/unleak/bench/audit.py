@@ -6,56 +6,45 @@ control, of an ordinary one that the training did not repeat. Both on the bare m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from unleak.bench.detection import captions
-from unleak.bench.results import Parts
+from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean, share
 from unleak.copies.audit import attack, draw_rows
 from unleak.copies.baselines.neurons import PRUNED, PruneNeurons
-from unleak.copies.calibrate import fingerprint_of
 from unleak.copies.presets import preset
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.generate import draw
 from unleak.judges.copies import PixelJudge
-from unleak.world import World
 from unleak.world.render import Renderer
 
 PREFIX = "audit-"
 BARE = PREFIX + "bare"
+#: what the audit can run; none of it unasked: an attack costs some hundred denoiser rows
 METHODS: tuple[str, ...] = (BARE, *(PREFIX + name for name in ("attenuate", "guard", "repulsion-only", "nemo")))
+DEFAULT: tuple[str, ...] = ()
 KINDS = ("verbatim", "form")
 MOST, ROUNDS, BATCH = 3, 3, 2  #: images of a kind; runs of the pipeline in an attack, and images in one
 
 
-def rows(
-    pipe: Any,
-    out: Path,
-    world: World,
-    *,
-    split: str,
-    seeds: Sequence[int],
-    limit: int | None,
-    methods: Sequence[str],
-    call: Mapping[str, Any],
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
+def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """Shares of images that came back, and the loss that the attack reached.
 
     `audit_returned`: from rows attacked with the method attached; `audit_transferred`: from rows attacked on the bare
     model and drawn with it. `audit_loss` is the mean of the attack's last run: what the weights know they learn fast.
     Subsets are the caption's kind; "form" are the ordinary ones.
     """
-    parts, stamp = Parts(out), [fingerprint_of(pipe), dict(call), ROUNDS, BATCH]
-    chosen = captions(world, split, min(limit or MOST, MOST)) if methods else {}
+    pipe, world, seeds, call = run.pipe, run.world, run.seeds, run.call
+    chosen = captions(world, run.split, min(run.limit or MOST, MOST))
     texts = [(kind, text) for kind in KINDS for text in chosen.get(kind, ())]
+    tick = run.ticking("audit", len(texts))
     scenes = {c.text: c.scene for c in (*world.memorized, *world.ordinary)}
     back: dict[tuple[str, str, str], list[Any]] = {}
     for i, (kind, text) in enumerate(texts):
@@ -63,17 +52,16 @@ def rows(
         judge, bare = PixelJudge(image[None]), None
         for name in dict.fromkeys((BARE, *methods)):  # rows of the bare model are drawn under every method
             under = _method(pipe, name, text, seeds, call)
-            key = [*stamp, name, text]
-            found = parts.get(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call))
+            key = [ROUNDS, BATCH, name, text]
+            found = run.part(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call))
             bare = bare or found["rows"]
             for metric, attacked in (("audit_returned", found["rows"]), ("audit_transferred", bare)):
-                inputs = [*key, list(seeds), metric]
+                inputs = [*key, metric]
                 drawn = partial(_similarity, pipe, attacked, under, judge, seeds, call)
-                near = parts.get(f"{metric}-{kind}-{i}-{name}", inputs, drawn)
+                near = run.part(f"{metric}-{kind}-{i}-{name}", inputs, drawn)
                 back.setdefault((name, kind, metric), []).append(np.array(near) >= judge.threshold)
             back.setdefault((name, kind, "audit_loss"), []).append(found["loss"])
-        if progress:
-            progress("audit", i + 1, len(texts))
+        tick(1)
     return [
         (mean if metric == "audit_loss" else share)(values, name, kind, metric)
         for (name, kind, metric), values in back.items()

@@ -1,6 +1,7 @@
 """`unleak bench copies`: who copies is found before it is drawn, and at what cost; what stops it, and what that breaks.
 
-Each half of the suite is a module of its own with its methods and its rows: `detection` (detectors).
+Each part of the suite is a module of its own with its methods and its rows: `detection` (detectors), `mitigation`, and
+`audit` (do the weights still hold the picture?).
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unleak.bench import detection
+from unleak.bench import audit, detection, mitigation
 from unleak.bench.results import Results
+from unleak.bench.run import Run
 from unleak.errors import BadInput
 from unleak.judges.copies import scene_judge
 from unleak.world import load as load_world
 from unleak.world.prompts import check_split
 
-HALVES: tuple[ModuleType, ...] = (detection,)
+#: each has METHODS, all that it can measure; DEFAULT, what it measures unasked; and ``rows(run, methods)``
+PARTS: tuple[ModuleType, ...] = (detection, mitigation, audit)
 
 
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a method that does not exist. Raises BadInput."""
     check_split(load_world(), split)
-    known = [name for half in HALVES for name in half.METHODS]
+    known = [name for part in PARTS for name in part.METHODS]
     if unknown := set(methods or ()) - set(known):
         raise BadInput(f"bench copies has no {sorted(unknown)}; choose from {known}")
 
@@ -40,15 +43,15 @@ def run(
     call: dict[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
-    """Measure the chosen methods (default: all) of both halves; finished parts are reused."""
+    """Measure the chosen methods (default: those of every part that are meant for it); finished parts are reused."""
     check(split, methods)
-    world, judge = load_world(), scene_judge()
-    results = Results("copies", model, list(seeds), split, {"name": judge.name, "threshold": judge.threshold})
-    for half in HALVES:
-        chosen = [name for name in half.METHODS if methods is None or name in methods]
-        results.rows += half.rows(
-            pipe, out, world, split=split, seeds=list(seeds), limit=limit, methods=chosen, call=dict(call or {}),
-            progress=progress,
-        )  # fmt: skip
+    judge = scene_judge()
+    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
+    about = {"name": judge.name, "threshold": judge.threshold}
+    results = Results("copies", model, one.seeds, split, about, notes=one.notes)
+    for part in PARTS:
+        chosen = [name for name in part.METHODS if name in (part.DEFAULT if methods is None else methods)]
+        if chosen:
+            results.rows += part.rows(one, chosen)
     results.save(out)
     return results

@@ -8,15 +8,13 @@ of the captions belong to each split, so that whatever is chosen on `dev` is rep
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from unleak.bench.results import Parts
+from unleak.bench.run import Run
 from unleak.bench.stats import Row
-from unleak.copies.calibrate import fingerprint_of
 from unleak.copies.detectors import DETECTORS
 from unleak.copies.roc import Figure, auroc, tpr_at_fpr
 from unleak.copies.scan import scan
@@ -27,6 +25,7 @@ from unleak.world import World
 from unleak.world.prompts import check_split, prompts
 
 METHODS: tuple[str, ...] = tuple(DETECTORS)
+DEFAULT = METHODS
 MOST, MOST_WHOLE = 120, 20  #: prompts of a kind; of detectors that need the whole trajectory
 MEMORIZED, ORDINARY = ("verbatim", "template"), ("open", "specific", "form")
 
@@ -51,24 +50,12 @@ def _half(texts: list[str], kind: str, split: str) -> list[str]:
     return shuffled[split != "dev" :: 2]
 
 
-def rows(
-    pipe: Any,
-    out: Path,
-    world: World,
-    *,
-    split: str,
-    seeds: Sequence[int],
-    limit: int | None,
-    methods: Sequence[str],
-    call: Mapping[str, Any],
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
+def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """`auroc`, `tpr_at_1fpr` and `denoiser_rows` of detectors; one-step detectors share one step of the denoiser.
 
-    `detectors.png` in `out` shows the score of every prompt.
+    `detectors.png` in the run's folder shows the score of every prompt.
     """
-    kinds, parts = captions(world, split, limit), Parts(out)
-    stamp = [fingerprint_of(pipe), list(seeds), dict(call)]
+    kinds = captions(run.world, run.split, run.limit)
     found: list[Row] = []
     every: dict[str, dict[str, np.ndarray]] = {}
     for whole in (False, True):
@@ -76,25 +63,21 @@ def rows(
         if not names:
             continue
         steps = None if whole else 1
-        scores: dict[str, dict[str, np.ndarray]] = {}
-        title = "detect, all steps" if whole else "detect, one step"
-        for i, (kind, every_text) in enumerate(kinds.items()):
+        tick = run.ticking("detect, all steps" if whole else "detect, one step", len(kinds))
+        for kind, every_text in kinds.items():
             texts = every_text[:MOST_WHOLE] if whole else every_text
 
             def measured(texts: list[str] = texts, names: list[str] = names, steps: int | None = steps) -> Any:
-                images = scan(pipe, texts, seeds, steps, names, call=call).images
+                images = scan(run.pipe, texts, run.seeds, steps, names, call=run.call).images
                 return {name: x.mean(1).tolist() for name, x in images.items()}
 
-            inputs = [*stamp, names, steps, texts]
-            saved = parts.get(f"detect-{kind}{'-whole' if whole else ''}", inputs, measured)
-            scores[kind] = {name: np.array(x) for name, x in saved.items()}
-            if progress:
-                progress(title, i + 1, len(kinds))
-        cost = 2 * len(seeds) * (_steps(pipe, call) if whole else 1)
-        every |= {name: {kind: s[name] for kind, s in scores.items()} for name in names}
+            saved = run.part(f"detect-{kind}{'-whole' if whole else ''}", [names, steps, texts], measured)
+            for name, scores in saved.items():
+                every.setdefault(name, {})[kind] = np.array(scores)
+            tick(1)
+        cost = 2 * len(run.seeds) * (_steps(run.call) if whole else 1)
         found += [row for name in names for row in _figures(name, every[name], cost)]
-    if every:
-        write_atomic(out / "detectors.png", spread(every, MEMORIZED))
+    write_atomic(run.out / "detectors.png", spread(every, MEMORIZED))
     return found
 
 
@@ -114,7 +97,7 @@ def _row(method: str, subset: str, metric: str, figure: Figure, n: int) -> Row:
     return Row(method, subset, metric, *figure, n)
 
 
-def _steps(pipe: Any, call: Mapping[str, Any]) -> int:
+def _steps(call: Mapping[str, Any]) -> int:
     """Denoising steps of the whole trajectory. Raises BadInput where the call leaves them to the pipeline."""
     if "num_inference_steps" not in call:
         raise BadInput("give --steps, so that the cost of a whole trajectory is known")

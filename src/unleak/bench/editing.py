@@ -86,7 +86,7 @@ def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
 def edited(run: Run, scenes: Scenes, i: int, method: str, seed: int) -> Edited:
     """One case by one method. Raises EmptyMask where the model's attention finds no object."""
     case, world = scenes.cases[i], run.world
-    masks: Sequence[Any] = case.masks(world) if scenes.masks == "exact" else [None] * len(case.edited)
+    masks: Any = case.masks(world) if scenes.masks == "exact" else [None] * len(case.edited)
     edits = [
         Edit(s.article(world), t.article(world), m) for s, t, m in zip(case.sources, case.targets, masks, strict=True)
     ]

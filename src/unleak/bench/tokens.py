@@ -61,8 +61,8 @@ def measured(
         made += pruned(run, planned, found, fresh(seeds), judge)
     if "classifier" in methods:
         try:
-            kinds, _ = classifiers(run.pipe, planned, found, False, run.call)
-            made += [row for kind, one in kinds.items() for row in learnt(kind, one)]
+            learners, _ = classifiers(run.pipe, planned, found, False, run.call)
+            made += [row for kind, one in learners.items() for row in learnt(kind, one)]
         except BadInput as e:
             run.notes.append(f"classifier: {e}")
     return made

@@ -195,7 +195,10 @@ def copies(
     steps: Steps = None,
     guidance: Guidance = None,
 ) -> None:
-    """Which detectors tell memorized captions from ordinary ones, and at what cost."""
+    """Copies of training images: detectors, mitigations and what both cost; --methods chooses, NAME+gate gates.
+
+    On the embedded world, or with --memorized and --ordinary detectors alone, on your own prompts and model.
+    """
     with errors():
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
         if memorized is None and ordinary is None:

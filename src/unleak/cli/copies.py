@@ -163,7 +163,7 @@ def calibrate(
 def guard(
     prompt: str,
     gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only images that it flags.")] = None,
-    preset: Annotated[str, typer.Option(help="The mitigation, one of those above.")] = "guard",
+    preset: Annotated[str, typer.Option(help="The mitigation, one of those above.")] = "detour",
     items: Annotated[
         str | None, typer.Option(help="Items that should be there; default: those the judge knows.")
     ] = None,
@@ -179,7 +179,7 @@ def guard(
 ) -> None:
     """Draw with a mitigation of copying, before and after at the same seeds.
 
-    Presets: guard, guard-official, attenuate, and the baselines random-token, random-number, word-repetition,
+    Presets: detour, guard, guard-official, attenuate, and the baselines random-token, random-number, word-repetition,
     noisy-rows, optimise-rows, mask-summary, delayed-guidance, opposite-guidance, repulsion-only, pad-swap, prss,
     nemo.
     """

@@ -16,12 +16,14 @@ from unleak.copies.baselines.prss import PRSS
 from unleak.copies.baselines.repulsion import RepulsionOnly
 from unleak.copies.baselines.summary import MaskSummary
 from unleak.copies.baselines.words import InsertWords
+from unleak.copies.detour import Detour
 from unleak.copies.gate import Gated
 from unleak.copies.guard import Guard
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 
 PRESETS: dict[str, Callable[[], Intervention]] = {
+    "detour": Detour,
     "guard": Guard,
     "guard-official": Guard.official,
     "attenuate": Attenuate,

@@ -161,6 +161,7 @@ class Prompts:
 def _for_texts(given: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
     """The arguments of an `encode_prompt` call for other texts: one row each, nothing negative or encoded before."""
     kept = {name: value for name, value in given.items() if not name.startswith(("prompt", "negative", "pooled"))}
+    kept |= {name: None for name in given if name in ("prompt_2", "prompt_3")}  # each encoder reads the same text
     alone = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     return {**kept, **{name: value for name, value in alone.items() if name in given}, "prompt": texts}
 

@@ -173,7 +173,7 @@ def fingerprint(module: nn.Module, samples: int = 8) -> str:
 
     It reads ``samples`` spread values of every parameter and buffer, and the numbers, flags and strings among
     the attributes of every submodule (adapter scales, train or eval mode): milliseconds, also for large ones.
-    Hooks do not count.
+    Hooks do not count, nor does the folder that the model came from.
     """
     digest = hashlib.blake2b(digest_size=16)
     values = []
@@ -185,7 +185,7 @@ def fingerprint(module: nn.Module, samples: int = 8) -> str:
     for part in values:
         digest.update(part.cpu().numpy().tobytes())
     for name, part in module.named_modules():
-        plain = {key: value for key, value in vars(part).items() if _is_plain(value) and "_hooks" not in key}
+        plain = {key: value for key, value in vars(part).items() if _is_plain(value) and _acts(key)}
         digest.update(f"{name}{sorted(plain.items())}".encode())
     return digest.hexdigest()
 
@@ -202,6 +202,11 @@ def weights_digest(module: nn.Module, samples: int = 8) -> str:
         if not tensor.is_meta:
             digest.update(flat[:: max(1, len(flat) // samples)].half().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _acts(attribute: str) -> bool:
+    """Whether it says what a module computes."""
+    return "_hooks" not in attribute and attribute != "name_or_path"
 
 
 def _is_plain(value: Any) -> bool:

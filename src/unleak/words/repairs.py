@@ -7,7 +7,7 @@ Source: Follow the Flow (arXiv 2504.01137), patching an item with its uncontextu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from unleak.text.match import occurrences
 from unleak.text.rows import UNEQUAL, Layer, align, each_layer, patch
 from unleak.text.scene import Scene, View
 from unleak.text.spans import Tokens
-from unleak.text.subsets import Cutter, Subset
+from unleak.text.subsets import Subset
 from unleak.text.tail import IN_PLACE, POLICIES, aligned, between, check_policy
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ class Patch(Intervention):
         closes = self.eos_pads != "keep" and scene.causal
         moved = [*(scene.items if "item" in self.rows else ()),
                  *(scene.others if closes and "context" in self.rows else ())]  # fmt: skip
-        encoders = ctx.run.anatomy.encoders
-        moves = [[self._move(scene, b, i, encoders) for i in moved] for b in range(len(call.prompts))]
+        moves = [[self._move(ctx, scene, b, i) for i in moved] for b in range(len(call.prompts))]
         output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
         pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
@@ -168,7 +167,7 @@ class Patch(Intervention):
             eos_pads=eos_pads if self.eos_pads == "auto" else self.eos_pads,
         )
 
-    def _move(self, scene: Scene, b: int, i: int, encoders: Sequence[Cutter]) -> Move:
+    def _move(self, ctx: Context, scene: Scene, b: int, i: int) -> Move:
         """Where item i's rows of prompt b come from."""
         item = scene.named[i]
         isolated = {
@@ -184,7 +183,9 @@ class Patch(Intervention):
         what = f"{item.text!r} in {scene.call.name}"
         unequal = "error" if self.carriers.pieces and i in scene.others else self.unequal
         unequal = "right-align" if renamed and unequal == "error" else unequal
-        carriers = self.carriers.positions(scene.call, view.tokens[b], encoders) if unequal == "representative" else ()
+        carriers: Collection[int] = ()
+        if unequal == "representative":
+            carriers = self.carriers.positions(scene.call, view.tokens[b], ctx.run.anatomy.encoders)
         move = Move(view, *align(dst, src, unequal, what, carriers))
         own, other = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
         if len(own) == len(other) and own != other and not renamed:

@@ -117,7 +117,7 @@ class LayoutBlend(Intervention):
             ctx.state["tokens"] = [self._tokens(encoder, some) for some in (self.edited, self.kept)]
         for branch, tokens in zip((LAYOUT, "source"), ctx.state["tokens"], strict=True):
             if tokens:
-                seen = ctx.state.setdefault((branch, ctx.step), {}).setdefault(site.grid, [])
+                seen = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
                 seen.append(site.columns(tokens, rows=f"{branch}_cond"))  # [images, h, w, tokens]
 
     def _tokens(self, encoder: Any, phrases: Sequence[str]) -> list[int]:
@@ -142,7 +142,7 @@ class LayoutBlend(Intervention):
 
     def _seen(self, ctx: Context, branch: str, latents: Tensor, threshold: float) -> Tensor:
         """Where a branch sees the words in this step, bool [images, 1, h, w]."""
-        by_grid = ctx.state.pop((branch, ctx.step))
+        by_grid = ctx.state.pop(f"{branch} {ctx.step}")
         nearest = min(by_grid, key=lambda grid: abs(math.log(math.prod(grid) / CELLS)))
         level = torch.stack(by_grid[nearest]).mean(0).amax(-1)[:, None]
         level = F.interpolate(level.float(), size=latents.shape[-2:], mode="bilinear", align_corners=False)
