@@ -35,8 +35,9 @@ bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the
 	$(BIN)/python benchmarks/overhead.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/scanning.py
 
-bench-world: $(READY)  ## how well the embedded model draws its world, on held-out prompts
+bench-world: $(READY)  ## how well the embedded models draw their world, on held-out prompts
 	$(BIN)/unleak bench world -o docs/results/world
+	$(BIN)/unleak bench world -m emoji-flux -o docs/results/world-flux
 
 parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
 	$(BIN)/python -m pytest -m parity --oracle $(abspath $(ORACLE))

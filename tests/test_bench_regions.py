@@ -15,14 +15,14 @@ from tiny import tiny
 from unleak import models
 from unleak.bench import ale_bench, editing, regions
 from unleak.bench.leaks import outcome
+from unleak.bench.run import Run
 from unleak.cli import app
-from unleak.console import edit_arguments
 from unleak.errors import BadInput
 from unleak.judges.glyphs import Found, Reading, glyph_judge
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.ore import ORE
-from unleak.regions.presets import PRESETS, known_options, preset
+from unleak.regions.presets import PRESETS, preset
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
 from unleak.world import load as load_world
@@ -161,12 +161,25 @@ def test_parts_of_ale_are_switched_off_alone(parts, kinds):
 
 def test_what_a_model_recommends_reaches_the_methods_that_know_it(tmp_path):
     (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": {"steps": 3, "self_replace": 0.2}}))
-    given = edit_arguments(str(tmp_path), steps=None, target_guidance=2.5)
-    assert given == {"steps": 3, "self_replace": 0.2, "target_guidance": 2.5}
-    assert known_options("p2p", given) == {"steps": 3, "target_guidance": 2.5}
+    given = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {"target_guidance": 2.5})
+    assert editing.options(given, "ale", "colour")[1] == {"steps": 3, "self_replace": 0.2, "target_guidance": 2.5}
+    assert editing.options(given, "p2p", "colour")[1] == {"steps": 3, "target_guidance": 2.5}
     (tmp_path / "unleak.json").write_text('{"call": {}, "edit": 3}')
     with pytest.raises(BadInput, match="must look like"):
         models.edit_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_method_that_inverts_keeps_its_published_steps_and_guidance_unless_the_user_gives_others(name, tmp_path):
+    edit = {"steps": 8, "target_guidance": 4.0, "dilation": 0.0}
+    (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": edit}))
+    for call, wanted in (
+        ({}, (50, 7.5) if PRESETS[name].inverts else (8, 4.0)),
+        ({"steps": 3, "target_guidance": 2.0}, (3, 2.0)),
+    ):
+        one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, call)
+        method = preset(name, **editing.options(one, name, "colour")[1])
+        assert (method.steps, method.target_guidance, method.dilation) == (*wanted, 0.0)
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------

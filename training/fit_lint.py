@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unleak import models, world
-from unleak.bench.lint import labelled, rows
+from unleak.bench.lint import figures, labelled
 from unleak.bench.results import write_atomic
 from unleak.words.calibration import file_of
 from unleak.words.lint import Linter, calibrate
@@ -38,7 +38,7 @@ def main() -> None:
     write_atomic(out, made.to_json())
     print(out)
     print(made.to_json(), end="")
-    for row in rows(Linter(pipe, made), labelled(w, "heldout")):
+    for row in figures(Linter(pipe, made), labelled(w, "heldout")):
         print(f"{row.metric} ({row.subset}): {row.value:.4f} ({row.low:.4f} to {row.high:.4f}), n = {row.n}")
 
 

@@ -138,16 +138,6 @@ def call_arguments(model: str, **given: Any) -> dict[str, Any]:
     return call
 
 
-def edit_arguments(model: str, **given: Any) -> dict[str, Any]:
-    """The options of `unleak.edit` that the model recommends, overridden by what the user gave. Raises BadInput."""
-    from unleak import models
-    from unleak.generate import check_call
-
-    options = {**models.edit_settings(model), **{k: v for k, v in given.items() if v is not None}}
-    check_call(options)
-    return options
-
-
 def judge_for(model: str, size: tuple[int, int] | None, named: str | None = None) -> Any:
     """The judge that the user names, or else the embedded world's for the embedded models; others have none."""
     from unleak import models

@@ -26,9 +26,10 @@ from unleak.files import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
+from unleak.models import edit_settings
 from unleak.regions.edit import edit
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options
+from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
 from unleak.report.pictures import png
 
 SIDE = 1000  #: pixels at which results are measured
@@ -125,8 +126,9 @@ def drawn(run: Run, data: Path, case: AleCase, method: str, masks: str) -> np.nd
     folder = run.out / method / case.folder
     file, about = folder / f"edit_{case.index}.png", folder / "prompt.json"
     preset, own = METHODS[method]
-    given = {"self_replace": SELF_REPLACE[TYPES[case.type]], **run.call}
-    options = {**known_options(preset, given), **own}
+    general = known_options(preset, {"self_replace": SELF_REPLACE[TYPES[case.type]]})
+    model = recommended(preset, edit_settings(run.model))
+    options = {**general, **model, **known_options(preset, run.call), **own}
     made_with = {"model": run.model, "weights": run.weights, "preset": preset, "options": options, "masks": masks,
                  "seed": run.seeds[0]}  # fmt: skip
     prompts = _written(about, made_with)

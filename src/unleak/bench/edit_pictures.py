@@ -13,7 +13,7 @@ from unleak.bench.results import write_atomic
 from unleak.bench.run import Run
 from unleak.bench.stats import Row
 from unleak.errors import EmptyMask
-from unleak.report.pictures import contact_sheet, png
+from unleak.world.edits import EditCase
 
 BARS = {
     "edit_success": ("target appears in its region", "#2f6f4f"),
@@ -51,25 +51,37 @@ def bars(rows: Sequence[Row]) -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
-    """The first cases with two and three objects, the source and every method's edit of it, as a PNG."""
+    """The first cases with two and three objects, one in a column: the source, and below it every method's edit."""
     several = [i for i, case in enumerate(scenes.cases) if len(case.edited) > 1][:SHOWN]
-    rows = []
-    for i in several:
-        case = scenes.cases[i]
-        targets = " and ".join(t.phrase for t in case.targets)
-        rows.append((f"{case.caption(run.world)}  ->  {targets}", [scenes.images[i]]))
+    shown = {SOURCE: [scenes.images[i] for i in several]}
     for method in methods:
         if method != SOURCE:
-            images = [np.array(drawn, np.uint8) for drawn in _drawn(run, scenes, method, several)]
-            rows = [(label, [*some, image]) for (label, some), image in zip(rows, images, strict=True)]
-    order = "source, " + ", ".join(m for m in methods if m != SOURCE)
-    return png(contact_sheet([(f"{label}   [{order}]", some) for label, some in rows], 96, across=1))
+            shown[method] = [np.array(drawn, np.uint8) for drawn in _drawn(run, scenes, method, several)]
+    figure = Figure(figsize=(1.3 + 1.4 * len(several), 0.9 + 1.4 * len(shown)), layout="constrained")
+    cells = figure.subplots(len(shown), len(several), squeeze=False)
+    for line, (method, images) in zip(cells, shown.items(), strict=True):
+        line[0].set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(image)
+            axes.set(xticks=[], yticks=[])
+    for axes, i in zip(cells[0], several, strict=True):
+        axes.set_title("\n".join(_asked(scenes.cases[i])), fontsize=7)
+    return _png(figure)
+
+
+def _asked(case: EditCase) -> list[str]:
+    """What becomes what, a line for each."""
+    return [f"{s.phrase} > {t.phrase}" for s, t in zip(case.sources, case.targets, strict=True)]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list[list[list[list[int]]]]:

@@ -29,11 +29,12 @@ from unleak.generate import draw
 from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim
 from unleak.metrics.structure import structure_distance
+from unleak.models import edit_settings
 from unleak.regions import photo
 from unleak.regions.edit import Edited, edit
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options
+from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
 from unleak.world.edits import COUNTS, KINDS, EditCase
 from unleak.world.render import Renderer
 
@@ -76,11 +77,15 @@ class Scenes:
 
 
 def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """Preset and options of a method for one kind of edit: the model's, the paper's for the kind, the method's own."""
+    """Preset and options of a method for one kind of edit.
+
+    The later ones prevail: the paper's for the kind, what the model recommends, the run's, the method's own.
+    """
     chosen = METHODS[method]
     assert chosen is not None
     name, own = chosen
-    return name, {**known_options(name, {"self_replace": SELF_REPLACE[kind], **run.call}), **own}
+    general = known_options(name, {"self_replace": SELF_REPLACE[kind]})
+    return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
 
 
 def edited(run: Run, scenes: Scenes, i: int, method: str, seed: int) -> Edited:

@@ -44,7 +44,7 @@ def run(
 
     Args:
         limit: at most so many cases of every kind and count.
-        call: options of `unleak.edit`; each method takes those that it knows.
+        call: options of `unleak.edit`, which prevail over what the model recommends; each method takes those it knows.
         masks: what the methods are given: ``"exact"``, or ``"attention"``, the model's own.
     """
     check(split, methods)

@@ -24,7 +24,6 @@ from unleak.cli.options import (
 from unleak.console import (
     call_arguments,
     check_folder,
-    edit_arguments,
     err,
     errors,
     fitting,
@@ -262,7 +261,8 @@ def regions(
 
         choose("--suite", suite, ("world", "ale-bench"))
         masks = choose("--masks", masks or ("exact" if suite == "world" else "attention"), MASKS)
-        call = edit_arguments(model, steps=steps, target_guidance=guidance)
+        given = {"steps": steps, "target_guidance": guidance}
+        call = {name: value for name, value in given.items() if value is not None}
         if suite == "world":
             from unleak.bench import regions as world
 

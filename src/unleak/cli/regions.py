@@ -69,7 +69,7 @@ def edit_image(
         given = {"steps": steps, "target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
         options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         presets.preset(preset, **options)
-        options = {**presets.known_options(preset, edit_settings(model)), **options}
+        options = {**presets.recommended(preset, edit_settings(model)), **options}
         from unleak.regions import photo
 
         picture = photo.read(image)

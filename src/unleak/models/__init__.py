@@ -13,7 +13,7 @@ from typing import Any
 
 from unleak.errors import BadInput, UnsupportedModel
 
-EMBEDDED = ("emoji-sd",)
+EMBEDDED = ("emoji-sd", "emoji-flux")
 INDEX = "model_index.json"
 TEXT = ("tokenizer", "text_encoder")  #: how the parts that read prompts are called in every pipeline
 SETTINGS = "unleak.json"  #: in a model's folder: how the model is meant to be called

@@ -126,5 +126,15 @@ def preset(name: str, **options: Any) -> Method:
 
 
 def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some options that a method has: what a model recommends holds for all, and each takes its own."""
+    """Those of some options that a method has."""
     return {key: value for key, value in options.items() if key in PRESETS[name].__dataclass_fields__}
+
+
+def recommended(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model recommends, as far as it concerns a method.
+
+    A method that inverts keeps its published steps and guidance: the few steps that suffice from noise do not lead
+    back to a source.
+    """
+    kept = ("steps", "target_guidance") if PRESETS[name].inverts else ()
+    return {key: value for key, value in known_options(name, options).items() if key not in kept}
