@@ -56,7 +56,7 @@ def test_only_the_chosen_parts_run_and_notes_are_written(run: Run, monkeypatch: 
 
     for module in words.PARTS:
         monkeypatch.setattr(module, "rows", part(module.__name__))
-    monkeypatch.setattr(words, "judge_accuracy", lambda *_: np.ones(1))
+    monkeypatch.setattr(words, "reconstructed", lambda *_: {"judge_reconstruction": 1.0})
     results = words.run(run.pipe, run.out, split="dev", methods=["flow", "patch"])
     assert asked == {"unleak.bench.repairs": ["patch"], "unleak.bench.flow": ["flow"]}
     assert results.to_dict()["notes"] == results.notes and len(results.notes) == 2

@@ -13,11 +13,8 @@ from typing import Any
 
 from unleak.bench import audit, detection, mitigation
 from unleak.bench.results import Results
-from unleak.bench.run import Run
-from unleak.errors import BadInput
+from unleak.bench.run import Run, measured, refuse_unknown
 from unleak.judges.copies import scene_judge
-from unleak.world import load as load_world
-from unleak.world.prompts import check_split
 
 #: each has METHODS, all that it can measure; DEFAULT, what it measures unasked; and ``rows(run, methods)``
 PARTS: tuple[ModuleType, ...] = (detection, mitigation, audit)
@@ -25,10 +22,7 @@ PARTS: tuple[ModuleType, ...] = (detection, mitigation, audit)
 
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a method that does not exist. Raises BadInput."""
-    check_split(load_world(), split)
-    known = [name for part in PARTS for name in part.METHODS]
-    if unknown := set(methods or ()) - set(known):
-        raise BadInput(f"bench copies has no {sorted(unknown)}; choose from {known}")
+    refuse_unknown("copies", [name for part in PARTS for name in part.METHODS], split, methods)
 
 
 def run(
@@ -49,9 +43,6 @@ def run(
     one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     about = {"name": judge.name, "threshold": judge.threshold}
     results = Results("copies", model, one.seeds, split, about, notes=one.notes)
-    for part in PARTS:
-        chosen = [name for name in part.METHODS if name in (part.DEFAULT if methods is None else methods)]
-        if chosen:
-            results.rows += part.rows(one, chosen)
+    results.rows += measured(one, PARTS, methods)
     results.save(out)
     return results

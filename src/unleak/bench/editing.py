@@ -157,7 +157,7 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:
         chunk = range(start, min(start + CHUNK, n))
         chosen = METHODS[method] and [options(run, method, kind) for kind in KINDS]
         inputs = [chosen, scenes.masks, [repr(scenes.cases[i]) for i in chunk]]
-        made += run.part(f"{_file(method)}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
+        made += run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
     return made
 
 
@@ -177,7 +177,7 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
         return found
 
     chosen = [options(run, method, kind) for kind in KINDS]
-    each = run.part(f"{_file(method)}-{scenes.masks}-cost", [chosen, scenes.masks], compute)
+    each = run.part(f"{method}-{scenes.masks}-cost", [chosen, scenes.masks], compute)
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
 
 
@@ -232,7 +232,3 @@ def rows(run: Run, scenes: Scenes, methods: Sequence[str]) -> list[Row]:
             found += costs(run, scenes, method)
     others = [method for method in kept if method != BEST]
     return found + [row for method in others if BEST in kept for row in against(method, kept[BEST], kept[method])]
-
-
-def _file(method: str) -> str:
-    return method.replace("+", "_").replace(" ", "_")

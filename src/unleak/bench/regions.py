@@ -11,20 +11,15 @@ from typing import Any
 
 from unleak.bench import edit_pictures, editing
 from unleak.bench.results import Results
-from unleak.bench.run import Run
-from unleak.bench.world import judge_accuracy
-from unleak.errors import BadInput
+from unleak.bench.run import Run, refuse_unknown
+from unleak.bench.world import reconstructed
 from unleak.judges.glyphs import glyph_judge
-from unleak.world import load as load_world
 from unleak.world.edits import COUNTS, KINDS, edit_cases
-from unleak.world.prompts import check_split
 
 
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a method that does not exist. Raises BadInput."""
-    check_split(load_world(), split)
-    if unknown := set(methods or ()) - set(editing.METHODS):
-        raise BadInput(f"bench regions has no {sorted(unknown)}; choose from {[*editing.METHODS]}")
+    refuse_unknown("regions", [*editing.METHODS], split, methods)
 
 
 def run(
@@ -57,9 +52,7 @@ def run(
     scenes = editing.Scenes.of(one, cases, masks)
     results.rows = editing.rows(one, scenes, chosen)
     results.notes += one.notes
-    results.judge["accuracy"] = {
-        "judge_reconstruction": round(float(judge_accuracy(judge, one.world, pipe.vae).mean()), 4)
-    }
+    results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
     results.save(out)
     edit_pictures.save(one, scenes, chosen, results.rows)
     return results

@@ -185,7 +185,7 @@ def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
             found.append({name: n / len(run.seeds) for name, n in counts.items()})
         return found
 
-    each = run.part(f"{_file(method)}-cost", [METHODS[method], [c.prompt for c in cases[:COSTED]]], measured)
+    each = run.part(f"{method}-cost", [METHODS[method], [c.prompt for c in cases[:COSTED]]], measured)
     return [mean([one[name] for one in each], method, "trigger", name) for name in ("encoder_rows", "denoiser_rows")]
 
 
@@ -224,7 +224,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             compute = lambda m=method, c=cases, t=tick: outcomes(  # noqa: E731
                 run.pipe, c, run.seeds, METHODS[m], run.call, t
             ).tolist()
-            found[kind] = np.array(run.part(f"{_file(method)}-{kind}", inputs, compute), bool)
+            found[kind] = np.array(run.part(f"{method}-{kind}", inputs, compute), bool)
         before = before or found
         for subset in ("all", "before", "after"):
             made += rows_of(method, sets["trigger"], before["trigger"], found["trigger"], subset)
@@ -233,7 +233,3 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             made.append(paired_difference(a, b, method, "neutral", "harm_neutral"))
         made += cost
     return made
-
-
-def _file(method: str) -> str:
-    return method.replace("/", "_").replace(":", "_").replace("+", "_")

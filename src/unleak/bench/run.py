@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from unleak.bench.results import Parts
+from unleak.bench.stats import Row
 from unleak.core.anatomy import Anatomy
+from unleak.errors import BadInput
 from unleak.text.encode import fingerprint
 from unleak.world import World
 from unleak.world import load as load_world
-from unleak.world.prompts import Case, prompts
+from unleak.world.prompts import Case, check_split, prompts
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Run:
     def part(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
         """A finished part, or what `compute` returns; the same only for equal inputs, model, seeds and call."""
         settings = [self.model, self.weights, self.seeds, self.call]
-        return Parts(self.out).get(name, [*settings, *inputs], compute)
+        return Parts(self.out).get(re.sub(r"[^\w-]", "_", name), [*settings, *inputs], compute)
 
     def ticking(self, name: str, total: int) -> Callable[[int], None]:
         """Counts up to `total` under this name; call it with how many were done."""
@@ -61,3 +65,20 @@ class Run:
                 self.progress(name, done, total)
 
         return tick
+
+
+def refuse_unknown(suite: str, known: Sequence[str], split: str, methods: Sequence[str] | None) -> None:
+    """Refuse a split, or a method that the suite does not have. Raises BadInput."""
+    check_split(load_world(), split)
+    if unknown := set(methods or ()) - set(known):
+        raise BadInput(f"bench {suite} has no {sorted(unknown)}; choose from {list(known)}")
+
+
+def measured(run: Run, parts: Sequence[ModuleType], methods: Sequence[str] | None) -> list[Row]:
+    """Rows of every part for the chosen methods, by default those of its `DEFAULT`; a part without any is not run."""
+    rows: list[Row] = []
+    for part in parts:
+        chosen = [name for name in part.METHODS if name in (part.DEFAULT if methods is None else methods)]
+        if chosen:
+            rows += part.rows(run, chosen)
+    return rows

@@ -14,12 +14,9 @@ from typing import Any
 
 from unleak.bench import flow, lint, repairs, tokens, verdicts
 from unleak.bench.results import Results
-from unleak.bench.run import Run
-from unleak.bench.world import judge_accuracy
-from unleak.errors import BadInput
+from unleak.bench.run import Run, measured, refuse_unknown
+from unleak.bench.world import reconstructed
 from unleak.judges.glyphs import glyph_judge
-from unleak.world import load as load_world
-from unleak.world.prompts import check_split
 
 #: each has METHODS, all that it can measure; DEFAULT, what it measures unasked; and ``rows(run, methods)``
 PARTS: tuple[ModuleType, ...] = (repairs, tokens, flow, verdicts, lint)
@@ -27,10 +24,7 @@ PARTS: tuple[ModuleType, ...] = (repairs, tokens, flow, verdicts, lint)
 
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a method that does not exist. Raises BadInput."""
-    check_split(load_world(), split)
-    known = [name for part in PARTS for name in part.METHODS]
-    if unknown := set(methods or ()) - set(known):
-        raise BadInput(f"bench words has no {sorted(unknown)}; choose from {known}")
+    refuse_unknown("words", [name for part in PARTS for name in part.METHODS], split, methods)
 
 
 def run(
@@ -50,11 +44,7 @@ def run(
     judge = glyph_judge()
     one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     results = Results("words", model, one.seeds, split, {"name": judge.name}, notes=one.notes)
-    for part in PARTS:
-        chosen = [name for name in part.METHODS if name in (part.DEFAULT if methods is None else methods)]
-        if chosen:
-            results.rows += part.rows(one, chosen)
-    accuracy = float(judge_accuracy(judge, one.world, pipe.vae).mean())
-    results.judge["accuracy"] = {"judge_reconstruction": round(accuracy, 4)}
+    results.rows += measured(one, PARTS, methods)
+    results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
     results.save(out)
     return results

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from unleak.bench.results import Parts, Results, write_atomic
+from unleak.bench.run import refuse_unknown
 from unleak.bench.stats import Row, mean, share
 from unleak.core.anatomy import Anatomy
-from unleak.errors import BadInput
 from unleak.generate import generate
 from unleak.judges.copies import memorized, nearest
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
@@ -22,7 +22,7 @@ from unleak.text.encode import fingerprint
 from unleak.world import Caption, World
 from unleak.world import load as load_world
 from unleak.world.grammar import scene
-from unleak.world.prompts import Case, check_split, prompts
+from unleak.world.prompts import Case, prompts
 from unleak.world.render import Renderer
 
 #: prompt kind -> (metric, default number of prompts)
@@ -60,11 +60,14 @@ def judge_accuracy(judge: GlyphJudge, world: World, vae: Any = None, n: int = 50
     return np.array(right)
 
 
+def reconstructed(judge: GlyphJudge, world: World, vae: Any) -> dict[str, float]:
+    """The judge's accuracy on reconstructions, as it stands beside other figures."""
+    return {"judge_reconstruction": round(float(judge_accuracy(judge, world, vae).mean()), 4)}
+
+
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a kind of prompt that does not exist. Raises BadInput."""
-    check_split(load_world(), split)
-    if unknown := set(methods or ()) - {*KINDS, "memorized"}:
-        raise BadInput(f"bench world has no {sorted(unknown)}; choose from {[*KINDS, 'memorized']}")
+    refuse_unknown("world", [*KINDS, "memorized"], split, methods)
 
 
 def run(
