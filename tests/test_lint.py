@@ -44,6 +44,13 @@ def test_an_encoder_of_which_only_the_pooled_vector_is_used_is_left_out(flux):
     assert [h.call.name for h in listen(flux)] == ["text_encoder_2"]
 
 
+def test_the_rows_are_as_long_as_the_pipeline_will_be_called_with(flux):
+    (heard,) = listen(flux, max_sequence_length=24, num_inference_steps=4)
+    assert heard.call.length == 24
+    (linter,) = Linter(flux, max_sequence_length=24).encoders.values()
+    assert linter.length == 24
+
+
 def test_listening_needs_text_encoders():
     with pytest.raises(UnsupportedModel, match="no text encoder"):
         listen(object())

@@ -32,13 +32,14 @@ def main() -> None:
     if a.text:
         pipe.text_encoder = CLIPTextModel.from_pretrained(a.text / "text_encoder").half().float().eval()
         pipe.tokenizer = CLIPTokenizer.from_pretrained(a.text / "tokenizer")
-    linter, w = Linter(pipe), world.load()
+    call = models.settings(a.model)
+    linter, w = Linter(pipe, **call), world.load()
     dev = labelled(w, "dev")
     made = calibrate(linter, dev, f"{len(dev)} dev prompts of the embedded world")
     write_atomic(out, made.to_json())
     print(out)
     print(made.to_json(), end="")
-    for row in figures(Linter(pipe, made), labelled(w, "heldout")):
+    for row in figures(Linter(pipe, made, **call), labelled(w, "heldout")):
         print(f"{row.metric} ({row.subset}): {row.value:.4f} ({row.low:.4f} to {row.high:.4f}), n = {row.n}")
 
 

@@ -39,7 +39,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """`figures` of the model's text encoders; the denoiser is never called."""
     lines = labelled(run.world, run.split, run.limit)
     tick = run.ticking("lint", len(lines))
-    compute = lambda: [r.to_dict() for r in figures(Linter(run.pipe), lines, tick)]  # noqa: E731
+    compute = lambda: [r.to_dict() for r in figures(Linter(run.pipe, **run.call), lines, tick)]  # noqa: E731
     return [Row(**row) for row in run.part("lint", [[given.prompt for given in lines]], compute)]
 
 

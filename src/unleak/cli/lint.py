@@ -63,10 +63,11 @@ def lint(
             fitted = calibrations.read(calibration) if calibration else None
             pipe = open_model(model, text_only=True)
             from unleak.bench.results import write_atomic
+            from unleak.models import settings
             from unleak.report import lint as report
             from unleak.words.lint import Linter, calibrate
 
-            linter, lines = Linter(pipe, fitted), read_prompts(stream, form, watched, column)
+            linter, lines = Linter(pipe, fitted, **settings(model)), read_prompts(stream, form, watched, column)
             if fit is not None:
                 made = calibrate(linter, lines, Path(file).name)
                 write_atomic(fit, made.to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,10 +25,11 @@ class Heard(NamedTuple):
 
 
 @torch.no_grad()
-def listen(pipe: Any, prompt: str = "a") -> list[Heard]:
+def listen(pipe: Any, prompt: str = "a", **call: Any) -> list[Heard]:
     """The encoders of `pipe` whose rows reach the denoiser, with the pipeline's own length, masks and layer.
 
-    Encoders of which only a pooled vector is used are left out.
+    Encoders of which only a pooled vector is used are left out. Of `call`, how the pipeline is called otherwise, only
+    what `encode_prompt` takes matters (``max_sequence_length=32``).
 
     Raises:
         UnsupportedModel: the pipeline has no text encoder, or no `encode_prompt` that takes a prompt alone.
@@ -41,7 +42,7 @@ def listen(pipe: Any, prompt: str = "a") -> list[Heard]:
         for encoder in encoders:
             hook = partial(_after, prompts, encoder)
             undo.callback(encoder.module.register_forward_hook(hook, with_kwargs=True).remove)
-        prompts.encode_prompt(pipe.encode_prompt, (), _arguments(pipe, prompt))
+        prompts.encode_prompt(pipe.encode_prompt, (), _arguments(pipe, prompt, call))
     encoded = prompts.encoded
     layers = {name: encoded.layer(name) for name in encoded.calls}
     heard = [Heard(encoded.calls[name], layer) for name, layer in layers.items() if layer is not None]
@@ -54,8 +55,8 @@ def _after(prompts: Prompts, encoder: Any, module: Any, args: tuple, kwargs: dic
     prompts.after_encoder(encoder, args, kwargs, output)
 
 
-def _arguments(pipe: Any, prompt: str) -> dict[str, Any]:
-    """What `encode_prompt` must be given: the prompt, and no negative one."""
+def _arguments(pipe: Any, prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    """What `encode_prompt` must be given: the prompt, no negative one, and what of `call` concerns it."""
     known: dict[str, Any] = {"device": pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     chosen = {"prompt": prompt}
     for name, parameter in inspect.signature(pipe.encode_prompt).parameters.items():
@@ -66,4 +67,6 @@ def _arguments(pipe: Any, prompt: str) -> dict[str, Any]:
             if not name.startswith("prompt"):
                 raise UnsupportedModel(f"encode_prompt of {type(pipe).__name__} needs {name!r}, which a prompt is not")
             chosen[name] = prompt
+        elif name in call and not name.startswith("negative"):
+            chosen[name] = call[name]
     return chosen

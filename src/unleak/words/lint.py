@@ -111,13 +111,14 @@ class Linter:
     Args:
         pipe: a diffusers pipeline; its denoiser may be missing.
         calibration: default: the shipped one of these encoders, or else the embedded model's, uncalibrated.
+        call: how the pipeline will be called; only what concerns its text matters (``max_sequence_length=32``).
 
     Raises:
         UnsupportedModel: the pipeline's encoders cannot be read. BadInput: the calibration is another encoder's.
     """
 
-    def __init__(self, pipe: Any, calibration: Calibration | None = None) -> None:
-        heard = listen(pipe)
+    def __init__(self, pipe: Any, calibration: Calibration | None = None, **call: Any) -> None:
+        heard = listen(pipe, **call)
         self.encoders = {h.call.name: Encoder(h) for h in heard}
         self.companies = {name: Company(encoder) for name, encoder in self.encoders.items()}
         self.digests = {h.call.name: weights_digest(h.call.module) for h in heard}
@@ -199,6 +200,7 @@ def lint(
     prompts: Iterable[str | Line],
     items: str | Item | Iterable[str | Item] = (),
     calibration: Calibration | None = None,
+    **call: Any,
 ) -> Iterator[PromptLint]:
     """One result per prompt, as it is done; a prompt that cannot be read has an `error` and is not lost.
 
@@ -207,10 +209,10 @@ def lint(
         prompts: texts, with items in [brackets], or lines of `unleak.words.prompt_file.read_prompts`.
         items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the sense that
             is meant and further ones, and the result says how far the item moved from the one to the others.
-        calibration: see `Linter`.
+        calibration, call: see `Linter`.
     """
     watched = parse_items(items) if items else ()
-    return Linter(pipe, calibration)(_lines(prompts, watched))
+    return Linter(pipe, calibration, **call)(_lines(prompts, watched))
 
 
 def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
