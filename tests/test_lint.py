@@ -16,12 +16,13 @@ from tiny import NAMES, save_tiny, tiny
 from unleak import models
 from unleak.core.listen import listen
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.prompt_file import LONGEST, format_of
 from unleak.report import lint as report
 from unleak.report.stream import Stream, encode
 from unleak.words.calibration import Calibration, fit, read, shipped
 from unleak.words.company import NEUTRAL, Norm
 from unleak.words.lint import CHUNK, Linter, PromptLint, calibrate, lint
-from unleak.words.prompt_file import LONGEST, format_of, line, read_prompts
+from unleak.words.prompt_file import line, read_prompts
 from unleak.words.shift import REST, Change, Encoder, Reading, changes, sense_position, towards, variants
 
 PROMPT, FOUND = "a mouse and a laptop by a zebra", ((2, 7), (14, 20), (26, 31))

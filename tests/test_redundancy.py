@@ -294,10 +294,10 @@ def test_training_resumes(sd1, tmp_path):
 @pytest.mark.parametrize(("text", "says"), [
     ("\n", "no prompts"),
     ("{", "line 1"),
-    ('{"prompt": "a cat"}', "line 1: write"),
+    ('{"prompt": "a cat"}', "line 1: no item"),
     ('{"prompt": "a cat", "items": ["cat"]}\n{"prompt": "a cat", "items": ["dog"]}', "line 2: 'dog'"),
-    ('{"prompt": "a cat", "items": []}', "line 1: No item"),
-    ('{"prompt": 3, "items": ["cat"]}', "line 1: write"),
+    ('{"prompt": "a cat", "items": []}', "line 1: no item"),
+    ('{"prompt": 3, "items": ["cat"]}', "line 1: the prompt is a int"),
 ])  # fmt: skip
 def test_unreadable_prompt_files(tmp_path, text, says):
     file = tmp_path / "prompts.jsonl"

@@ -21,10 +21,11 @@ from unleak.bench.stats import Row, share
 from unleak.errors import BadInput
 from unleak.generate import rehearse
 from unleak.judges import Judge
+from unleak.prompt_file import format_of, opened
 from unleak.words.diagnose import diagnose
 from unleak.words.flow import flow as flow_between
 from unleak.words.neglect import VERDICTS
-from unleak.words.prompt_file import Line, format_of, line, opened, read_prompts
+from unleak.words.prompt_file import Line, line, read_prompts
 from unleak.words.redundancy import check as check_items
 from unleak.words.repair import fresh
 

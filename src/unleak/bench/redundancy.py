@@ -6,7 +6,6 @@ that an interrupted run goes on where it stopped. Then both classifiers are trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,12 @@ from unleak.bench.results import Parts, versions, write_atomic
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput
 from unleak.judges import Judge
+from unleak.prompt_file import format_of, opened
 from unleak.text.encode import fingerprint
 from unleak.text.items import Item
 from unleak.words.classifier import KINDS, SCHEMA, Classifier, features, read_by
 from unleak.words.learning import Examples, train
+from unleak.words.prompt_file import read_prompts
 from unleak.words.redundancy import FEWEST, RATE, Plan, TokenStudy, check, plan, tokens
 
 Record = tuple[str, tuple[Item, ...]]
@@ -70,27 +71,18 @@ def check_kind(kind: str | None) -> None:
 
 
 def read_records(file: Path) -> list[Record]:
-    """Lines ``{"prompt": "a hot dog and a cat", "items": ["hot dog", "cat"]}``. Raises BadInput with the line."""
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"cannot read {file}: {e}") from e
+    """Prompts and items of a file (`unleak.words.prompt_file`). Raises BadInput with the first line that is wrong."""
     records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line)
-            prompt, named = data["prompt"], data["items"]
-            if not isinstance(prompt, str) or not isinstance(named, list):
-                raise TypeError
-            items, _ = check(prompt, named)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            what = e if isinstance(e, BadInput) else 'write {"prompt": "a hot dog and a cat", "items": ["hot dog"]}'
-            raise BadInput(f"{file}, line {number}: {what}") from e
-        records.append((prompt, items))
+    with opened(str(file)) as (stream, _):
+        for one in read_prompts(stream, format_of(file)):
+            try:
+                if one.error is not None:
+                    raise BadInput(one.error)
+                records.append((one.prompt, check(one.prompt, one.items)[0]))
+            except BadInput as e:
+                raise BadInput(f"{file}, line {one.number}: {e}") from e
     if not records:
-        raise BadInput(f"{file} holds no prompts: write one JSON object a line")
+        raise BadInput(f'{file} holds no prompts: write {{"prompt": "a hot dog and a cat", "items": ["hot dog"]}}')
     return records
 
 

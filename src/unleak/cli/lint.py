@@ -40,7 +40,9 @@ def lint(
     ] = None,
     html: HtmlFile = None,
     form: Annotated[str | None, typer.Option("--format", help="text, jsonl or csv; default: by the ending.")] = None,
-    column: Annotated[str, typer.Option(help="The field or column that holds the prompt.")] = "prompt",
+    column: Annotated[
+        str | None, typer.Option(help="The field or column of the prompt; default: prompt, caption or text.")
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help="A calibration of this model's text encoders.")] = None,
     fit: Annotated[Path | None, typer.Option(help="Fit a calibration on labelled prompts and write it here.")] = None,
     fail_over: Annotated[
@@ -49,8 +51,9 @@ def lint(
 ) -> None:
     """Which items of which prompts would leak? Reads text encodings alone and draws nothing."""
     with errors():
+        from unleak.prompt_file import format_of, opened
         from unleak.text.items import parse_items
-        from unleak.words.prompt_file import format_of, opened, read_prompts
+        from unleak.words.prompt_file import read_prompts
 
         form, watched = format_of(file, form), parse_items(items) if items else world_items(model)
         for path, option in ((out, "-o"), (html, "--html"), (fit, "--fit")):

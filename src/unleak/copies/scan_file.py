@@ -23,7 +23,7 @@ from unleak.copies.calibrate import fingerprint_of
 from unleak.copies.scan import Plan, fits, measure
 from unleak.copies.scan_log import SCHEMA, Records, append
 from unleak.errors import BadInput, Conflict, PromptTruncated
-from unleak.prompt_file import Line, read_prompts
+from unleak.prompt_file import Entry, read_prompts
 
 HIGHEST = 20  #: prompts that a summary names
 
@@ -114,8 +114,8 @@ class _Run:
                  limit: float | None, progress: Callable[[int], None] | None) -> None:  # fmt: skip
         self.pipe, self.plan, self.check, self.out, self.header = pipe, plan, check, out, header
         self.summary, self.progress = Summary(limit=limit), progress
-        self.waiting: list[Line] = []
-        self.kept: list[tuple[Line, dict[str, Any]]] = []
+        self.waiting: list[Entry] = []
+        self.kept: list[tuple[Entry, dict[str, Any]]] = []
 
     def over(self, path: str | Path, column: str | None) -> Summary:
         done, rejects = Records(self.out, self.header, self.plan.batch), rejects_of(self.out)
@@ -158,7 +158,7 @@ class _Run:
                 self.summary.add(record)
             self.kept = []
 
-    def _usable(self, path: str | Path, column: str | None, rejects: BinaryIO) -> Iterator[Line]:
+    def _usable(self, path: str | Path, column: str | None, rejects: BinaryIO) -> Iterator[Entry]:
         """The lines that can be measured; the others are written down with the reason."""
         seen = _Seen()
         for line in read_prompts(path, column):
@@ -178,7 +178,7 @@ class _Run:
             return str(e)
         return None
 
-    def _measure(self, line: Line, results: BinaryIO, done: Records) -> None:
+    def _measure(self, line: Entry, results: BinaryIO, done: Records) -> None:
         self.waiting += [*(kept for kept, _ in self.kept), line]  # an unfinished batch is measured again as a whole
         self.kept = []
         if len(self.waiting) == self.plan.batch:
@@ -217,7 +217,7 @@ class _Seen:
         self.known = sqlite3.connect("")
         self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID")
 
-    def before(self, line: Line) -> str | None:
+    def before(self, line: Entry) -> str | None:
         digest = hashlib.blake2b(line.text.encode(), digest_size=16).digest()
         found = self.known.execute("SELECT line FROM prompts WHERE digest = ?", (digest,)).fetchone()
         if found:

@@ -1,29 +1,18 @@
-"""Prompts from a file, one at a time: text lines, JSONL or CSV. A bad line is reported by its number, never lost.
-
-A file of any size is read in constant memory: no line is held beyond `LONGEST` bytes.
-"""
+"""Prompts with their items from a file (`unleak.prompt_file`). A bad line is reported by its number, never lost."""
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from unleak import prompt_file
 from unleak.errors import BadInput
 from unleak.generate import check_prompt
 from unleak.text.items import Item, bracketed, find_all, parse_items, present
 from unleak.text.match import Chars
 
-FORMATS = ("text", "jsonl", "csv")
-LONGEST = 100_000  #: bytes of one line
 MOST_ITEMS = 12  #: of one prompt
-_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -45,32 +34,8 @@ class Line:
     error: str | None = None
 
 
-def format_of(path: Path | str, given: str | None = None) -> str:
-    """The format of a file: as given, else by its ending, else text lines. Raises BadInput."""
-    if given is not None and given not in FORMATS:
-        raise BadInput(f"no format {given!r}; choose from {', '.join(FORMATS)}")
-    return given or _ENDINGS.get(Path(path).suffix.lower(), "text")
-
-
-@contextmanager
-def opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The bytes of a file (`-`: stdin) and its number of lines, where that can be known. Raises BadInput."""
-    if file == "-":
-        yield sys.stdin.buffer, None
-        return
-    try:
-        with Path(file).open("rb") as stream:
-            lines = sum(1 for _ in iter(partial(stream.readline, LONGEST), b""))
-            if not lines:
-                raise BadInput(f"{file!r} is empty")
-            stream.seek(0)
-            yield stream, lines
-    except OSError as e:
-        raise BadInput(f"cannot read {file!r}: {e.strerror or e}") from e
-
-
 def read_prompts(
-    stream: BinaryIO, form: str = "text", items: Sequence[Item] = (), column: str = "prompt"
+    stream: BinaryIO, form: str = "text", items: Sequence[Item] = (), column: str | None = None
 ) -> Iterator[Line]:
     """Every prompt of a file; empty lines are skipped.
 
@@ -78,23 +43,19 @@ def read_prompts(
     item without a sense has that of the same word in `items`.
 
     Args:
-        form: one of `FORMATS`. JSONL has objects ``{"prompt": ..., "items": [...], "leaks": [...]}``, CSV a first line
-            that names its columns, and items and leaks separated by commas. Both may be left out. What an item is
-            meant to be stands in ``"sense": {"mouse": "furry mouse"}``, or among the items: ``"mouse=furry mouse"``.
-        column: the field that holds the prompt.
+        form, column: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
+            ``"leaks": [...]`` (in a table: separated by commas) and what an item is meant to be: as
+            ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``.
     """
-    lines = _Lines(stream)
-    records = {"text": _texts, "jsonl": _objects, "csv": _rows}[form](lines, column)
-    while True:
-        number = lines.number + 1
+    for entry in prompt_file.read(stream, form, column):
+        if entry.blank:
+            continue
         try:
-            record = next(records)
-            if record:
-                yield line(number, record[column], _with_senses(record), record.get("leaks"), items)
-        except StopIteration:
-            return
-        except (BadInput, csv.Error) as e:
-            yield Line(number, error=str(e))
+            if entry.error is not None:
+                raise BadInput(entry.error)
+            yield line(entry.number, entry.text, _with_senses(entry.fields), entry.fields.get("leaks"), items)
+        except BadInput as e:
+            yield Line(entry.number, error=str(e))
 
 
 def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched: Sequence[Item] = ()) -> Line:
@@ -120,7 +81,7 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
     return Line(number, prompt, named, found, tuple(item.text in wrong for item in named))
 
 
-def _with_senses(record: dict[str, Any]) -> Any:
+def _with_senses(record: Mapping[str, Any]) -> Any:
     """The record's items, with the senses that it names."""
     items, senses = record.get("items"), record.get("sense")
     if not senses:
@@ -138,70 +99,3 @@ def _names(field: str, value: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadInput(f"{field!r} must be a list of texts")
     return names
-
-
-class _Lines:
-    """Decoded lines. One that cannot be used raises BadInput, and the next call goes on after it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.number = stream, 0
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        raw = part = self._stream.readline(LONGEST + 1)
-        if not raw:
-            raise StopIteration
-        self.number += 1
-        if len(raw) > LONGEST and not raw.endswith(b"\n"):
-            while part and not part.endswith(b"\n"):
-                part = self._stream.readline(LONGEST)
-            raise BadInput(f"the line is longer than {LONGEST} bytes")
-        try:
-            return raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError as e:
-            raise BadInput(f"no UTF-8 text (byte {e.start + 1} of the line)") from None
-
-
-# Readers: iterators of records, empty for a blank line. They are no generators, so that an error does not end them.
-
-
-def _texts(lines: _Lines, column: str) -> Iterator[dict[str, Any]]:
-    def read(text: str) -> dict[str, Any]:
-        return {column: text.strip()} if text.strip() else {}
-
-    return map(read, lines)
-
-
-def _objects(lines: _Lines, column: str) -> Iterator[dict[str, Any]]:
-    def read(text: str) -> dict[str, Any]:
-        if not text.strip():
-            return {}
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise BadInput(f"no JSON ({e})") from None
-        if not isinstance(value, dict) or not isinstance(value.get(column), str):
-            raise BadInput(f'no JSON object like {{"{column}": "a mouse and a laptop", "items": ["mouse", "laptop"]}}')
-        return value
-
-    return map(read, lines)
-
-
-def _rows(lines: _Lines, column: str) -> Iterator[dict[str, Any]]:
-    rows = csv.reader(lines)
-    try:
-        names = next(rows, [])
-    except csv.Error as e:
-        raise BadInput(f"the first line of the CSV file cannot be read: {e}") from None
-    if column not in names:
-        raise BadInput(f"the CSV file has no column {column!r} in its first line; name it with --column")
-
-    def read(row: list[str]) -> dict[str, Any]:
-        if row and len(row) != len(names):
-            raise BadInput(f"{len(row)} fields, where the first line names {len(names)}")
-        record: dict[str, Any] = dict(zip(names, row, strict=True)) if row else {}
-        return record
-
-    return map(read, rows)
