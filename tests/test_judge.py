@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from unleak import world as package
-from unleak.bench.world import judge_accuracy, memorized
+from unleak.bench.world import judge_accuracy
 from unleak.errors import BadInput
+from unleak.judges.copies import memorized
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item
 from unleak.world import Placement, Scene

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from unleak.bench.results import Parts, Results, write_atomic
-from unleak.bench.run import refuse_unknown
+from unleak.bench.results import Results, write_atomic
+from unleak.bench.run import Run, refuse_unknown
 from unleak.bench.stats import Row, mean, share
-from unleak.core.anatomy import Anatomy
 from unleak.generate import generate
-from unleak.judges.copies import memorized, nearest
+from unleak.judges.copies import memorized
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
-from unleak.text.encode import fingerprint
-from unleak.world import Caption, World
-from unleak.world import load as load_world
+from unleak.world import World
 from unleak.world.grammar import scene
 from unleak.world.prompts import Case, prompts
 from unleak.world.render import Renderer
@@ -86,67 +83,65 @@ def run(
 
     `limit` caps the prompts of each kind; `methods` selects kinds. Finished kinds are reused on a second call.
     """
-    world, judge, parts, call = load_world(), glyph_judge(), Parts(out), dict(call or {})
-    chosen = {k: v for k, v in KINDS.items() if methods is None or k in methods}
     check(split, methods)
-    stamp = [model, fingerprint(Anatomy.of(pipe).denoiser), list(seeds), split, call]
+    judge, pictures = glyph_judge(), Pictures()
+    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     rows: list[Row] = []
-    tiles: list[tuple[str, list[np.ndarray]]] = []
-
-    def draw(name: str, texts: list[str]) -> np.ndarray:
-        done = 0
-
-        def tick(k: int) -> None:
-            nonlocal done
-            done += k
-            if progress:
-                progress(name, done, len(texts) * len(seeds))
-
-        images = generate(pipe, texts, seeds, progress=tick, **call)
-        tiles.extend((t, list(i[:4])) for t, i in list(zip(texts, images, strict=True))[:6])
-        return images
-
-    for kind, (metric, n) in chosen.items():
-        cases = prompts(world, kind, split, min(n, limit or n))
-
-        def outcomes(kind: str = kind, cases: list[Case] = cases) -> list[list[bool]]:
-            images = draw(kind, [c.prompt for c in cases])
-            reads = judge.read(images.reshape(-1, *images.shape[2:]))
-            k = len(seeds)
-            return [[drawn(c, r) for r in reads[i * k : (i + 1) * k]] for i, c in enumerate(cases)]
-
-        hits = np.array(parts.get(kind, [stamp, [c.prompt for c in cases]], outcomes))
-        rows.append(share(hits, model, kind, metric))
-        if kind == "trigger":
-            first = np.array([c.first for c in cases])
-            for name, part in (("trigger/before", first), ("trigger/after", ~first)):
-                if part.any():
-                    rows.append(share(hits[part], model, name, metric))
+    for kind in KINDS:
+        if methods is None or kind in methods:
+            rows += of_prompts(one, kind, judge, pictures)
     if methods is None or "memorized" in methods:
         for kind in ("verbatim", "template", "ordinary"):
-            bank = world.memorized if kind != "ordinary" else world.ordinary[: len(world.memorized)]
-            captions = [c for c in bank if c.kind == kind][: limit or None]
-
-            def copies(captions: list[Caption] = captions, kind: str = kind) -> list[Any]:
-                psnr, hit = memorized(draw(kind, [c.text for c in captions]), captions, world)
-                return [psnr.tolist(), hit.tolist()]
-
-            psnr, hit = parts.get(kind, [stamp, [c.text for c in captions]], copies)
-            rows += [mean(psnr, model, kind, "scene_psnr"), share(hit, model, kind, "scene_nearest")]
-    vae = pipe.vae
-    accuracy = {
-        "judge_render": share(judge_accuracy(judge, world), judge.name, "renders", "judge_render"),
-        "judge_reconstruction": share(
-            judge_accuracy(judge, world, vae), judge.name, "reconstructions", "judge_reconstruction"
-        ),
-    }
-    rows += accuracy.values()
-    about = {"name": judge.name, "accuracy": {k: round(r.value, 4) for k, r in accuracy.items()}}
-    results = Results("world", model, list(seeds), split, about, rows)
+            rows += of_captions(one, kind, pictures)
+    accuracy = [
+        share(judge_accuracy(judge, one.world), judge.name, "renders", "judge_render"),
+        share(judge_accuracy(judge, one.world, pipe.vae), judge.name, "reconstructions", "judge_reconstruction"),
+    ]
+    about = {"name": judge.name, "accuracy": {row.metric: round(row.value, 4) for row in accuracy}}
+    results = Results("world", model, one.seeds, split, about, [*rows, *accuracy])
     results.save(out)
-    if tiles:
-        write_atomic(out / "sheet.png", png(contact_sheet(tiles)))
+    if pictures:
+        write_atomic(out / "sheet.png", png(contact_sheet(pictures)))
     return results
 
 
-__all__ = ["KINDS", "drawn", "judge_accuracy", "memorized", "nearest", "run"]
+class Pictures(list[tuple[str, list[np.ndarray]]]):
+    """The first images of each kind, for the contact sheet."""
+
+    def draw(self, run: Run, kind: str, texts: list[str]) -> np.ndarray:
+        """Images [P, S, H, W, 3] of the prompts."""
+        tick = run.ticking(kind, len(texts) * len(run.seeds))
+        images = generate(run.pipe, texts, run.seeds, progress=tick, **run.call)
+        self.extend((text, list(drawn[:4])) for text, drawn in list(zip(texts, images, strict=True))[:6])
+        return images
+
+
+def of_prompts(run: Run, kind: str, judge: GlyphJudge, pictures: Pictures) -> list[Row]:
+    """The share of images of one kind of prompt that are right; of trigger prompts also by order."""
+    metric, most = KINDS[kind]
+    cases = run.cases(kind, most)
+
+    def outcomes() -> list[list[bool]]:
+        images = pictures.draw(run, kind, [c.prompt for c in cases])
+        return [[drawn(c, reading) for reading in judge.read(some)] for c, some in zip(cases, images, strict=True)]
+
+    hits = np.array(run.part(kind, [run.split, [c.prompt for c in cases]], outcomes))
+    rows = [share(hits, run.model, kind, metric)]
+    if kind == "trigger":
+        first = np.array([c.first for c in cases])
+        sides = (("trigger/before", first), ("trigger/after", ~first))
+        rows += [share(hits[side], run.model, name, metric) for name, side in sides if side.any()]
+    return rows
+
+
+def of_captions(run: Run, kind: str, pictures: Pictures) -> list[Row]:
+    """How near the images of one kind of caption come to scenes of training, and whether to their own."""
+    bank = run.world.memorized if kind != "ordinary" else run.world.ordinary[: len(run.world.memorized)]
+    captions = [c for c in bank if c.kind == kind][: run.limit]
+
+    def copies() -> list[Any]:
+        psnr, hit = memorized(pictures.draw(run, kind, [c.text for c in captions]), captions, run.world)
+        return [psnr.tolist(), hit.tolist()]
+
+    psnr, hit = run.part(kind, [[c.text for c in captions]], copies)
+    return [mean(psnr, run.model, kind, "scene_psnr"), share(hit, run.model, kind, "scene_nearest")]
