@@ -25,20 +25,21 @@ from unleak.errors import UnsupportedModel
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item
-from unleak.text.phrases import rename
+from unleak.text.phrases import phrase, rename
 from unleak.words.baselines.cutoff import Cutoff
 from unleak.words.baselines.structure import StructureDiffusion
 from unleak.words.baselines.tebopt import TEBOpt
 from unleak.words.boost import Boost
 from unleak.words.deleaker import DeLeaker
-from unleak.words.repair import repair
+from unleak.words.redundancy import tokens
+from unleak.words.repair import fresh, repair
 from unleak.words.repairs import Patch
 from unleak.world import load as load_world
 from unleak.world.prompts import Case
 
-#: method -> what it does. `sense` names the item by its unambiguous name ("mouse=furry mouse"); `with` is one of
-#: `WAYS`, by default "patch"; what is left are its arguments. After ":" the policy for EOS and pads or another setting,
-#: after "/" the only rows that change.
+#: method -> what it does. `sense` names the item by its unambiguous name ("mouse=furry mouse"), `carriers` takes only
+#: the representative tokens of that name; `with` is one of `WAYS`, by default "patch"; what is left are its arguments.
+#: After ":" the policy for EOS and pads or another setting, after "/" the only rows that change.
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "rewrite": {"sense": True, "rewrite": True},
@@ -66,6 +67,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "patch:round-robin": {"eos_pads": "round-robin", "isolation": "bare"},
     "patch:difference": {"eos_pads": "difference", "isolation": "masked-context"},
     "patch:attn-mask": {"eos_pads": "attn-mask", "isolation": "attn-mask"},
+    "patch:carriers": {"sense": True, "carriers": True},
     "cutoff:strong": {"with": "cutoff", "weight": 1.0, "strong": True},
 }
 #: what runs without --methods; the other policies are there to be compared
@@ -135,9 +137,19 @@ def _images(
     item = Item(word, sense=load_world().polysemes[word].default_name if sense else None)
     if rewrite:
         texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
+    if arguments.pop("carriers", False):
+        arguments |= by_carriers(pipe, item, seeds, call)
     repairs = [] if rewrite else [WAYS[way or "patch"]([item], others, **arguments)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
+
+
+def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any]) -> dict[str, Any]:
+    """`Patch` by the tokens that carry the sense alone, found on other seeds; as ever where no single one does."""
+    bare = phrase(f"a {item.text}", (2, 2 + len(item.text)), item.sense).text
+    study = tokens(pipe, bare, [item.sense or item.text], judge=glyph_judge(), seeds=fresh(seeds), call=call)
+    found = study.carriers()
+    return {"unequal": "representative", "carriers": found} if found.pieces else {}
 
 
 def _automatic(

@@ -66,12 +66,12 @@ def align(
     Args:
         unequal: what to do when the spans differ in length. ``"error"``: refuse. ``"right-align"``: pair the
             last rows, which hold the meaning in a causal encoder; what is left over gets pad rows.
-            ``"representative"``: the same with the sources in ``carriers`` alone, which carry the meaning wherever
-            they stand.
+            ``"representative"``: the same with ``carriers`` as sources, each of which carries the meaning,
+            wherever it stands.
         what: how the error calls the item.
 
     Raises:
-        SpanMismatch: lengths differ under ``"error"``; there are no carriers, or more than destinations.
+        SpanMismatch: lengths differ under ``"error"``; there are no carriers.
     """
     if unequal not in UNEQUAL:
         raise BadInput(f"unequal={unequal!r}: choose one of {', '.join(UNEQUAL)}.")
@@ -82,12 +82,9 @@ def align(
             " unequal='right-align', or name it in as many tokens."
         )
     if unequal == "representative":
-        sources = [i for i in sources if i in carriers]
-        if not 1 <= len(sources) <= len(targets):
-            raise SpanMismatch(
-                f"{what} has {len(sources)} representative token(s) alone for {len(targets)} in the prompt. Name other"
-                " `carriers`, or use unequal='right-align'."
-            )
+        sources = sorted(carriers)
+        if not sources:
+            raise SpanMismatch(f"{what} has none of its `carriers` alone. Name others, or use unequal='right-align'.")
     m = min(len(targets), len(sources))
     cut = len(targets) - m
     return targets[cut:], sources[len(sources) - m :], targets[:cut]

@@ -92,6 +92,10 @@ class Subset:
         """The items that whole items and single tokens belong to, each once."""
         return tuple(dict.fromkeys((*self.items, *(item for item, _, _ in self.pieces))))
 
+    def counts(self, encoder: str) -> bool:
+        """Whether its single tokens are those of this encoder."""
+        return all(name in (None, encoder) for _, _, name in self.pieces)
+
     def positions(self, own: Cutter, tokens: Tokens, every: Sequence[Cutter]) -> list[int]:
         """Positions of the subset in a prompt that the encoder ``own`` cuts into ``tokens``.
 

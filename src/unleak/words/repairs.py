@@ -62,7 +62,8 @@ class Patch(Intervention):
             ``"eos_pads"``: by the policy ``eos_pads``, in a causal encoder.
         unequal: ``"error"``, or ``"right-align"`` where an item has more or fewer tokens alone than in the
             prompt (`unleak.text.rows.align`). A sense without the item's own words is right-aligned under ``"error"``,
-            too. ``"representative"``: of the one item only its ``carriers`` are taken, pad rows for the rest.
+            too. ``"representative"``: of the one item only its ``carriers`` are taken, pad rows for the rest;
+            an encoder that cuts the words otherwise and has no tokens to match them right-aligns.
         carriers: the tokens that carry the item alone, named by the words it has there: ``Subset.token("standing
             zebra", 2)``, or what ``tokens(pipe, "a standing zebra", "standing zebra", ...).carriers()`` finds.
         article: of the bare phrase, see `unleak.text.phrases.phrase`.
@@ -186,6 +187,8 @@ class Patch(Intervention):
         carriers: Collection[int] = ()
         if unequal == "representative":
             carriers = self.carriers.positions(scene.call, view.tokens[b], ctx.run.anatomy.encoders)
+            if not carriers and not self.carriers.counts(scene.call.name):
+                unequal = "right-align"
         move = Move(view, *align(dst, src, unequal, what, carriers))
         own, other = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
         if len(own) == len(other) and own != other and not renamed:
