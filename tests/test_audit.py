@@ -116,3 +116,15 @@ def test_the_bench_tells_adaptive_from_transferred_attacks_and_resumes(tmp_path,
     assert found["audit-bare", "verbatim", "audit_loss"] == (0.0, 2)
     monkeypatch.setattr(bench, "_attacked", lambda *_: pytest.fail("attacked again"))
     assert {r.method for r in bench.rows(run, names[1:])} == {"audit-guard"}
+
+
+def test_an_attack_that_does_not_meet_a_method_is_given_once(tmp_path, sd1, monkeypatch):
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "BATCH", 1)
+    run = Run(sd1, tmp_path, "tiny", "dev", [0], 1, {**CALL, "num_inference_steps": 2})
+    found = bench.rows(run, ["audit-bare", "audit-attenuate", "audit-guard"])
+    metrics = {name: {r.metric for r in found if r.method == name} for name in dict.fromkeys(r.method for r in found)}
+    assert metrics["audit-bare"] == {"audit_returned", "audit_loss"}
+    assert metrics["audit-attenuate"] == {"audit_returned", "audit_transferred", "audit_loss"}
+    assert metrics["audit-guard"] == {"audit_transferred"}
+    assert [note.partition(":")[0] for note in run.notes] == ["audit-guard"]
