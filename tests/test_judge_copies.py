@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unleak.errors import BadInput, NotFinite
-from unleak.judges.copies import scene_judge
+from unleak.judges.copies import DistanceJudge, scene_judge
 from unleak.judges.embedding import EmbeddingJudge, Preprocess, copy_detector
 from unleak.world import load
 from unleak.world.render import Renderer
@@ -44,6 +44,19 @@ def test_a_disturbed_copy_is_less_similar_and_still_a_copy():
     assert JUDGE.threshold < JUDGE.similarity(noisy)[0] < JUDGE.similarity(image)[0]
     with pytest.raises(BadInput, match="64x64"):
         JUDGE.similarity(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_a_distance_judges_by_the_nearest_reference():
+    black, white = np.zeros((2, 8, 8, 3), np.uint8)
+    white = white + np.uint8(255)
+    judge = DistanceJudge(lambda a, b: float(np.abs(a - b).mean()), np.stack([black, white]), name="l1", threshold=0.9)
+    assert judge.similarity(np.stack([white, white // 2])) == pytest.approx([1.0, 1 - 254 / 255], abs=1e-3)
+    with pytest.raises(BadInput, match="the references are"):
+        judge.similarity(np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(BadInput, match="at least one"):
+        DistanceJudge(lambda a, b: 0.0, np.zeros((0, 8, 8, 3)), name="l1", threshold=0.9)
+    with pytest.raises(NotFinite):
+        DistanceJudge(lambda a, b: float("nan"), black[None], name="x", threshold=0.9).similarity(white[None])
 
 
 # -- from a file -----------------------------------------------------------------------------------------------

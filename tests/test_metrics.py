@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import pickle
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
@@ -132,7 +135,33 @@ def test_clip_scores_are_cosines_that_are_never_negative():
         see(IMAGE[None], ["one two three four five"])
 
 
-def test_lpips_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+def test_lpips_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image.lpips", None)
     with pytest.raises(BadInput, match=r"unleak\[metrics\]"):
-        squeeze_lpips()
+        squeeze_lpips(tmp_path / "lpips.safetensors")
+
+
+class Weighted(torch.nn.Module):
+    """In torchmetrics' place: it would unpickle if `pretrained`, and fetch a backbone unless `pnet_rand`."""
+
+    def __init__(self, pretrained: bool = True, net: str = "alex", pnet_rand: bool = False) -> None:
+        super().__init__()
+        assert not pretrained and pnet_rand and net == "squeeze"
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        return self.weight * (one - two).abs().mean()
+
+
+def test_lpips_has_its_weights_from_a_safetensors_file(monkeypatch, tmp_path):
+    module = types.ModuleType("torchmetrics.functional.image.lpips")
+    monkeypatch.setattr(module, "_LPIPS", Weighted, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    save_file({"weight": torch.tensor(2.0)}, tmp_path / "lpips.safetensors")
+    zeros, ones = np.zeros((2, 8, 8, 3))
+    assert squeeze_lpips(tmp_path / "lpips.safetensors")(zeros, ones + 1) == pytest.approx(2.0)
+    save_file({"other": torch.tensor(2.0)}, tmp_path / "other.safetensors")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"weight": 1}))
+    for name in ("other.safetensors", "pickle.pth", "missing.safetensors"):
+        with pytest.raises(BadInput, match="no LPIPS network"):
+            squeeze_lpips(tmp_path / name)

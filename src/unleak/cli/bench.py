@@ -242,7 +242,9 @@ def regions(
     data: Annotated[Path | None, typer.Option(help="The folder of ALE-Bench.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP for TELS and TILS on ALE-Bench: folder or hub id.")] = None,
     dino: Annotated[str | None, typer.Option(help="DINO for the structure distance there: folder or hub id.")] = None,
-    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS there; needs unleak[metrics].")] = False,
+    lpips: Annotated[
+        Path | None, typer.Option(help="Weights (safetensors) to measure LPIPS with; needs unleak[metrics].")
+    ] = None,
     seeds: Seeds = "0",
     split: Split = "heldout",
     limit: Limit = None,
@@ -272,8 +274,8 @@ def regions(
 
 
 def _ale_bench(
-    model: str, out: Path, data: Path | None, see: tuple[str | None, str | None, bool], seeds: str, limit: int | None,
-    methods: str | None, call: dict[str, Any], masks: str,
+    model: str, out: Path, data: Path | None, see: tuple[str | None, str | None, Path | None], seeds: str,
+    limit: int | None, methods: str | None, call: dict[str, Any], masks: str,
 ) -> None:  # fmt: skip
     """Run the published benchmark and print its table beside ours."""
     from unleak.generate import parse_seeds
@@ -289,7 +291,7 @@ def _ale_bench(
     ale_bench.check(data, chosen)
     folder = check_folder(out)
     extractors = ale_bench.Extractors(
-        load_clip(clip) if clip else None, load_dino(dino) if dino else None, squeeze_lpips() if lpips else None
+        load_clip(clip) if clip else None, load_dino(dino) if dino else None, squeeze_lpips(lpips) if lpips else None
     )
     pipe = open_model(model)
     with progress_bars() as tick, only_writer(folder):

@@ -5,14 +5,14 @@ Similarity is evidence, not proof of infringement: two pictures of one thing res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, NotFinite
 from unleak.world import Caption, World
 from unleak.world import load as load_world
 from unleak.world.render import Renderer
@@ -67,6 +67,37 @@ class PixelJudge:
             raise BadInput(f"the references are {self.references.shape[1:]}, the images {images.shape[1:]}")
         psnr = [[peak_signal_noise_ratio(r, i) if (r != i).any() else 100.0 for r in self.references] for i in images]
         return np.max(psnr, axis=1)
+
+
+class DistanceJudge:
+    """``1 - d`` with the least distance d to some reference images [M, H, W, 3] uint8, such as LPIPS.
+
+    Args:
+        distance: of two images [H, W, 3] of floats in -1..1 (`unleak.metrics.perceptual.squeeze_lpips`).
+        threshold: no source says from which LPIPS on an image is a copy: take it from images that you know.
+    """
+
+    def __init__(
+        self,
+        distance: Callable[[np.ndarray, np.ndarray], float],
+        references: np.ndarray,
+        *,
+        name: str,
+        threshold: float,
+    ) -> None:
+        if not len(references):
+            raise BadInput("copies are told by the images that may be copied: give at least one reference")
+        self.distance, self.references = distance, np.asarray(references) / 127.5 - 1
+        self.name, self.threshold = name, threshold
+
+    def similarity(self, images: np.ndarray) -> np.ndarray:
+        """See `CopyJudge`. Raises BadInput unless images have the references' size, NotFinite."""
+        if images.shape[1:] != self.references.shape[1:]:
+            raise BadInput(f"the references are {self.references.shape[1:]}, the images {images.shape[1:]}")
+        found = np.array([[1 - self.distance(i / 127.5 - 1, r) for r in self.references] for i in images])
+        if not np.isfinite(found).all():
+            raise NotFinite(f"{self.name} returned NaN or infinity")
+        return np.max(found, axis=1)
 
 
 class SceneJudge:
