@@ -37,9 +37,10 @@ def tradeoff(panels: Mapping[str, Dots]) -> bytes:
         axis.plot(*zip(*(dots[name] for name in best), strict=True), color=GOOD, linewidth=1, zorder=1)
         for name, (x, y) in dots.items():
             colour = BAD if name == "none" else GOOD if name in best else FAINT
-            axis.scatter([x], [y], s=28, color=colour, linewidths=0, zorder=2)
-        _label(axis, {n: xy for n, xy in dots.items() if xy[0] < 50}, 12, "left")
-        _label(axis, {n: xy for n, xy in dots.items() if xy[0] >= 50}, 88, "right")
+            axis.scatter([x], [y], s=28, color=colour, linewidths=0, zorder=3 if name == "none" else 2)
+        for low, high, offset, align in ((-1, 30, 12, "left"), (30, 50, 0, "left"), (50, 70, 100, "right"),
+                                         (70, 101, 88, "right")):  # fmt: skip
+            _label(axis, {n: xy for n, xy in dots.items() if low <= xy[0] < high}, offset, align)
         axis.set(title=title, xlim=(-4, 104), ylim=(-0.05, 1.05))
         axis.set_xlabel("images that copy a training scene, %")
         axis.set_ylabel("alignment")
@@ -51,19 +52,25 @@ def tradeoff(panels: Mapping[str, Dots]) -> bytes:
 
 
 def _label(axis: Any, dots: Dots, offset: float, align: str) -> None:
-    """Names in a column beside the dots, apart from each other, each joined to its dot by a thin line."""
-    names = sorted(dots, key=lambda n: (dots[n][1], -dots[n][0]))
-    places = np.array([dots[n][1] for n in names], float)
-    gap = 0.04
-    for k in range(1, len(places)):
-        places[k] = max(places[k], places[k - 1] + gap)
-    if len(places):
-        places = np.minimum(places, 1.03 - gap * np.arange(len(places))[::-1])
-    for name, place in zip(names, places, strict=True):
-        x, y = dots[name]
+    """Names beside their dots, those of one dot together, apart from others' and joined to it by a thin line."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for name, dot in dots.items():
+        names.setdefault(dot, []).append(name)
+    order = sorted(names, key=lambda dot: (dot[1], -dot[0]))
+    halves = [0.02 * len(names[dot]) for dot in order]
+    places = [y for _, y in order]
+    bottom, top = -0.05, 1.05
+    for k in range(len(places)):
+        places[k] = max(places[k], bottom + halves[k])
+        bottom = places[k] + halves[k]
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], top - halves[k])
+        top = places[k] - halves[k]
+    for (x, y), place in zip(order, places, strict=True):
         at = max(offset, x + 5) if align == "left" else min(offset, x - 5)
         axis.annotate(
-            name, (x, y), (at, place), fontsize=8, ha=align, va="center",
+            "\n".join(names[x, y]), (x, y), (at, place), fontsize=8, ha=align, va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3,
                         "relpos": (0.0 if align == "left" else 1.0, 0.5)},
         )  # fmt: skip
