@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from unleak.bench import copies, detection, meant, mitigation
+from unleak.bench import copies, detection, meant, mitigation, tuned
 from unleak.bench.run import Run
+from unleak.bench.stats import Row
 from unleak.copies.baselines.words import InsertWords
+from unleak.copies.presets import PRESETS
 from unleak.copies.scan import scan
 from unleak.errors import BadInput
 from unleak.judges.copies import scene_judge
@@ -95,6 +98,48 @@ def test_the_front_is_what_no_other_beats():
     dots = {"none": (100.0, 1.0), "a": (0.0, 0.4), "b": (0.0, 0.3), "c": (40.0, 0.2)}
     assert front(dots) == ["a", "none"]
     assert tradeoff({"verbatim": dots, "template": {"none": (1.0, 1.0)}}).startswith(b"\x89PNG")
+
+
+def test_tuned_methods_differ_from_the_published_in_what_they_say_and_can_be_gated():
+    assert set(tuned.TUNED.values()) <= set(tuned.VARIANTS) <= set(mitigation.METHODS)
+    made = {name: tuned.variant(name) for name in (*PRESETS, *tuned.VARIANTS)}
+    assert len({repr(one) for one in made.values()}) == len(made)
+    assert all(type(one) is type(made[name.partition(":")[0]]) for name, one in made.items())
+    (gated,) = mitigation.method_of("guard:tuned+gate", lambda: 0.5)
+    assert gated == replace(tuned.variant("guard:tuned"), gate=0.5) and "guard:tuned+gate" in mitigation.METHODS
+
+
+def test_the_choice_is_aligned_best_among_those_that_hardly_copy():
+    def rows(figures):
+        metrics = [(kind, metric) for kind in detection.MEMORIZED for metric in ("copy_rate", "alignment")]
+        return [Row(name, *at, value, value, value, 1) for name, each in figures.items()
+                for at, value in zip(metrics, each, strict=True)]  # fmt: skip
+
+    some = {
+        "guard": (1, 1, 1, 1),
+        "guard:a": (0, 0.9, 0.05, 0.9),
+        "guard:b": (0.04, 0.2, 0, 0.2),
+        "detour": (0, 1, 0, 1),
+    }
+    assert tuned.choice(rows(some | {"guard:c": (0, 0.1, 0, 0.2)}), "guard") == "guard:b"
+    assert tuned.choice(rows({name: some[name] for name in ("guard", "guard:a")}), "guard") == "guard:a"
+
+
+def test_the_gate_is_calibrated_on_as_many_captions_of_every_ordinary_kind(tmp_path: Path, monkeypatch):
+    def calibrate(pipe, known, others, *_, **__):
+        raise Seen(known, others)
+
+    class Seen(Exception):
+        pass
+
+    monkeypatch.setattr(mitigation, "calibrate", calibrate)
+    monkeypatch.setattr(Run, "weights", "")
+    with pytest.raises(Seen) as seen:
+        mitigation.gate_of(the_run(tmp_path))
+    known, others = seen.value.args
+    kinds = detection.captions(WORLD, "dev")
+    assert set(known) == {text for kind in detection.MEMORIZED for text in kinds[kind]}
+    assert len({len(set(kinds[kind]) & set(others)) for kind in detection.ORDINARY}) == 1 and len(others) > 60
 
 
 @pytest.mark.parametrize(("split", "methods", "says"), [("train", None, "split"), ("dev", ["magic"], "choose from")])

@@ -5,7 +5,8 @@ training scene, the caption's own or another; a *near copy* comes within `CLOSE`
 more. *Alignment* is the share of what the caption stands for (`meant`) that is in the picture, wherever it is.
 *Quality* is the PSNR between the picture and a clean rendering of what the judge reads in it: a smear, a chimera or a
 ghost is none of the world's scenes. *Diversity* is the mean distance between the pictures of a caption's seeds. A name
-that ends in "+gate" acts only on what a gate flags, calibrated on `dev` captions.
+that ends in "+gate" acts only on what a gate flags, calibrated on `dev` captions. What follows a ":" are settings for
+this model (`tuned`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from unleak.bench.meant import Prompt, chosen_prompts
 from unleak.bench.repairs import counting
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean, paired_difference, share
+from unleak.bench.tuned import TUNED, VARIANTS, variant
+from unleak.bench.tuned import notes as choices
 from unleak.copies.calibrate import Calibration
 from unleak.copies.fit import calibrate
 from unleak.copies.gate import Gated
-from unleak.copies.presets import PRESETS, preset
+from unleak.copies.presets import PRESETS
 from unleak.copies.scan import scan
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
@@ -42,9 +45,8 @@ from unleak.world import load as load_world
 from unleak.world.render import Renderer
 
 GATE = "+gate"
-METHODS: tuple[str, ...] = (
-    "none", *PRESETS, *(name + GATE for name, made in PRESETS.items() if isinstance(made(), Gated)),
-)  # fmt: skip
+NAMES: tuple[str, ...] = (*PRESETS, *TUNED, *VARIANTS)
+METHODS: tuple[str, ...] = ("none", *NAMES, *(name + GATE for name in NAMES if isinstance(variant(name), Gated)))
 PUBLISHED = """Published (GUARD, arXiv 2603.00133, its main table, from third-party notes; SSCD of sscd_disc_large, the
 prompts that copied without mitigation, 4 images of 50 steps). SSCD is not the PSNR of this table and CLIP not its
 alignment: only the order of methods can be compared.
@@ -57,7 +59,7 @@ alignment: only the order of methods can be compared.
 | attenuate | 0.109 | 0.282 | attenuate | 0.193 | 0.184 |
 | guard | 0.079 | 0.266 | guard | 0.193 | 0.183 |"""
 #: what runs without --methods: every mitigation on everything, and one behind the gate
-DEFAULT: tuple[str, ...] = ("none", *PRESETS, "guard" + GATE)
+DEFAULT: tuple[str, ...] = ("none", *PRESETS, *TUNED, "guard" + GATE)
 FLAGGED = 40  #: ordinary captions of a kind that the gate is shown
 CLOSE = 2.0  #: dB below the similarity of a copy
 COSTED = 2  #: seeds of one caption on which cost is taken
@@ -104,22 +106,28 @@ def measured(pipe: Any, some: Sequence[Prompt], seeds: Sequence[int], methods: S
 
 
 def gate_of(run: Run) -> Calibration:
-    """`agreement` at the first step, calibrated on the `dev` captions at 1 % false alarms."""
+    """`agreement` at the first step, calibrated on `dev` captions at 1 % false alarms.
+
+    All kinds of ordinary captions count alike, at most `FLAGGED` of each: with vague ones alone the specific ones would
+    pass the threshold. More seeds make fewer false alarms.
+    """
 
     def fitted() -> dict[str, Any]:
         texts = captions(run.world, "dev", FLAGGED)
-        known, others = ([t for kind in kinds for t in texts[kind]] for kinds in (MEMORIZED, ORDINARY))
+        alike = min(len(texts[kind]) for kind in ORDINARY)
+        known = [t for kind in MEMORIZED for t in texts[kind]]
+        others = [t for kind in ORDINARY for t in texts[kind][:alike]]
         made, _ = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
         return {k: v for k, v in made.to_dict().items() if k != "schema"}
 
-    return Calibration(**run.part("gate", [FLAGGED], fitted))
+    return Calibration(**run.part("gate", [FLAGGED, "alike"], fitted))
 
 
 def method_of(name: str, gate: Callable[[], Calibration]) -> list[Intervention]:
     """The interventions of a method by its name."""
     if name == "none":
         return []
-    return [preset(name.removesuffix(GATE), gate() if name.endswith(GATE) else None)]
+    return [variant(name.removesuffix(GATE), gate() if name.endswith(GATE) else None)]
 
 
 def costs(run: Run, name: str, p: Prompt, methods: Sequence[Intervention]) -> list[Row]:
@@ -200,7 +208,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             made += costs(run, name, first[kind], interventions)
     if any(name.endswith(GATE) for name in methods):
         made += alarms(run, gate())
-    run.notes.append(PUBLISHED)
+    run.notes += [*choices(made), PUBLISHED]
     write_atomic(run.out / "mitigation.png", tradeoff(_panels(made)))
     return made
 
