@@ -32,8 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"guard:everywhere:rho={rho:g}": {"rho": rho, **EVERYWHERE} for rho in (0.0, 2.0, 2.5, 3.0)},
     **{f"guard:everywhere:rho={rho:g}:until=0.5": {"rho": rho, "window": Window(0.0, 0.5), **EVERYWHERE}
        for rho in (3.0, 3.5)},
-    "guard:orthogonal": {"orthogonalize": True},
-    "guard:orthogonal:rho=0": {"orthogonalize": True, "rho": 0.0},
+    **{f"guard:orthogonal:rho={rho:g}": {"orthogonalize": True, "rho": rho} for rho in (0.0, 4.0)},
     **{f"delayed-guidance:until={end:g}": {"until": end} for end in (0.3, 0.6, 0.65, 0.7)},
 }  # fmt: skip
 #: what of them stands for the method, chosen on `dev`

@@ -38,7 +38,7 @@ def tradeoff(panels: Mapping[str, Dots]) -> bytes:
         for name, (x, y) in dots.items():
             colour = BAD if name == "none" else GOOD if name in best else FAINT
             axis.scatter([x], [y], s=28, color=colour, linewidths=0, zorder=3 if name == "none" else 2)
-        for low, high, offset, align in ((-1, 30, 12, "left"), (30, 50, 0, "left"), (50, 70, 100, "right"),
+        for low, high, offset, align in ((-1, 30, 12, "left"), (30, 52, 0, "left"), (52, 70, 100, "right"),
                                          (70, 101, 88, "right")):  # fmt: skip
             _label(axis, {n: xy for n, xy in dots.items() if low <= xy[0] < high}, offset, align)
         axis.set(title=title, xlim=(-4, 104), ylim=(-0.05, 1.05))
