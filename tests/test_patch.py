@@ -569,6 +569,16 @@ def test_only_representative_rows_are_taken_and_the_others_are_pads(pipes, name)
         assert torch.equal(rows[:a], H[:a]) and torch.equal(rows[b:], H[b:])
 
 
+@pytest.mark.parametrize(("name", "counted"), [("sd3", "text_encoder_3"), ("flux", "text_encoder_2")])
+def test_an_encoder_without_tokens_like_the_carriers_right_aligns(pipes, name, counted):
+    carried = Patch("cat", as_="squirrels", unequal="representative", carriers=Subset.token("squirrels", 5, counted))
+    whole = Patch("cat", as_="squirrels", unequal="right-align")
+    (one, _), (other, _) = (encode(pipes[name], "a cat on a table", patch) for patch in (carried, whole))
+    for encoder, call in one.items():
+        same = torch.equal(call.output.last_hidden_state, other[encoder].output.last_hidden_state)
+        assert same == (encoder != counted)
+
+
 def test_it_survives_json_and_replace():
     patch = Patch("mouse#2", "hot dog", as_=None, others="laptop", isolation="positioned", eos_pads="difference")
     assert Intervention.from_dict(json.loads(json.dumps(patch.to_dict()))) == patch
