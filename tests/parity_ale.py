@@ -39,8 +39,13 @@ class Rows(Intervention):
 
     def on_attention(self, ctx, site):
         if "target" not in ctx.run.results:
-            ctx.run.results["target"] = embed(ctx, *self.target, *self.slots, ctx.encoded.cond[0])
-            ctx.run.results["source_rows"] = embed(ctx, *self.source, *self.slots)
+            ctx.run.results["target"] = _embedded(ctx, self.target, self.slots, ctx.encoded.cond)
+            ctx.run.results["source_rows"] = _embedded(ctx, self.source, self.slots)
+
+
+def _embedded(ctx, side, slots, plain=None):
+    prompt, objects = side
+    return embed(ctx, [prompt], [objects], *slots, plain)[0]
 
 
 @adapter("ale")

@@ -76,12 +76,14 @@ def test_an_edit_keeps_the_background_and_leaves_the_pipeline_as_it_was(name):
         pipe, picture(), [CUP, DOG], steps=2, size=SIZE, dilation=0.0).image)  # fmt: skip
 
 
-def test_a_list_of_images_is_edited_one_by_one(pipe):
+def test_a_list_of_images_is_edited_as_each_alone(pipe):
     one, two = picture(), picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    shared = quick(pipe, [one, two])
+    shared = quick(pipe, [one, two], batch=1)
     assert len(shared) == 2 and np.array_equal(shared[0].image, quick(pipe, one).image)
-    apart = edit(pipe, [one, two], [[CUP], [DOG]], steps=2, size=SIZE, dilation=0.0)
+    apart = edit(pipe, [one, two], [[CUP], [DOG]], steps=2, size=SIZE, dilation=0.0, batch=1)
     assert np.array_equal(apart[1].image, quick(pipe, two, [DOG]).image)
+    with pytest.raises(BadInput, match="batch=0"):
+        quick(pipe, [one, two], batch=0)
     with pytest.raises(BadInput, match="2 images and 1"):
         edit(pipe, [one, two], [[CUP]])
     with pytest.raises(BadInput, match="no image"):

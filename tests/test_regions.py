@@ -125,7 +125,7 @@ def embedded(pipe, prompt, objects, find="words"):
     @dataclass(frozen=True)
     class Ask(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results["made"] = embed(ctx, prompt, objects, "paper", find)
+            ctx.run.results["made"] = embed(ctx, [prompt], [objects], "paper", find)[0]
 
     with attach(pipe, Ask()) as run:
         draw(pipe, prompt, steps=1)
@@ -194,7 +194,7 @@ def test_region_guided_attention_is_the_materialised_equation(pipe, key_embed):
 
         edits = part.on_attention(ctx, site)
         out = execute(site, edits, lambda q, k, v, m: torch.nn.functional.scaled_dot_product_attention(q, k, v, m))
-        made = ctx.state.setdefault("made", embed(ctx, PROMPT, OBJECTS, "paper", "words", ctx.encoded.cond[0]))
+        made = ctx.state.setdefault("made", embed(ctx, [PROMPT], [OBJECTS], "paper", "words", ctx.encoded.cond)[0])
         wanted = dense(site, made, partition(masks), partition(masks)[:-1], keys=None if key_embed == "plain" else 1)
         (row,) = site.rows.of("cond")
         assert (out[row] - wanted).abs().max() < 1e-5

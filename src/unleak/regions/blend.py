@@ -15,6 +15,7 @@ from torch import Tensor
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.regions.ddcm import SOURCE
+from unleak.regions.images import each_stack, per_image
 from unleak.regions.masks import FOREGROUND, as_stack, foreground
 from unleak.regions.ore import choose
 
@@ -27,7 +28,8 @@ class Blend(Intervention):
     """Stands after the method that tracks the source (`DDCM`), whose latents it copies.
 
     Attributes:
-        masks: bool [K, H, W] over the image, any size: what may change.
+        masks: bool [K, H, W] over the image, any size, or [prompts, K, H, W], for each prompt of the call: what may
+            change.
         foreground: ``"single"``: their union on the latent grid. ``"multiscale"``: also where coarser grids
             touch it (the release).
         first_step: blend after the first step as well.
@@ -53,7 +55,10 @@ class Blend(Intervention):
         if (ctx.step == 0 and not self.first_step and not last) or (last and not self.final):
             return None
         if "weight" not in ctx.state:
-            ctx.state["weight"] = foreground(self.masks, latents.shape[-2:], self.foreground, self.feather)
+            planes = [
+                foreground(one, latents.shape[-2:], self.foreground, self.feather) for one in each_stack(self.masks)
+            ]
+            ctx.state["weight"] = per_image(ctx, torch.stack(planes)[:, None])  # [1 or images, 1, h, w]
         weight = ctx.state["weight"].to(latents)
         source = ctx.run.results[SOURCE].to(latents)
         mixed = weight * latents + (1 - weight) * source

@@ -8,7 +8,7 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.judges import Judge
-from unleak.regions.edit import Edited
+from unleak.regions.edited import Edited
 from unleak.regions.plan import without_article
 from unleak.text.items import Item
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from unleak.core.branches import Branch
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.regions.images import Phrases, Prompts, each_list, each_prompt, frozen, per_image
 from unleak.regions.ore import embed
 from unleak.regions.schedule import alphas
 
@@ -83,8 +84,9 @@ class DDCM(Intervention):
 
     Attributes:
         clean: z0, the source's latents as the denoiser knows them, [1 or images, C, h, w].
-        prompt: of the source.
-        objects: phrases of that prompt with rows of their own (`ore.ORE`); none leaves its rows as they are.
+        prompt: of the source; or one for each prompt of the call.
+        objects: phrases of that prompt with rows of their own (`ore.ORE`), or a list of them for each; none leaves its
+            rows as they are.
         source_guidance, target_guidance: scales of the two branches; the pipeline's own is not used.
         negative: of the source, where it differs from the target's.
         eta: 1 is a fresh noise each step, 0 none.
@@ -95,8 +97,8 @@ class DDCM(Intervention):
     """
 
     clean: Tensor
-    prompt: str
-    objects: tuple[str, ...] = ()
+    prompt: Prompts
+    objects: Phrases = ()
     source_guidance: float = 1.0
     target_guidance: float = 2.0
     negative: str | None = None
@@ -110,6 +112,8 @@ class DDCM(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("prompt", "objects"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
         if not 0.0 <= self.eta <= 1.0:
             raise BadInput(f"eta={self.eta}: give a number from 0 to 1")
 
@@ -129,11 +133,14 @@ class DDCM(Intervention):
 
     def _rows(self, ctx: Context) -> tuple[Tensor | None, ...]:
         """Text rows and pooled vectors of the source's prompt and negative prompt (None: as the target's)."""
-        made = embed(ctx, self.prompt, self.objects, self.base_index, self.find)
-        if self.negative is None:
-            return made.base, made.pooled, None, None
-        empty = ctx.encode([self.negative])
-        return made.base, made.pooled, empty.rows[0], empty.pooled
+        prompts = each_prompt(self.prompt)
+        objects = each_list(self.objects) if self.objects else ((),) * len(prompts)
+        made = embed(ctx, prompts, objects, self.base_index, self.find)
+        vectors = [one.pooled for one in made if one.pooled is not None]
+        text = per_image(ctx, torch.stack([one.base for one in made]))
+        pooled = per_image(ctx, torch.cat(vectors)) if vectors else None
+        empty = None if self.negative is None else ctx.encode([self.negative])
+        return text, pooled, *((None, None) if empty is None else (empty.rows[0], empty.pooled))
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         """Read all guided predictions; the target's is the step's own."""

@@ -26,6 +26,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.regions.ddcm import SOURCE, guided, read
+from unleak.regions.images import Prompts, each_prompt, per_image
 from unleak.regions.schedule import alphas, last_alpha, variance_preserving
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class _Climb(Intervention):
         return z
 
 
-def invert(pipe: Any, clean: Tensor, prompt: str, size: tuple[int, int], steps: int = 50) -> Tensor:
-    """Latents of an image at every noise level, [steps + 1, 1, C, h, w]: first the clean ones, last the noise.
+def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], steps: int = 50) -> Tensor:
+    """Latents of images at every noise level, [steps + 1, images, C, h, w]: first the clean ones, last the noise.
 
     Args:
-        clean: the image's latents [1, C, h, w]. prompt: its caption; guidance is off.
-        size: (height, width) of the image in pixels.
+        clean: the images' latents [images, C, h, w]. prompt: the caption of each; guidance is off.
+        size: (height, width) of the images in pixels.
 
     Raises UnsupportedModel: the pipeline has no noise schedule that can be walked backwards.
     """
@@ -70,7 +71,7 @@ def invert(pipe: Any, clean: Tensor, prompt: str, size: tuple[int, int], steps: 
         pipe.scheduler = DDIMInverseScheduler.from_config(own.config)
         with attach(pipe, _Climb(last_alpha(own))) as run:
             pipe(
-                prompt=prompt, latents=clean.to(dtype), num_inference_steps=steps,
+                prompt=[*each_prompt(prompt)], latents=clean.to(dtype), num_inference_steps=steps,
                 height=size[0], width=size[1], guidance_scale=1.0, output_type="latent",
             )  # fmt: skip
     return torch.stack([clean.to(run.results["trajectory"][0]), *run.results["trajectory"]])
@@ -94,13 +95,14 @@ class Retrace(Intervention):
     Attributes:
         path: the source's latents at every noise level, as `invert` gives them.
         target_guidance: the scale of the call's prompt; the pipeline's own is not used.
-        prompt: of the source, where its conditional row stands beside the target's for others to read.
+        prompt: of the source, or one for each prompt of the call, where its conditional rows stand beside the target's
+            for others to read.
         empty: unconditional rows of each step [steps, L, D] instead of the pipeline's (null-text inversion).
     """
 
     path: Tensor
     target_guidance: float = 7.5
-    prompt: str | None = None
+    prompt: Prompts | None = None
     empty: Tensor | None = None
     uses_text = True
 
@@ -110,9 +112,11 @@ class Retrace(Intervention):
             raise BadInput(f"a path of {len(self.path) - 1} steps does not fit a run of {ctx.steps}")
         made = []
         if self.prompt is not None:
-            rows, pooled = ctx.encode([self.prompt])
-            inputs = {"sample": self.path[ctx.steps - ctx.step], **({} if pooled is None else {"text_embeds": pooled})}
-            made.append(Branch("source_cond", like="cond", text=rows[0], replace=inputs))
+            rows, pooled = ctx.encode(each_prompt(self.prompt))
+            inputs = {"sample": self.path[ctx.steps - ctx.step]}
+            if pooled is not None:
+                inputs["text_embeds"] = per_image(ctx, pooled)
+            made.append(Branch("source_cond", like="cond", text=per_image(ctx, rows), replace=inputs))
         if self.empty is not None:
             made.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
         return made

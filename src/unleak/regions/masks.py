@@ -25,13 +25,17 @@ NESTED = 0.93
 
 
 def as_stack(masks: Any) -> Tensor:
-    """A bool tensor [K, H, W]. Raises BadInput for another type or shape, EmptyMask for a mask without a cell."""
+    """A bool tensor [K, H, W], or [N, K, H, W]: a stack for each of N images or prompts.
+
+    Raises BadInput for another type or shape, EmptyMask for a mask without a cell.
+    """
     stack = torch.as_tensor(masks)
-    if stack.dtype != torch.bool or stack.ndim != 3:
+    if stack.dtype != torch.bool or stack.ndim not in (3, 4):
         raise BadInput(f"masks are bool [K, H, W], not {stack.dtype} {tuple(stack.shape)} (masks.read makes them)")
-    for i, mask in enumerate(stack):
+    planes = stack.flatten(0, -3)
+    for i, mask in enumerate(planes):
         if not mask.any():
-            raise EmptyMask(f"mask {i + 1} of {len(stack)} holds nothing")
+            raise EmptyMask(f"mask {i + 1} of {len(planes)} holds nothing")
     return stack
 
 

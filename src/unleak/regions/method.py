@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.regions.images import Phrases, Prompts, each_prompt
 
-Side = tuple[str, Sequence[str]]
-"""A prompt, and its phrases that are edited."""
+Side: TypeAlias = tuple[Prompts, Phrases]
+"""A prompt, and its phrases that are edited; or the prompt of each image, and the phrases of each."""
+
+
+def both(source: Side, target: Side) -> tuple[tuple[str, ...], ...]:
+    """Of each image, the source's and the target's prompt."""
+    return tuple(zip(each_prompt(source[0]), each_prompt(target[0]), strict=True))
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Method:
 
     inverts: ClassVar[bool] = False
     """Whether it walks the noise schedule backwards from the source, so that it needs DDIM's timesteps."""
+    together: ClassVar[bool] = True
+    """Whether several images, each with its prompts and masks, can be drawn in one call."""
 
     @property
     def guided(self) -> bool:
@@ -41,17 +48,17 @@ class Method:
         return self.target_guidance != 1.0
 
     def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
-        """The latents [1, C, h, w] that the pipeline starts from, and the way that `parts` follows.
+        """The latents [images, C, h, w] that the pipeline starts from, and the way that `parts` follows.
 
-        Here they are noise, and the way is the noise of every step, [steps, 1, C, h, w]. A method that `inverts` runs
-        the pipeline on the source first.
+        Here they are noise, and the way is the noise of every step, [steps, 1, C, h, w], alike for all images. A method
+        that `inverts` runs the pipeline on the source first.
 
         Args:
-            clean: z0, the source's latents [1, C, h, w]. side: the source's prompt and phrases.
+            clean: z0, the source's latents [images, C, h, w]. side: the source's prompt and phrases.
             size: (height, width) in pixels. random: the generator of all noise.
         """
-        start, *noise = (torch.randn(clean.shape, generator=random) for _ in range(self.steps + 1))
-        return start, torch.stack(noise)
+        start, *noise = (torch.randn(1, *clean.shape[1:], generator=random) for _ in range(self.steps + 1))
+        return start.expand(clean.shape), torch.stack(noise)
 
     def parts(
         self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
@@ -61,7 +68,8 @@ class Method:
         Args:
             source: the source's prompt and its phrases that are edited.
             target: the target's prompt and what they became there, in the same order.
-            masks: bool [K, H, W], widened already. clean: z0 [1, C, h, w]. way: as `begin` gives it.
+            masks: bool [K, H, W], or [images, K, H, W], widened already.
+            clean: z0 [images, C, h, w]. way: as `begin` gives it.
             negative: the source's negative prompt, where the target has another.
         """
         raise NotImplementedError

@@ -21,6 +21,7 @@ from torch import Tensor
 from unleak.core.edits import Partition, Region
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, SpanMismatch, UnsupportedModel
+from unleak.regions.images import Phrases, each_list, frozen, own_prompts, rows_of
 from unleak.text.items import Item
 from unleak.text.spans import Span, Tokens, token_span, tokenize
 
@@ -76,13 +77,18 @@ def embeddings(plain: Tensor, alone: Tensor, slots: Slots, base_index: str = "pa
 
 
 def embed(
-    ctx: Context, prompt: str, objects: Sequence[str], base_index: str, find: str, plain: Tensor | None = None
-) -> Embeddings:
-    """ORE of a prompt's objects with the pipeline's own encoders: all of them in one batched call.
+    ctx: Context,
+    prompts: Sequence[str],
+    objects: Sequence[Sequence[str]],
+    base_index: str,
+    find: str,
+    plain: Sequence[Tensor] | None = None,
+) -> list[Embeddings]:
+    """ORE of the objects of each prompt with the pipeline's own encoders: all of them in one batched call.
 
     Args:
-        objects: as `Item.of` writes them ("red car", "red car#2"), each found in the prompt.
-        plain: the prompt's rows [L, D], where they are known already.
+        objects: of each prompt, as `Item.of` writes them ("red car", "red car#2"), each found in the prompt.
+        plain: the rows [L, D] of each prompt, where they are known already.
 
     Raises:
         ItemNotFound, AmbiguousItem: an object is not in the prompt, or more than once.
@@ -90,18 +96,28 @@ def embed(
         SpanMismatch: an object has other tokens alone than in the prompt.
         UnsupportedModel: the encoders cut the prompt in different places.
     """
-    items = [Item.of(one) for one in objects]
-    phrases = [prompt[slice(*item.find(prompt))] for item in items]
-    slots = {
+    items = [[Item.of(one) for one in some] for some in objects]
+    phrases = [[p[slice(*item.find(p))] for item in some] for p, some in zip(prompts, items, strict=True)]
+    slots = [_common_slots(ctx, *one, find) for one in zip(prompts, items, phrases, strict=True)]
+    texts = [text for some in phrases for text in some] + ([*prompts] if plain is None else [])
+    rows, pooled = ctx.encode(texts)
+    each = [len(some) for some in phrases]
+    alone, whole = rows[: sum(each)].split(each), rows[sum(each) :] if plain is None else plain
+    made = [embeddings(*one, base_index) for one in zip(whole, alone, slots, strict=True)]
+    if pooled is None or plain is not None:
+        return made
+    return [replace(one, pooled=vector[None]) for one, vector in zip(made, pooled[sum(each) :], strict=True)]
+
+
+def _common_slots(ctx: Context, prompt: str, items: Sequence[Item], phrases: Sequence[str], find: str) -> Slots:
+    """Where the objects stand for every encoder."""
+    found = {
         call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, phrases, find)
         for call in ctx.encoded.calls.values()
     }
-    if len(set(slots.values())) != 1:
-        raise UnsupportedModel(f"the encoders {sorted(slots)} cut {prompt!r} in different places")
-    rows, pooled = ctx.encode([*phrases, prompt] if plain is None else phrases)
-    alone, whole = rows[: len(items)], rows[-1] if plain is None else plain
-    made = embeddings(whole, alone, next(iter(slots.values())), base_index)
-    return made if pooled is None or plain is not None else replace(made, pooled=pooled[-1:])
+    if len(set(found.values())) != 1:
+        raise UnsupportedModel(f"the encoders {sorted(found)} cut {prompt!r} in different places")
+    return next(iter(found.values()))
 
 
 def _slots(
@@ -129,14 +145,6 @@ def _first_match(base: Tokens, own: Tokens) -> Span:
     return found, found + len(wanted)
 
 
-def one_prompt(ctx: Context) -> tuple[str, Tensor]:
-    """The prompt of this generation and its rows [L, D]; methods of regions draw one prompt at a time."""
-    prompts, rows = ctx.encoded.prompts, ctx.encoded.cond
-    if len(set(prompts)) != 1 or rows is None:
-        raise BadInput(f"masks belong to one prompt, and the call has {len(set(prompts))}: call the pipeline for each")
-    return prompts[0], rows[0]
-
-
 @dataclass(frozen=True)
 class ORE(Intervention):
     """Every image cell reads the prompt with each object's rows its own: E_base, without any mask.
@@ -144,13 +152,13 @@ class ORE(Intervention):
     On its own it separates the objects' words and leaves EOS and pads entangled; `RGBCAM` adds the regions.
 
     Attributes:
-        objects: phrases of the prompt ("red car", "red car#2").
+        objects: phrases of the prompt ("red car", "red car#2"), or a list of them for each prompt of the call.
         base_index: ``"paper"`` or ``"official"``, see `embeddings`.
         key_embed: ``"plain"``: only values come from E_base. ``"base"``: keys as well.
         find: ``"words"``: by the words of the prompt. ``"first"``: the first match of token ids (the release).
     """
 
-    objects: tuple[str, ...]
+    objects: Phrases
     base_index: str = "paper"
     key_embed: str = "plain"
     find: str = "words"
@@ -158,20 +166,22 @@ class ORE(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "objects", tuple(self.objects))
+        object.__setattr__(self, "objects", frozen(self.objects))
         choose("base_index", self.base_index, BASE_INDEX)
         choose("key_embed", self.key_embed, KEY_EMBED)
         choose("find", self.find, FIND)
 
-    def on_attention(self, ctx: Context, site: AttentionCall) -> Partition | None:
+    def on_attention(self, ctx: Context, site: AttentionCall) -> list[Partition] | None:
         if not reads_text(site):
             return None
-        if "region" not in ctx.state:
-            prompt, plain = one_prompt(ctx)
-            made = embed(ctx, prompt, self.objects, self.base_index, self.find, plain)
-            everywhere = torch.ones(1, 1, dtype=torch.bool)
-            ctx.state["region"] = Region(everywhere, text=made.base, keep_keys=self.key_embed == "plain")
-        return Partition([ctx.state["region"]])
+        if "regions" not in ctx.state:
+            objects, everywhere = each_list(self.objects), torch.ones(1, 1, dtype=torch.bool)
+            prompts, plain = own_prompts(ctx, len(objects))
+            made = embed(ctx, prompts, objects, self.base_index, self.find, plain)
+            keep_keys = self.key_embed == "plain"
+            ctx.state["regions"] = [Region(everywhere, text=one.base, keep_keys=keep_keys) for one in made]
+        regions = ctx.state["regions"]
+        return [Partition([one], rows) for one, rows in zip(regions, rows_of(ctx, len(regions)), strict=True)]
 
 
 def choose(name: str, value: str, among: Sequence[str]) -> str:

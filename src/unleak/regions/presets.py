@@ -21,6 +21,7 @@ from unleak.regions.baselines.presets import (
 )
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
+from unleak.regions.images import Phrases
 from unleak.regions.method import Method, Side
 from unleak.regions.ore import ORE
 from unleak.regions.rgbcam import RGBCAM
@@ -71,15 +72,15 @@ class Ale(Method):
         self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
     ) -> list[Intervention]:
         slots: dict[str, Any] = {"base_index": self.base_index, "find": self.find}
-        own = tuple(source[1]) if self.ore else ()
+        own = source[1] if self.ore else ()
         return [
             DDCM(clean, source[0], own, self.source_guidance, self.target_guidance, negative, self.eta, way, **slots),
             SelfInjection(self.self_replace),
-            *self._cross(tuple(target[1]), masks, {"key_embed": self.key_embed, **slots}),
+            *self._cross(target[1], masks, {"key_embed": self.key_embed, **slots}),
             *self._background(masks),
         ]
 
-    def _cross(self, objects: tuple[str, ...], masks: Tensor, slots: dict[str, Any]) -> list[Intervention]:
+    def _cross(self, objects: Phrases, masks: Tensor, slots: dict[str, Any]) -> list[Intervention]:
         """What becomes of cross-attention."""
         if not self.rgbcam:
             return [ORE(objects, **slots)] if self.ore else []

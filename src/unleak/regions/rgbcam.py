@@ -11,30 +11,34 @@ the cost does not grow with the number of objects. Only the prompt's own rows ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from unleak.core.edits import Bias, Partition, Region
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
+from unleak.regions.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
 from unleak.regions.masks import OVERLAP, as_stack, partition
-from unleak.regions.ore import BASE_INDEX, FIND, KEY_EMBED, choose, embed, one_prompt, reads_text
+from unleak.regions.ore import BASE_INDEX, FIND, KEY_EMBED, choose, embed, reads_text
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.spans import Span
 
 VALUES = ("restricted", "plain")
 BIAS = ("region", "mask")
 
 
 class _Ready(NamedTuple):
-    stacked: Tensor
-    regions: Tensor
-    biases: list[Bias]
-    which: list[tuple[int, Tensor]]
+    """Of one prompt: its regions that are not empty, with their numbers, and which tokens are shut out where."""
+
+    regions: list[tuple[int, Tensor]]
+    shut: list[tuple[range, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,9 @@ class RGBCAM(Intervention):
     ``with attach(pipe, RGBCAM(["red car", "dog"], masks)): pipe("red car and dog")`` puts each into its place.
 
     Attributes:
-        objects: phrases of the prompt ("red car", "red car#2"), one for each mask.
-        masks: bool [K, H, W] over the image, any size; what no mask holds is background.
+        objects: phrases of the prompt ("red car", "red car#2"), one for each mask; or such a list for each prompt of
+            the call.
+        masks: bool [K, H, W] over the image, any size, or [prompts, K, H, W]; what no mask holds is background.
         overlap: who owns a cell under several masks, see `masks.partition`.
         bias: ``"region"``: words of i are shut out wherever i does not own the cell. ``"mask"``: only outside
             mask i, also where i lost the cell (the release).
@@ -55,7 +60,7 @@ class RGBCAM(Intervention):
         masked_logit: added to the logits of words that are shut out, finite.
     """
 
-    objects: tuple[str, ...]
+    objects: Phrases
     masks: Tensor
     overlap: str = "smallest"
     bias: str = "region"
@@ -68,10 +73,11 @@ class RGBCAM(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "objects", tuple(self.objects))
+        object.__setattr__(self, "objects", frozen(self.objects))
         object.__setattr__(self, "masks", as_stack(self.masks))
-        if len(self.objects) != len(self.masks):
-            raise BadInput(f"{len(self.objects)} objects and {len(self.masks)} masks: give one mask for each")
+        objects, masks = [len(some) for some in each_list(self.objects)], each_stack(self.masks)
+        if objects != [len(some) for some in masks]:
+            raise BadInput(f"{objects} objects and {[len(some) for some in masks]} masks: give one mask for each")
         choose("overlap", self.overlap, OVERLAP)
         choose("bias", self.bias, BIAS)
         choose("values", self.values, VALUES)
@@ -84,22 +90,26 @@ class RGBCAM(Intervention):
             return None
         if "ready" not in ctx.state:
             ctx.state["ready"] = self._prepare(ctx)
-        ready: _Ready = ctx.state["ready"]
-        if self.values == "plain":
-            return [*ready.biases]
-        keys, values = site.encode(ready.stacked)  # [K + 1, H, L, d], the base last
-        base = keys[-1] if self.key_embed == "base" else None
-        return [Partition([Region(mask, keys=base, values=values[i]) for i, mask in ready.which]), *ready.biases]
+        texts, ready = ctx.state["ready"]
+        edits: list[Any] = []
+        for i, (one, rows) in enumerate(zip(ready, rows_of(ctx, len(ready)), strict=True)):
+            if self.values == "restricted":
+                keys, values = (part.unflatten(0, (len(ready), -1))[i] for part in site.encode(texts))
+                base = keys[-1] if self.key_embed == "base" else None  # [K + 1, H, L, d], the base last
+                edits.append(Partition([Region(at, keys=base, values=values[k]) for k, at in one.regions], rows))
+            edits += [Bias(self.masked_logit, tokens, places, rows) for tokens, places in one.shut]
+        return edits
 
-    def _prepare(self, ctx: Context) -> _Ready:
-        """Embeddings and masks, made once for a generation."""
-        prompt, plain = one_prompt(ctx)
-        made = embed(ctx, prompt, self.objects, self.base_index, self.find, plain)
-        regions = partition(self.masks, self.overlap)
-        open_to = regions[:-1] if self.bias == "region" else self.masks
-        biases = [
-            Bias(self.masked_logit, keys=tuple(range(*span)), queries=~place)
-            for span, place in zip(made.slots.spans, open_to, strict=True)
-        ]
-        which = [(i, region) for i, region in enumerate(regions) if region.any()]
-        return _Ready(made.stacked, regions, biases, which)
+    def _prepare(self, ctx: Context) -> tuple[Tensor, list[_Ready]]:
+        """Text rows [prompts (K + 1), L, D], and regions of each prompt; made once for a generation."""
+        objects = each_list(self.objects)
+        prompts, plain = own_prompts(ctx, len(objects))
+        made = embed(ctx, prompts, objects, self.base_index, self.find, plain)
+        ready = [self._regions(one.slots.spans, masks) for one, masks in zip(made, each_stack(self.masks), strict=True)]
+        return torch.cat([one.stacked for one in made]), ready
+
+    def _regions(self, spans: Sequence[Span], masks: Tensor) -> _Ready:
+        regions = partition(masks, self.overlap)
+        open_to = regions[:-1] if self.bias == "region" else masks
+        shut = [(range(*span), ~place) for span, place in zip(spans, open_to, strict=True)]
+        return _Ready([(k, region) for k, region in enumerate(regions) if region.any()], shut)

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 
 from unleak.bench.results import versions, write_atomic
 from unleak.regions.check import Check, background_psnr
-from unleak.regions.edit import Edited
+from unleak.regions.edited import Edited
 from unleak.report.pages import data_uri, render
 from unleak.report.pictures import contact_sheet, png
 from unleak.text.items import Item

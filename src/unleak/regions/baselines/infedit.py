@@ -15,7 +15,6 @@ so that the layout becomes the source's content in the target's arrangement. Aft
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,9 @@ from unleak.core.edits import MapMix, QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.regions.baselines.p2p import P2P
+from unleak.regions.baselines.sides import sides
 from unleak.regions.ddcm import SOURCE
+from unleak.regions.images import Phrases, Prompts, each_list, each_prompt, frozen, rows_of
 from unleak.regions.ore import reads_text
 from unleak.regions.schedule import alphas
 from unleak.text.items import Item
@@ -50,12 +51,12 @@ class UnifiedAttention(Intervention):
     """Stands after ``DDCM(followers=("layout",))``.
 
     Attributes:
-        prompts: the source's and the target's.
+        prompts: the source's and the target's; or such a pair for each prompt of the call.
         kind: ``"refine"`` or ``"replace"``, see `p2p.P2P`.
         cross_steps, self_steps: tau and S, shares of the steps in 0..1.
     """
 
-    prompts: tuple[str, str]
+    prompts: Phrases
     kind: str = "refine"
     cross_steps: float = 0.7
     self_steps: float = 0.3
@@ -63,6 +64,7 @@ class UnifiedAttention(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "prompts", frozen(self.prompts))
         _shares(cross_steps=self.cross_steps, self_steps=self.self_steps)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[MapMix] | list[RowSwap]:
@@ -82,7 +84,9 @@ class UnifiedAttention(Intervention):
             tokenizer = Anatomy.of(ctx.pipe).encoders[0].tokenizer
             ctx.state["tables"] = P2P(self.prompts, self.kind).tables(tokenizer, ctx.steps)
         _, take, keep = ctx.state["tables"]
-        return MapMix("cond", "source_cond", take, keep)
+        side = sides(ctx, "cond", len(take))
+        which = list(side.prompts)
+        return MapMix(side.targets, side.sources, take[which], keep[which])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,23 +94,24 @@ class LayoutBlend(Intervention):
     """Stands after `UnifiedAttention`; it sees each step's own maps, before they are edited.
 
     Attributes:
-        prompt: the source's. edited: its phrases that may change. kept: phrases that must not.
+        prompt: the source's; or one for each prompt of the call.
+        edited, kept: its phrases that may change, and those that must not; or lists of them for each.
         threshold: share of the largest attention from which on edited words are seen; early it is at least
             0.15 / sqrt(a), so that nothing is edited while nothing can be seen.
         kept_threshold: the same for kept words, as it is.
     """
 
-    prompt: str
-    edited: tuple[str, ...]
-    kept: tuple[str, ...] = ()
+    prompt: Prompts
+    edited: Phrases
+    kept: Phrases = ()
     threshold: float = 0.6
     kept_threshold: float = 0.6
     uses_text = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("edited", "kept"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("prompt", "edited", "kept"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
         _shares(threshold=self.threshold, kept_threshold=self.kept_threshold)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
@@ -114,17 +119,21 @@ class LayoutBlend(Intervention):
             return
         if "tokens" not in ctx.state:
             encoder = Anatomy.of(ctx.pipe).encoders[0]
-            ctx.state["tokens"] = [self._tokens(encoder, some) for some in (self.edited, self.kept)]
-        for branch, tokens in zip((LAYOUT, "source"), ctx.state["tokens"], strict=True):
-            if tokens:
-                seen = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
-                seen.append(site.columns(tokens, rows=f"{branch}_cond"))  # [images, h, w, tokens]
+            named = {LAYOUT: self.edited, "source": self.kept}
+            ctx.state["tokens"] = {branch: self._tokens(encoder, some) for branch, some in named.items() if some}
+        for branch, each in ctx.state["tokens"].items():
+            whose = zip(each, rows_of(ctx, len(each), f"{branch}_cond"), strict=True)
+            seen = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
+            seen.append([site.columns(tokens, rows) for tokens, rows in whose])  # [its images, h, w, tokens] by prompt
 
-    def _tokens(self, encoder: Any, phrases: Sequence[str]) -> list[int]:
-        """Positions of all their tokens. Raises ItemNotFound, AmbiguousItem."""
-        prompt = tokenize(encoder.tokenizer, self.prompt)
-        found = [token_span(encoder.tokenizer, prompt, Item.of(p).find(self.prompt), encoder.name) for p in phrases]
-        return [token for span in found for token in range(*span)]
+    def _tokens(self, encoder: Any, phrases: Phrases) -> list[list[int]]:
+        """Positions of all their tokens, for each prompt. Raises ItemNotFound, AmbiguousItem."""
+        each = []
+        for text, some in zip(each_prompt(self.prompt), each_list(phrases), strict=True):
+            prompt = tokenize(encoder.tokenizer, text)
+            found = [token_span(encoder.tokenizer, prompt, Item.of(p).find(text), encoder.name) for p in some]
+            each.append([token for span in found for token in range(*span)])
+        return each
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
         """Raises BadInput: no layout branch runs beside."""
@@ -144,7 +153,8 @@ class LayoutBlend(Intervention):
         """Where a branch sees the words in this step, bool [images, 1, h, w]."""
         by_grid = ctx.state.pop(f"{branch} {ctx.step}")
         nearest = min(by_grid, key=lambda grid: abs(math.log(math.prod(grid) / CELLS)))
-        level = torch.stack(by_grid[nearest]).mean(0).amax(-1)[:, None]
+        by_prompt = zip(*by_grid[nearest], strict=True)
+        level = torch.cat([torch.stack(sites).mean(0).amax(-1) for sites in by_prompt])[:, None]
         level = F.interpolate(level.float(), size=latents.shape[-2:], mode="bilinear", align_corners=False)
         return level > threshold * level.amax((2, 3), keepdim=True)
 

@@ -68,7 +68,7 @@ class LocalBlend(Intervention):
         if "tokens" not in ctx.state:
             tokenizer = Anatomy.of(ctx.pipe).encoders[0].tokenizer
             ctx.state["tokens"] = [self._tokens(tokenizer, some) for some in (self.words, self.without) if some]
-        side = sides(ctx, "cond")
+        side = sides(ctx, "cond", len(self.prompts) - 1)
         for which, tokens in zip(("words", "without"), ctx.state["tokens"], strict=False):
             seen = [
                 torch.stack([_seen(site, source, tokens[0]), _seen(site, target, tokens[prompt + 1])])

@@ -25,6 +25,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.session import attach
 from unleak.errors import BadInput, NotFinite
 from unleak.regions.ddcm import guided
+from unleak.regions.images import Prompts, each_prompt
 from unleak.regions.inversion import descend
 from unleak.regions.schedule import variance_preserving
 
@@ -85,7 +86,7 @@ class _Optimise(Intervention):
 
 
 def null_text(
-    pipe: Any, path: Tensor, prompt: str, size: tuple[int, int], guidance: float = 7.5, iterations: int = 10
+    pipe: Any, path: Tensor, prompt: Prompts, size: tuple[int, int], guidance: float = 7.5, iterations: int = 10
 ) -> NullText:
     """Unconditional rows for each step under which the guided prompt draws the image again.
 
@@ -105,8 +106,8 @@ def null_text(
     dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
     with variance_preserving(pipe, steps), attach(pipe, _Optimise(path, guidance, iterations)) as run:
         pipe(
-            prompt=prompt, latents=path[-1].to(dtype), num_inference_steps=steps, height=size[0], width=size[1],
-            guidance_scale=2.0, output_type="latent",
+            prompt=[*each_prompt(prompt)], latents=path[-1].to(dtype), num_inference_steps=steps, height=size[0],
+            width=size[1], guidance_scale=2.0, output_type="latent",
         )  # fmt: skip
     found = run.results
     return NullText(torch.stack(found["rows"]), torch.stack([path[0], *reversed(found["path"])]), found["losses"])

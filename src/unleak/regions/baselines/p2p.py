@@ -27,6 +27,7 @@ from unleak.errors import BadInput, ItemNotFound, PromptTruncated
 from unleak.regions.baselines import alignment
 from unleak.regions.baselines.alignment import EVERYWHERE, Share
 from unleak.regions.baselines.sides import Sides, sides
+from unleak.regions.images import Phrases, each_list, frozen
 from unleak.regions.ore import choose, reads_text
 from unleak.text.spans import Tokens
 
@@ -42,7 +43,7 @@ class P2P(Intervention):
     """Runs beside `DDCM`, or in a call with [source, target, ...] prompts.
 
     Attributes:
-        prompts: the source's and every target's.
+        prompts: the source's and every target's; beside `DDCM` with several images, such a list for each.
         kind: ``"replace"``: prompts that differ word by word. ``"refine"``: words were added or taken away.
             ``"same"``: position by position, to reweight a prompt that stays.
         cross_steps: when the source's cross-attention is injected, see `alignment.shares`.
@@ -52,7 +53,7 @@ class P2P(Intervention):
         shifted: see `alignment.replacement`.
     """
 
-    prompts: tuple[str, ...]
+    prompts: Phrases
     kind: str = "refine"
     cross_steps: Share | Mapping[str, Share] = 0.8
     self_steps: Share = 0.4
@@ -63,15 +64,16 @@ class P2P(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "prompts", frozen(self.prompts))
         choose("kind", self.kind, KINDS)
-        if len(self.prompts) < 2:
+        if any(len(some) < 2 for some in each_list(self.prompts)):
             raise BadInput("Prompt-to-Prompt needs the source's prompt and at least one target's")
         alignment.fractions(self.self_steps)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> Any:
         if reads_text(site):
-            return self._cross(ctx, sides(ctx, "cond"))
+            told = sum(len(some) - 1 for some in each_list(self.prompts))
+            return self._cross(ctx, sides(ctx, "cond", told))
         start, stop = (int(part * ctx.steps) for part in alignment.fractions(self.self_steps))
         if not start <= ctx.step < stop or site.q.shape[2] > self.self_cells:
             return None
@@ -99,12 +101,16 @@ class P2P(Intervention):
             PromptTruncated. BadInput: the prompts cannot be replaced word by word. ItemNotFound: a word of
             `cross_steps` or `weights` is in no target.
         """
-        source, *targets = alignment.cut(tokenizer, self.prompts)
-        for tokens in (source, *targets):
-            if tokens.lost:
-                raise PromptTruncated(f"{tokens.text!r} is longer than {tokens.length} tokens: shorten it")
+        pairs = []
+        for prompts in each_list(self.prompts):
+            source, *others = alignment.cut(tokenizer, prompts)
+            for tokens in (source, *others):
+                if tokens.lost:
+                    raise PromptTruncated(f"{tokens.text!r} is longer than {tokens.length} tokens: shorten it")
+            pairs += [(source, target) for target in others]
+        targets = [target for _, target in pairs]
         self._check_words(targets)
-        take, keep = zip(*(self._between(source, target) for target in targets), strict=True)
+        take, keep = zip(*(self._between(*pair) for pair in pairs), strict=True)
         factors = self._factors(targets)
         alphas = alignment.shares(targets, self.cross_steps, steps)
         return alphas, torch.stack(take) * factors[:, None], torch.stack(keep) * factors

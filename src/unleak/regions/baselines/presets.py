@@ -21,7 +21,7 @@ from unleak.regions.baselines.pnp import PlugAndPlay
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.inversion import Retrace, invert
-from unleak.regions.method import Method, Side
+from unleak.regions.method import Method, Side, both
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PromptToPrompt(Controlled):
     citation: str = field(default="Hertz et al., Prompt-to-Prompt (arXiv 2208.01626)", init=False)
 
     def control(self, source: Side, target: Side) -> list[Intervention]:
-        return [P2P((source[0], target[0]), self.kind, self.cross_steps, self.self_steps, self.self_cells)]
+        return [P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class UnifiedAttentionControl(Controlled):
     followers: ClassVar[tuple[str, ...]] = (LAYOUT,)
 
     def control(self, source: Side, target: Side) -> list[Intervention]:
-        attention = UnifiedAttention((source[0], target[0]), self.kind, self.cross_steps, self.self_steps)
-        return [attention, LayoutBlend(source[0], tuple(source[1]), threshold=self.threshold)]
+        attention = UnifiedAttention(both(source, target), self.kind, self.cross_steps, self.self_steps)
+        return [attention, LayoutBlend(source[0], source[1], threshold=self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Inversion(Method):
     inverts: ClassVar[bool] = True
 
     def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
-        """The inverted noise, and the way there: latents [steps + 1, 1, C, h, w]."""
+        """The inverted noise, and the way there: latents [steps + 1, images, C, h, w]."""
         path = invert(pipe, clean, side[0], size, self.steps)
         return path[-1], path
 
@@ -153,6 +153,8 @@ class NullTextInversion(Inversion):
     self_cells: int = 32 * 32
     citation: str = field(default="Mokady et al., Null-text Inversion (arXiv 2211.09794)", init=False)
 
+    together: ClassVar[bool] = False
+
     def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
         """The inverted noise, and what `null_text.null_text` found."""
         path = invert(pipe, clean, side[0], size, self.steps)
@@ -161,4 +163,4 @@ class NullTextInversion(Inversion):
 
     def control(self, source: Side, target: Side, way: NullText) -> list[Intervention]:
         tracked = Retrace(way.path, self.target_guidance, source[0], way.empty)
-        return [tracked, P2P((source[0], target[0]), self.kind, self.cross_steps, self.self_steps, self.self_cells)]
+        return [tracked, P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]

@@ -23,19 +23,20 @@ class Sides(NamedTuple):
     prompts: tuple[int, ...]
 
 
-def sides(ctx: Context, label: str) -> Sides:
-    """The rows called `label` in this call.
+def sides(ctx: Context, label: str, targets: int | None = None) -> Sides:
+    """The rows called `label` in this call; `targets`: how many target prompts are told of.
 
-    Raises BadInput: there is no source beside the target.
+    Raises BadInput: there is no source beside the target, or the call has more target prompts than are told of.
     """
-    rows = ctx.rows
-    if f"source_{label}" in rows.known:
-        targets = rows.of(label)
-        return Sides(targets, rows.of(f"source_{label}"), (0,) * len(targets))
-    each = ctx.encoded.images_per_prompt
-    if len(ctx.encoded.prompts) < 2:
+    rows, prompts, beside = ctx.rows, len(ctx.encoded.prompts), f"source_{label}" in ctx.rows.known
+    if not beside and prompts < 2:
         raise BadInput("there is no source: call the pipeline with [source, target, ...] prompts, or name DDCM first")
-    prompt_of = {row: rows.images[row] // each for row in rows.of(label)}
-    targets = tuple(row for row, prompt in prompt_of.items() if prompt)
+    given = prompts if beside else prompts - 1
+    if targets is not None and given > targets:
+        raise BadInput(f"the call has {given} target prompts, and {targets} are told of: give those of all")
+    prompt_of = {row: rows.images[row] // ctx.encoded.images_per_prompt for row in rows.of(label)}
+    if beside:
+        return Sides(tuple(prompt_of), rows.of(f"source_{label}"), tuple(prompt_of.values()))
+    mine = tuple(row for row, prompt in prompt_of.items() if prompt)
     sources = tuple(row for row, prompt in prompt_of.items() if not prompt)
-    return Sides(targets, sources, tuple(prompt_of[row] - 1 for row in targets))
+    return Sides(mine, sources, tuple(prompt_of[row] - 1 for row in mine))
