@@ -16,9 +16,11 @@ from unleak import models
 from unleak.bench import ale_bench, editing, regions
 from unleak.bench.leaks import outcome
 from unleak.bench.run import Run
+from unleak.bench.stats import median
 from unleak.cli import app
-from unleak.errors import BadInput
+from unleak.errors import BadInput, EmptyMask
 from unleak.judges.glyphs import Found, Reading, glyph_judge
+from unleak.metrics.background import psnr, widened
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.ore import ORE
@@ -182,6 +184,45 @@ def test_a_method_that_inverts_keeps_its_published_steps_and_guidance_unless_the
         assert (method.steps, method.target_guidance, method.dilation) == (*wanted, 0.0)
 
 
+def test_cases_of_equal_options_are_edited_together_and_one_without_a_mask_loses_no_other(tmp_path, monkeypatch):
+    (tmp_path / "unleak.json").write_text('{"call": {}, "edit": {}}')
+    one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {})
+    cases, calls = CASES[:9], []
+    scenes = editing.Scenes(cases, np.arange(9), "exact")
+
+    def fake(pipe, images, edits, *, source_prompt, **options):
+        calls.append(list(images))
+        if 4 in images:
+            raise EmptyMask("nothing")
+        assert source_prompt == [cases[i].caption(WORLD) for i in images] and len(edits) == len(images)
+        return [f"edited {i}" for i in images]
+
+    monkeypatch.setattr(editing, "edit", fake)
+    wanted = [None if i == 4 else f"edited {i}" for i in range(9)]
+    assert editing.edited(one, scenes, range(9), "p2p", 0) == wanted and calls[0] == list(range(9))
+    calls.clear()
+    assert editing.edited(one, scenes, range(9), "ale", 0) == wanted
+    assert calls[:2] == [[0, 3, 6], [1, 2, 4, 5, 7, 8]], "ALE injects more of the layout where only a colour changes"
+
+
+def test_a_change_beside_a_mask_is_left_out_one_cell_further():
+    masks = np.zeros((2, 16, 16), bool)
+    masks[0, 4:8, 4:8] = masks[1, 12:, 12:] = True
+    wider = widened(masks, 2)
+    assert wider[0].sum() == 64 and wider[0, 2:10, 2:10].all() and wider[1].sum() == 36
+    before = np.full((16, 16, 3), 100, np.uint8)
+    after = before.copy()
+    after[4:8, 3] = 200
+    assert psnr(after, before, masks) < 30 and psnr(after, before, wider) == float("inf")
+
+
+def test_a_median_is_not_moved_by_a_few_cases():
+    few = np.full((40, 1), 30.0)
+    few[:4] = 100.0
+    row = median(few + np.arange(40)[:, None] / 100, "ale", "all", "background_psnr_median")
+    assert 30 < row.low <= row.value <= row.high < 31 and row.n == 40
+
+
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +243,7 @@ def test_a_run_is_measured_drawn_and_resumed(tmp_path, monkeypatch):
     assert figures["source", "edit_success"] == figures["source", "tel"] == 0
     assert figures["ale", "latents_exact"] == figures["bb", "latents_exact"] == 1
     assert figures["ale", "denoiser_rows"] == 8 and ("ale - bb", "til") in figures
+    assert figures["ale", "background_psnr_one_cell_out"] > figures["ale", "background_psnr_median"] > 20
     assert figures["ale", "background_psnr"] > 20 and figures["ale", "structure_distance"] > 0
     assert all(Image.open(tmp_path / f"{name}.png").size[0] > 100 for name in ("methods", "sheet"))
     monkeypatch.setattr(editing, "edited", None)

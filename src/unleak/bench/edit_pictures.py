@@ -12,7 +12,6 @@ from unleak.bench.editing import SOURCE, Scenes, edited
 from unleak.bench.results import write_atomic
 from unleak.bench.run import Run
 from unleak.bench.stats import Row
-from unleak.errors import EmptyMask
 from unleak.world.edits import EditCase
 
 BARS = {
@@ -85,17 +84,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list[list[list[list[int]]]]:
-    """The method's pictures of some cases; the source where there is no mask. Kept like the figures."""
+    """The method's pictures of some cases; white where there is no mask. Kept like the figures."""
 
     def compute() -> list[list[list[list[int]]]]:
-        return [_picture(run, scenes, i, method).tolist() for i in chosen]
+        found = edited(run, scenes, chosen, method, run.seeds[0])
+        white = np.full_like(scenes.images[0], 255)
+        return [(white if one is None else one.image).tolist() for one in found]
 
     name = "sheet-" + method.replace("+", "_").replace(" ", "_")
     return run.part(name, [scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute)
-
-
-def _picture(run: Run, scenes: Scenes, i: int, method: str) -> np.ndarray:
-    try:
-        return edited(run, scenes, i, method, run.seeds[0]).image
-    except EmptyMask:
-        return np.full_like(scenes.images[i], 255)

@@ -13,32 +13,34 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from unleak.bench.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.leaks import outcome
 from unleak.bench.repairs import counting
 from unleak.bench.run import Run
-from unleak.bench.stats import Row, mean, paired_difference, share
+from unleak.bench.stats import Row, mean
 from unleak.errors import EmptyMask
 from unleak.generate import draw
 from unleak.judges.glyphs import glyph_judge
-from unleak.metrics.background import psnr, ssim
+from unleak.metrics.background import psnr, ssim, widened
 from unleak.metrics.structure import structure_distance
 from unleak.models import edit_settings
 from unleak.regions import photo
-from unleak.regions.edit import Edited, edit
+from unleak.regions.edit import edit
+from unleak.regions.edited import Edited
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
 from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
 from unleak.world.edits import COUNTS, KINDS, EditCase
 from unleak.world.render import Renderer
 
-SOURCE, BEST = "source", "ale"
+SOURCE = "source"
 PARTS = ("ore", "rgbcam", "blend")
 #: ALE with only these of its parts
 ABLATION = {
@@ -52,11 +54,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]] | None] = {
     **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
     **{name: (BEST, {part: part in kept for part in PARTS}) for name, kept in ABLATION.items()},
 }
-Outcomes: TypeAlias = list[list[Any]]
-"""[cases][seeds] of what `measured` returns."""
 MASKS = ("exact", "attention")
 EACH, FEWER = 68, 24  #: cases of every kind and count: for whole methods, and for ALE with some of its parts
-CHUNK = 36  #: cases that are finished, and kept, together
+CHUNK = 72  #: cases that are finished, and kept, together: as many of each kind and count as `edit` draws at once
 COSTED = 4
 EQUAL = 100.0  #: dB that equal pixels count as
 
@@ -88,41 +88,62 @@ def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
     return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
 
 
-def edited(run: Run, scenes: Scenes, i: int, method: str, seed: int) -> Edited:
-    """One case by one method. Raises EmptyMask where the model's attention finds no object."""
-    case, world = scenes.cases[i], run.world
-    masks: Any = case.masks(world) if scenes.masks == "exact" else [None] * len(case.edited)
-    edits = [
-        Edit(s.article(world), t.article(world), m) for s, t, m in zip(case.sources, case.targets, masks, strict=True)
-    ]
-    preset, chosen = options(run, method, case.kind)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # notes on masks that meet
-        return edit(
-            run.pipe, scenes.images[i], edits, preset=preset, seed=seed, source_prompt=case.caption(world), **chosen
-        )
+def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: int) -> list[Edited | None]:
+    """Some cases by one method, those that share its options together; None where attention finds no object."""
+    alike: dict[str, list[int]] = {}
+    for i in chosen:
+        alike.setdefault(repr(options(run, method, scenes.cases[i].kind)), []).append(i)
+    found: dict[int, Edited | None] = {}
+    for some in alike.values():
+        found |= zip(some, _together(run, scenes, some, method, seed), strict=True)
+    return [found[i] for i in chosen]
 
 
-def measured(run: Run, scenes: Scenes, method: str, i: int, seed: int) -> dict[str, Any] | None:
-    """What is measured of one case; None where no mask was found."""
+def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: int) -> list[Edited | None]:
+    """Cases of the same options; where no object is found in one, the halves by themselves."""
+    cases, world = [scenes.cases[i] for i in some], run.world
+    preset, chosen = options(run, method, cases[0].kind)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # notes on masks that meet
+            return list(
+                edit(
+                    run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
+                    preset=preset, seed=seed, source_prompt=[case.caption(world) for case in cases], **chosen,
+                )
+            )  # fmt: skip
+    except EmptyMask:
+        if len(some) == 1:
+            return [None]
+        half = len(some) // 2
+        return [one for part in (some[:half], some[half:]) for one in _together(run, scenes, part, method, seed)]
+
+
+def _edits(run: Run, scenes: Scenes, case: EditCase) -> list[Edit]:
+    masks: Any = case.masks(run.world) if scenes.masks == "exact" else [None] * len(case.edited)
+    both = zip(case.sources, case.targets, masks, strict=True)
+    return [Edit(source.article(run.world), target.article(run.world), mask) for source, target, mask in both]
+
+
+def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[str, Any]:
+    """What is measured of one case, edited or (None) through the autoencoder only."""
     case, before = scenes.cases[i], scenes.images[i]
     truth = case.masks(run.world)
-    found: dict[str, Any] = {}
-    if METHODS[method] is None:
+    if result is None:
         image = rebuilt = photo.to_pixels(run.pipe, photo.to_latents(run.pipe, Image.fromarray(before)))[0]
+        found: dict[str, Any] = {}
     else:
-        try:
-            result = edited(run, scenes, i, method, seed)
-        except EmptyMask:
-            return None
         image, rebuilt = result.image, result.rebuilt
         found = {"exact": _exact(result), "iou": _iou(result.masks.numpy(), truth)}
     judge = glyph_judge()
     seen = outcome(case, judge.read(image[None])[0])
+    for suffix, masks in (("", truth), (WIDER, widened(truth, run.pipe.vae_scale_factor))):
+        for name, reference in (("rebuilt", rebuilt), ("source", before)):
+            if not masks.any(0).all():
+                found[f"psnr_{name}{suffix}"] = min(EQUAL, psnr(image, reference, masks))
+                found[f"ssim_{name}{suffix}"] = ssim(image, reference, masks)
     return {
         **seen._asdict(), "clean": seen.clean, **found,
-        "psnr_rebuilt": min(EQUAL, psnr(image, rebuilt, truth)), "psnr_source": psnr(image, before, truth),
-        "ssim_rebuilt": ssim(image, rebuilt, truth), "ssim_source": ssim(image, before, truth),
         "structure": structure_distance(image, before, judge.features),
     }  # fmt: skip
 
@@ -147,16 +168,19 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:
     tick = run.ticking(method, n * len(run.seeds))
 
     def compute(chunk: Sequence[int]) -> Outcomes:
-        found = []
-        for i in chunk:
-            found.append([measured(run, scenes, method, i, seed) for seed in run.seeds])
-            tick(len(run.seeds))
-        return found
+        by_seed = []
+        for seed in run.seeds:
+            results = [None] * len(chunk) if METHODS[method] is None else edited(run, scenes, chunk, method, seed)
+            lost = [METHODS[method] is not None and result is None for result in results]
+            cases = zip(chunk, results, lost, strict=True)
+            by_seed.append([None if gone else measured(run, scenes, i, result) for i, result, gone in cases])
+            tick(len(chunk))
+        return [list(case) for case in zip(*by_seed, strict=True)]
 
     for start in range(0, n, CHUNK):
         chunk = range(start, min(start + CHUNK, n))
         chosen = METHODS[method] and [options(run, method, kind) for kind in KINDS]
-        inputs = [chosen, scenes.masks, [repr(scenes.cases[i]) for i in chunk]]
+        inputs = [chosen, scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
         made += run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
     return made
 
@@ -165,55 +189,23 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
     """Denoiser and encoder rows of an edit, and its processor time in plain generations of as many steps."""
 
     def compute() -> list[dict[str, float]]:
-        found = []
-        for i in range(min(COSTED, len(scenes.cases))):
+        found: list[dict[str, float]] = []
+        for i, case in enumerate(scenes.cases):
+            if len(found) == COSTED:
+                break
             with counting(run.pipe) as counts:
                 start = time.process_time()
-                settings = edited(run, scenes, i, method, 0).settings
+                (result,) = edited(run, scenes, [i], method, 0)
                 took = time.process_time() - start
-            start = time.process_time()
-            draw(run.pipe, [scenes.cases[i].caption(run.world)], [0], num_inference_steps=settings["steps"])
-            found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
+            if result is not None:
+                start = time.process_time()
+                draw(run.pipe, [case.caption(run.world)], [0], num_inference_steps=result.settings["steps"])
+                found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
         return found
 
     chosen = [options(run, method, kind) for kind in KINDS]
     each = run.part(f"{method}-{scenes.masks}-cost", [chosen, scenes.masks], compute)
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
-
-
-def rows_of(method: str, made: Outcomes, subset: str) -> list[Row]:
-    """The figures of a method on some cases, outcomes [cases][seeds]."""
-
-    def values(name: str) -> np.ndarray:
-        """[cases, seeds] of those cases that have it."""
-        return np.array([[np.mean(one[name]) for one in row] for row in made if row[0].get(name) is not None], float)
-
-    shares = {"tel": "external", "til": "internal", "clean_edit": "clean", "latents_exact": "exact"}
-    means = {
-        "edit_success": "hits", "distractors_kept": "kept", "background_psnr": "psnr_rebuilt",
-        "background_ssim": "ssim_rebuilt", "background_psnr_source": "psnr_source",
-        "background_ssim_source": "ssim_source", "structure_distance": "structure", "mask_iou": "iou",
-    }  # fmt: skip
-    found = [mean(v, method, subset, name) for name, key in means.items() if len(v := values(key))]
-    return found + [share(v, method, subset, name) for name, key in shares.items() if len(v := values(key))]
-
-
-def subsets(cases: Sequence[EditCase]) -> dict[str, np.ndarray]:
-    """All cases, and those of each count and kind: bool [cases]."""
-    counts = {f"{k} edited": np.array([len(case.edited) == k for case in cases]) for k in COUNTS}
-    kinds = {kind: np.array([case.kind == kind for case in cases]) for kind in KINDS}
-    return {"all": np.ones(len(cases), bool), **counts, **kinds}
-
-
-def against(method: str, best: Outcomes, other: Outcomes) -> list[Row]:
-    """How much better `BEST` is on the cases of both: its success minus the method's, its leaks minus the method's."""
-    made = []
-    for name, key in (("edit_success", "hits"), ("tel", "external"), ("til", "internal"), ("clean_edit", "clean")):
-        pairs = [(b, o) for b, o in zip(best, other, strict=False) if b[0][key] is not None]
-        if pairs:
-            b, o = (np.array([[np.mean(one[key]) for one in row] for row in side]) for side in zip(*pairs, strict=True))
-            made.append(paired_difference(o, b, f"{BEST} - {method}", "all", name))
-    return made
 
 
 def rows(run: Run, scenes: Scenes, methods: Sequence[str]) -> list[Row]:

@@ -47,6 +47,19 @@ def mean(values: Sequence[float] | np.ndarray, method: str, subset: str, metric:
     return Row(method, subset, metric, float(x.mean()), float(ci.low), float(ci.high), len(x))
 
 
+def median(values: Sequence[float] | np.ndarray, method: str, subset: str, metric: str, seed: int = 0) -> Row:
+    """A median with its bootstrap (percentile) interval over the first axis; further axes are averaged first."""
+    x = np.asarray(values, float)
+    x = x.reshape(len(x), -1).mean(1)
+    middle = float(np.median(x))
+    if len(x) < 2 or np.ptp(x) == 0:
+        return Row(method, subset, metric, middle, middle, middle, len(x))
+    ci = bootstrap(
+        (x,), np.median, rng=np.random.default_rng(seed), n_resamples=2000, method="percentile"
+    ).confidence_interval
+    return Row(method, subset, metric, middle, float(ci.low), float(ci.high), len(x))
+
+
 def paired_difference(
     before: np.ndarray, after: np.ndarray, method: str, subset: str, metric: str, seed: int = 0
 ) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 from skimage.metrics import structural_similarity
 
 from unleak.errors import BadInput
@@ -22,6 +23,15 @@ def weights(masks: np.ndarray) -> np.ndarray:
     if masks.ndim != 3 or not len(masks) or masks.min() < 0 or masks.max() > 1:
         raise BadInput(f"masks are [K, H, W] from 0 to 1, not {masks.shape}")
     return 1.0 - masks.max(0)
+
+
+def widened(masks: np.ndarray, pixels: int) -> np.ndarray:
+    """Masks [K, H, W] of bool or 0..1 that reach so many pixels further in every direction.
+
+    An autoencoder's decoder looks around: what changed inside a mask changes the pixels next to it, even where their
+    latents are the same. Outside masks that are widened by a latent cell most of that is left out.
+    """
+    return np.stack([maximum_filter(mask, 2 * pixels + 1) for mask in np.asarray(masks)])
 
 
 def mse(image: np.ndarray, reference: np.ndarray, masks: np.ndarray, over: str = "outside") -> float:

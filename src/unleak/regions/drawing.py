@@ -77,7 +77,6 @@ class Drawing:
     name: str
     method: Method
     seed: int
-    source_prompt: str | None
     negative_prompt: str | None
     masks_from: Masker | None
     interventions: Sequence[Intervention]
@@ -89,13 +88,13 @@ class Drawing:
             "num_inference_steps": self.method.steps, "guidance_scale": 2.0 if self.method.guided else 1.0,
         }  # fmt: skip
 
-    def prepare(self, image: Any, edits: Sequence[Any], size: tuple[int, int] | None) -> Job:
+    def prepare(self, image: Any, edits: Sequence[Any], caption: str | None, size: tuple[int, int] | None) -> Job:
         """What can be wrong with an image, its edits and its masks by themselves."""
         if any(not isinstance(one, Edit) for one in edits):
             raise BadInput('edits are a list of unleak.Edit("yellow car", "red car", mask=...)')
         whole = photo.read(image)
         picture = photo.resized(whole, photo.working_size(self.pipe, whole, size))
-        todo = plan(edits, self.source_prompt)
+        todo = plan(edits, caption)
         sizes = (picture.height, picture.width), (whole.height, whole.width)
         masks = [
             None if one.mask is None else masking.read(one.mask, sizes[0], f"the mask of {one.source!r}", sizes[1])

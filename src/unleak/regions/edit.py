@@ -33,7 +33,7 @@ def edit(
     preset: str = "ale",
     steps: int | None = None,
     seed: int = 0,
-    source_prompt: str | None = None,
+    source_prompt: str | Sequence[str] | None = None,
     negative_prompt: str | None = None,
     size: tuple[int, int] | None = None,
     masks_from: Masker | None = None,
@@ -52,7 +52,8 @@ def edit(
             (Plug-and-Play) and ``"null-text"``. They know no masks; ``blend=True`` gives them the background.
         steps: denoising steps; default: the preset's.
         seed: of all noise; the same for every image.
-        source_prompt: a caption of the image that names every source; default: the sources, joined by "and".
+        source_prompt: a caption of the image that names every source; default: the sources, joined by "and". For a
+            list of images one for all, or one for each.
         negative_prompt: of the target.
         size: (height, width) to work at; default: the image's proportions at the model's own area.
         masks_from: who finds the masks that are not given (`text_masks.load_masker`); default: the model's attention.
@@ -75,12 +76,15 @@ def edit(
     each: list[Any] = list(edits) if several and edits and not isinstance(edits[0], Edit) else [edits] * len(images)
     if len(each) != len(images):
         raise BadInput(f"{len(images)} images and {len(each)} lists of edits: give one list for all, or one for each")
+    captions = [source_prompt] * len(images) if isinstance(source_prompt, str | None) else list(source_prompt)
+    if len(captions) != len(images):
+        raise BadInput(f"{len(images)} images and {len(captions)} captions: give one for all, or one for each")
     if not isinstance(batch, int) or batch < 1:
         raise BadInput(f"batch={batch}: give the number of images that are drawn together, 1 or more")
     method = _method(preset, steps, options)
-    drawing = Drawing(pipe, preset, method, seed, source_prompt, negative_prompt, masks_from, interventions)
+    drawing = Drawing(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
     with _editable(pipe, method):
-        jobs = [drawing.prepare(one, some, size) for one, some in zip(images, each, strict=True)]
+        jobs = [drawing.prepare(*one, size) for one in zip(images, each, captions, strict=True)]
         groups = alike(jobs, batch if method.together else 1)
         seen = [drawing.look([jobs[i] for i in group]) for group in groups]
         done: dict[int, Edited] = {i: drawing.untouched(job) for i, job in enumerate(jobs) if not job.edits}
