@@ -91,7 +91,7 @@ def test_every_method_that_draws_images_together_draws_the_single_ones(one, opti
     assert same(one, **options)[0].together == 3
 
 
-@pytest.mark.parametrize("options", [{"preset": "p2p"}, {"preset": "pnp", **INVERTS}], ids=str)
+@pytest.mark.parametrize("options", [{"preset": "p2p"}, {"preset": "direct", **INVERTS}], ids=str)
 def test_baselines_follow_each_images_own_pooled_vectors(options):
     same(tiny("sdxl"), **options)
 

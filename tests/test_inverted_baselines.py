@@ -65,7 +65,13 @@ def test_every_layout_is_edited_and_left_as_it_was(name):
     draw(pipe, steps=1)  # transformers installs hooks of its own at the first run
     picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     scheduler, before = pipe.scheduler, _marks(Anatomy.of(pipe))
-    for method, options in (("infedit", {}), ("ddim", {}), ("pnp", {}), ("null-text", {"iterations": 1})):
+    for method, options in (
+        ("infedit", {}),
+        ("ddim", {}),
+        ("pnp", {}),
+        ("direct", {}),
+        ("null-text", {"iterations": 1}),
+    ):
         r = edit(pipe, picture, [Edit("blue cup", "red dog", masks()[0])], preset=method, steps=2, size=SIZE,
                  dilation=0.0, blend=True, **options)  # fmt: skip
         kept = foreground(r.masks, tuple(r.latents.shape[-2:])) == 0

@@ -28,7 +28,7 @@ from unleak.console import (
 )
 from unleak.errors import BadInput
 
-METHODS = "ale, ale-official; to compare: infedit, p2p, masactrl, pnp, ddim, null-text"
+METHODS = "ale, ale-official; to compare: infedit, p2p, masactrl, pnp, ddim, direct, null-text"
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
 given twice, a detector (Grounding DINO) and then a segmenter (SAM). Default: the model's own attention."""

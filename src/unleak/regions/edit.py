@@ -49,7 +49,8 @@ def edit(
         edits: what becomes what; for a list of images one list for all, or one for each.
         preset: ``"ale"``, or ``"ale-official"``: as the authors' release computes it; to compare with, ``"p2p"``
             (Prompt-to-Prompt), ``"masactrl"``, ``"infedit"``, and from inverted latents ``"ddim"``, ``"pnp"``
-            (Plug-and-Play) and ``"null-text"``. They know no masks; ``blend=True`` gives them the background.
+            (Plug-and-Play), ``"direct"`` and ``"null-text"``. They know no masks; ``blend=True`` gives them the
+            background.
         steps: denoising steps; default: the preset's.
         seed: of all noise; the same for every image.
         source_prompt: a caption of the image that names every source; default: the sources, joined by "and". For a

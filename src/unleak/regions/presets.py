@@ -12,6 +12,7 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.generate import check_call
 from unleak.regions.baselines.presets import (
+    DirectInversion,
     Inversion,
     MutualAttention,
     NullTextInversion,
@@ -110,6 +111,7 @@ PRESETS: dict[str, Method] = {
     "masactrl": MutualAttention(),
     "pnp": PlugAndPlayFeatures(),
     "ddim": Inversion(),
+    "direct": DirectInversion(),
     "null-text": NullTextInversion(),
 }
 

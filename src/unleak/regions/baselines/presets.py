@@ -142,15 +142,32 @@ class PlugAndPlayFeatures(Inversion):
 
 
 @dataclass(frozen=True)
-class NullTextInversion(Inversion):
-    """Null-text inversion with Prompt-to-Prompt. `iterations`: of the optimisation, at most, for each step;
-    `kind`, `cross_steps`, `self_steps`, `self_cells`: see `p2p.P2P`."""
+class DirectInversion(Inversion):
+    """Direct inversion with Prompt-to-Prompt: the source keeps to the latents that inversion passed through.
 
-    iterations: int = 10
+    The paper adds to the source's guided step what it misses of those latents; the sum is the latents themselves, so
+    the source costs no unconditional row. `kind`, `cross_steps`, `self_steps`, `self_cells`: see `p2p.P2P`.
+    """
+
     kind: str = "refine"
     cross_steps: float = 0.8
     self_steps: float = 0.4
     self_cells: int = 32 * 32
+    citation: str = field(default="Ju et al., Direct Inversion (arXiv 2310.01506)", init=False)
+
+    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
+        return [Retrace(way, self.target_guidance, source[0]), self.injection(source, target)]
+
+    def injection(self, source: Side, target: Side) -> P2P:
+        """Prompt-to-Prompt."""
+        return P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)
+
+
+@dataclass(frozen=True)
+class NullTextInversion(DirectInversion):
+    """Null-text inversion with Prompt-to-Prompt. `iterations`: of the optimisation, at most, for each step."""
+
+    iterations: int = 10
     citation: str = field(default="Mokady et al., Null-text Inversion (arXiv 2211.09794)", init=False)
 
     together: ClassVar[bool] = False
@@ -162,5 +179,4 @@ class NullTextInversion(Inversion):
         return path[-1], found
 
     def control(self, source: Side, target: Side, way: NullText) -> list[Intervention]:
-        tracked = Retrace(way.path, self.target_guidance, source[0], way.empty)
-        return [tracked, P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]
+        return [Retrace(way.path, self.target_guidance, source[0], way.empty), self.injection(source, target)]
