@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tiny import tiny
 from unleak import models
 from unleak.bench import ale_bench, editing, regions
+from unleak.bench.edit_rows import rows_of
 from unleak.bench.leaks import outcome
 from unleak.bench.run import Run
 from unleak.bench.stats import median
@@ -214,6 +215,16 @@ def test_a_change_beside_a_mask_is_left_out_one_cell_further():
     after = before.copy()
     after[4:8, 3] = 200
     assert psnr(after, before, masks) < 30 and psnr(after, before, wider) == float("inf")
+
+
+def test_masks_are_measured_object_by_object():
+    masks, truth = np.zeros((2, 8, 8), bool), np.zeros((2, 8, 8), bool)
+    masks[:, :4], truth[0, :4], truth[1, 3:7] = True, True, True
+    found = editing._iou(masks, truth)
+    assert found == [1.0, pytest.approx(1 / 7)]
+    made = [[{"iou": found, "over_half": [one >= 0.5 for one in found]}]] * 3
+    rows = {row.metric: row.value for row in rows_of("ale", made, "all")}
+    assert rows == {"mask_iou": pytest.approx(4 / 7), "masks_over_half_iou": 0.5}
 
 
 def test_a_median_is_not_moved_by_a_few_cases():

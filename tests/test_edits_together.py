@@ -20,6 +20,7 @@ from unleak.regions.edit import edit
 from unleak.regions.ore import ORE
 from unleak.regions.plan import Edit
 from unleak.regions.rgbcam import RGBCAM
+from unleak.report.edit import to_dict
 
 SIZE = (64, 96)
 
@@ -71,6 +72,7 @@ def same(pipe, tolerance=1e-4, **options):
 def test_a_batch_of_edits_is_the_single_ones(name):
     made = same(tiny(name), negative_prompt="tree")
     assert [r.together for r in made] == [3, 3, 3] and made[0].log[-1]["denoiser_calls"] == 2
+    assert to_dict(made[1], "tiny", {})["denoiser_rows"] == 2 * 4
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ BACKGROUND = {
 MEANS = {
     "edit_success": "hits", "distractors_kept": "kept", **BACKGROUND,
     **{name + WIDER: key + WIDER for name, key in BACKGROUND.items()},
-    "structure_distance": "structure", "mask_iou": "iou",
+    "structure_distance": "structure", "mask_iou": "iou", "masks_over_half_iou": "over_half",
 }  # fmt: skip
 #: means whose median is reported too: a few cases decide them
 SKEWED = [name for name in MEANS if name.startswith("background") or name == "structure_distance"]

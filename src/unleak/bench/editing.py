@@ -134,7 +134,8 @@ def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[st
         found: dict[str, Any] = {}
     else:
         image, rebuilt = result.image, result.rebuilt
-        found = {"exact": _exact(result), "iou": _iou(result.masks.numpy(), truth)}
+        iou = _iou(result.masks.numpy(), truth)
+        found = {"exact": _exact(result), "iou": iou, "over_half": [one >= 0.5 for one in iou]}
     judge = glyph_judge()
     seen = outcome(case, judge.read(image[None])[0])
     for suffix, masks in (("", truth), (WIDER, widened(truth, run.pipe.vae_scale_factor))):
@@ -156,9 +157,9 @@ def _exact(result: Edited) -> bool:
     return torch.equal(result.latents[..., kept].float(), result.clean[..., kept].float())
 
 
-def _iou(masks: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over objects of intersection over union."""
-    return float(np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(masks, truth, strict=True)]))
+def _iou(masks: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Intersection over union of each object's mask and its true one."""
+    return [float((a & b).sum() / (a | b).sum()) for a, b in zip(masks, truth, strict=True)]
 
 
 def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:

@@ -47,7 +47,7 @@ def to_dict(r: Edited, model: str, images: dict[str, Any], checks: Sequence[Chec
         "background_psnr": {name: _finite(value) for name, value in psnr(r).items()},
         "notes": r.notes,
         "images": images,
-        "denoiser_rows": r.log[-1]["denoiser_rows"] if r.log else 0,
+        "denoiser_rows": r.log[-1]["denoiser_rows"] // r.together if r.log else 0,
         "versions": versions(),
     }  # fmt: skip
 
