@@ -82,6 +82,8 @@ def test_a_list_of_images_is_edited_as_each_alone(pipe):
     assert len(shared) == 2 and np.array_equal(shared[0].image, quick(pipe, one).image)
     apart = edit(pipe, [one, two], [[CUP], [DOG]], steps=2, size=SIZE, dilation=0.0, batch=1)
     assert np.array_equal(apart[1].image, quick(pipe, two, [DOG]).image)
+    with pytest.raises(BadInput, match="2 images and 1 captions"):
+        quick(pipe, [one, two], source_prompt=["a blue cup"])
     with pytest.raises(BadInput, match="batch=0"):
         quick(pipe, [one, two], batch=0)
     with pytest.raises(BadInput, match="2 images and 1"):

@@ -58,7 +58,8 @@ def edit(
         negative_prompt: of the target.
         size: (height, width) to work at; default: the image's proportions at the model's own area.
         masks_from: who finds the masks that are not given (`text_masks.load_masker`); default: the model's attention.
-        interventions: more to attach, before the preset's (a repair of the target's prompt).
+        interventions: more to attach, before the preset's (a repair of the target's prompt); they see the images of a
+            batch in one call.
         batch: images of one working size and one number of edits are drawn together, at most so many; null-text
             inversion draws one at a time.
         options: of the preset (`presets.Ale`, `baselines.presets`): ``target_guidance=3.0, self_replace=1.0``.
