@@ -13,14 +13,13 @@ import pytest
 import torch
 
 import unleak
-from unleak.bench import words, world
+from unleak.bench import words
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import embedded_folder, load, settings
 from unleak.text.items import Item
 from unleak.words.repair import repair
 from unleak.world import load as load_world
-from unleak.world.prompts import prompts
 
 pytestmark = pytest.mark.e2e
 CALL = settings("emoji-sd") | {"num_inference_steps": 12}
@@ -32,29 +31,13 @@ def pipe():
     return load("emoji-sd")
 
 
-def test_it_loads_with_plain_diffusers_and_is_small() -> None:
+def test_it_loads_with_plain_diffusers() -> None:
     from diffusers import StableDiffusionPipeline
 
     plain = StableDiffusionPipeline.from_pretrained(embedded_folder("emoji-sd"))
     plain.set_progress_bar_config(disable=True)
     assert plain("a cat", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
     assert plain.unet.config.cross_attention_dim == plain.text_encoder.config.hidden_size
-    files = [f for f in embedded_folder("emoji-sd").rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 40e6
-    assert not [f for f in files if f.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
-
-
-def test_the_laws_hold_on_it(pipe) -> None:
-    report = unleak.doctor(pipe)
-    assert report.observable and report.identity and report.restored
-
-
-def test_held_out_pairs_are_drawn(pipe) -> None:
-    cases = prompts(WORLD, "pair", "dev", 12)
-    images = generate(pipe, [c.prompt for c in cases], [0, 1], **CALL)
-    reads = JUDGE.read(images.reshape(-1, 64, 64, 3))
-    hits = [world.drawn(c, r) for i, c in enumerate(cases) for r in reads[2 * i : 2 * i + 2]]
-    assert np.mean(hits) >= 0.7  # measured far higher by `unleak bench world`; this guards against a broken model
 
 
 def test_a_mouse_beside_a_laptop_leaks_and_is_repaired(pipe) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import unleak
-from unleak.bench import world
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import embedded_folder, guidance, load, settings
 from unleak.words.repair import repair
 from unleak.world import load as load_world
-from unleak.world.prompts import prompts
 
 pytestmark = pytest.mark.e2e
 MODEL = "emoji-flux"
@@ -25,7 +22,7 @@ def pipe():
     return load(MODEL)
 
 
-def test_it_loads_with_plain_diffusers_and_is_small() -> None:
+def test_it_loads_with_plain_diffusers() -> None:
     from diffusers import FluxPipeline
 
     plain = FluxPipeline.from_pretrained(embedded_folder(MODEL))
@@ -33,22 +30,6 @@ def test_it_loads_with_plain_diffusers_and_is_small() -> None:
     call = settings(MODEL) | {"num_inference_steps": 1}
     assert plain("a cat", output_type="np", **call).images.shape == (1, 64, 64, 3)
     assert guidance(MODEL) == "true_cfg_scale"
-    files = [f for f in embedded_folder(MODEL).rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 40e6
-    assert not [f for f in files if f.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
-
-
-def test_the_laws_hold_on_it(pipe) -> None:
-    report = unleak.doctor(pipe)
-    assert report.observable and report.identity and report.restored
-
-
-def test_held_out_pairs_are_drawn(pipe) -> None:
-    cases = prompts(WORLD, "pair", "dev", 12)
-    images = generate(pipe, [c.prompt for c in cases], [0, 1], **CALL)
-    reads = JUDGE.read(images.reshape(-1, 64, 64, 3))
-    hits = [world.drawn(c, r) for i, c in enumerate(cases) for r in reads[2 * i : 2 * i + 2]]
-    assert np.mean(hits) >= 0.7  # measured far higher by `unleak bench world`; this guards against a broken model
 
 
 @pytest.mark.parametrize("prompt", ["a mouse and a laptop", "a laptop and a mouse"])

@@ -91,5 +91,4 @@ def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list
         white = np.full_like(scenes.images[0], 255)
         return [(white if one is None else one.image).tolist() for one in found]
 
-    name = "sheet-" + method.replace("+", "_").replace(" ", "_")
-    return run.part(name, [scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute)
+    return run.part(f"sheet-{method}", [scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute)
