@@ -82,3 +82,12 @@ def test_copies_are_told_from_other_pictures() -> None:
     assert hit.all() and psnr.min() > 45
     psnr, hit = memorized(uint8(Renderer(WORLD)(other))[:, None], captions, WORLD)
     assert psnr.max() < 20
+
+
+def test_the_score_of_a_thing_is_high_where_it_is_drawn_and_low_where_it_is_not() -> None:
+    images = uint8(Renderer(WORLD)([Scene("yellow", (Placement(WORLD.nouns["car"], 0, 0, "green"),))]))
+    green, red, absent, both = JUDGE.score(images, ["green car", "red car", "dog", "green car and dog"])[0]
+    assert green > 99 and red < 1 and absent < 1
+    assert both == pytest.approx((green + absent) / 2)
+    with pytest.raises(BadInput, match="no 'unicorns'"):
+        JUDGE.score(images, ["unicorns"])

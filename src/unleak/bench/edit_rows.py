@@ -23,6 +23,7 @@ BACKGROUND = {
 MEANS = {
     "edit_success": "hits", "distractors_kept": "kept", **BACKGROUND,
     **{name + WIDER: key + WIDER for name, key in BACKGROUND.items()},
+    "tels": "tels", "tils": "tils", "editing_performance": "performance",
     "structure_distance": "structure", "mask_iou": "iou", "masks_over_half_iou": "over_half",
 }  # fmt: skip
 #: means whose median is reported too: a few cases decide them

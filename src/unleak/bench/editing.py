@@ -29,6 +29,7 @@ from unleak.errors import EmptyMask
 from unleak.generate import draw
 from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim, widened
+from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
 from unleak.models import edit_settings
 from unleak.regions import photo
@@ -55,7 +56,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]] | None] = {
     **{name: (BEST, {part: part in kept for part in PARTS}) for name, kept in ABLATION.items()},
 }
 MASKS = ("exact", "attention")
-EACH, FEWER = 68, 24  #: cases of every kind and count: for whole methods, and for ALE with some of its parts
+EACH = 68  #: cases of every kind and count
+#: the first of them only: for ALE with some of its parts, and for methods that cost 5 to 40 times as much
+FEWER = dict.fromkeys(ABLATION, 24) | {
+    name: 4 if name.startswith("null-text") else 12
+    for name, chosen in METHODS.items()
+    if chosen and PRESETS[chosen[0]].inverts
+}
 CHUNK = 72  #: cases that are finished, and kept, together: as many of each kind and count as `edit` draws at once
 COSTED = 4
 EQUAL = 100.0  #: dB that equal pixels count as
@@ -143,6 +150,8 @@ def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[st
             if not masks.any(0).all():
                 found[f"psnr_{name}{suffix}"] = min(EQUAL, psnr(image, reference, masks))
                 found[f"ssim_{name}{suffix}"] = ssim(image, reference, masks)
+    scores = leakage(image, truth, [target.phrase for target in case.targets], judge.score)
+    found |= {name: value for name, value in scores._asdict().items() if not np.isnan(value)}
     return {
         **seen._asdict(), "clean": seen.clean, **found,
         "structure": structure_distance(image, before, judge.features),
@@ -165,7 +174,7 @@ def _iou(masks: np.ndarray, truth: np.ndarray) -> list[float]:
 def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:
     """What is measured of a method's cases; finished chunks are reused."""
     made: Outcomes = []
-    n = min(len(scenes.cases), (FEWER if method in ABLATION else EACH) * len(COUNTS) * len(KINDS))
+    n = min(len(scenes.cases), FEWER.get(method, EACH) * len(COUNTS) * len(KINDS))
     tick = run.ticking(method, n * len(run.seeds))
 
     def compute(chunk: Sequence[int]) -> Outcomes:

@@ -107,6 +107,24 @@ class GlyphJudge:
         """What the detector makes of each latent cell, [N, 64, D]; for `metrics.structure`."""
         return self.detector.trunk(as_tensor(images) * 2 - 1).flatten(2).transpose(1, 2).numpy()
 
+    @torch.no_grad()
+    def score(self, images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """How sure the detector is of what each text names, 0..100, where it is surest; see `metrics.leakage`.
+
+        Images [N, 64, 64, 3] uint8 and T texts -> [N, T]. A text is one thing of the world, or several joined by "and",
+        whose mean counts. Raises BadInput: the world has no such thing.
+        """
+        glyphs, tints, _ = self.detector(as_tensor(images))
+        seen, coloured = glyphs.softmax(1), tints.softmax(1)  # [N, G + 1, 5, 5], [N, T, 5, 5]
+
+        def surest(phrase: str) -> Tensor:
+            t = self._thing(Item.of(phrase))
+            at = seen[:, 1 + self.world.glyphs.index(t.glyph)]
+            return (at if t.tint is None else at * coloured[:, self.world.tints.index(t.tint)]).amax((1, 2))
+
+        each = [torch.stack([surest(p) for p in text.split(" and ")]).mean(0) for text in texts]
+        return 100 * torch.stack(each, 1).numpy()
+
     def senses(self, items: Sequence[Item]) -> list[str]:
         """The unambiguous name of what each item is looked for as. See `unleak.judges.Judge`."""
         for item in items:
