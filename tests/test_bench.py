@@ -64,6 +64,18 @@ def test_results_follow_the_contract(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "results.md"]
 
 
+def test_headline_figures_stand_side_by_side_above_the_table(tmp_path: Path) -> None:
+    r = Results("regions", "m", [0], "heldout", {}, headline=("tel", "til"))
+    r.rows = [share([True], "ale", "all", "tel"), share([True, False], "ale", "1 edited", "til")]
+    r.rows += [share([False], "p2p", "all", "til"), share([True], "ale - p2p", "all", "tel")]
+    r.save(tmp_path)
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert lines[5:9] == [
+        "| method | n | tel | til |", "|---|---|---|---|", "| ale | 1 | 1 (0.207 to 1) |  |",
+        "| p2p | 1 |  | 0 (0 to 0.793) |",
+    ]  # fmt: skip
+
+
 def test_parts_are_reused_only_for_the_same_inputs(tmp_path: Path) -> None:
     parts, calls = Parts(tmp_path), []
     for inputs in (1, 1, 2):

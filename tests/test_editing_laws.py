@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tiny import draw, tiny
+from tiny import draw, latents, tiny
 from unleak.core.edits import Partition
 from unleak.core.execute import execute
 from unleak.core.intervention import Intervention
@@ -31,10 +31,6 @@ SOURCE_SIDE, TARGET_SIDE = ("a red cup and a cat", ("cat",)), ("a red cup and a 
 @pytest.fixture(scope="module")
 def one():
     return tiny("sd1")
-
-
-def latents(seed=5):
-    return torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(seed))
 
 
 def boxes():

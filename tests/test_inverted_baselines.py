@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiny import draw, tiny
+from tiny import draw, latents, tiny
 from unleak.core.anatomy import Anatomy
 from unleak.core.branches import Rows
 from unleak.core.doctor import _marks
@@ -36,10 +36,6 @@ SOURCE, TARGET = ("a red cup and a cat", ("cat",)), ("a red cup and a dog", ("do
 @pytest.fixture(scope="module")
 def one():
     return tiny("sd1")
-
-
-def latents(seed=5):
-    return torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(seed))
 
 
 def masks():

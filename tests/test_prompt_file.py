@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unleak.errors import BadInput
-from unleak.prompt_file import LONGEST, read_prompts
+from unleak.prompt_file import LONGEST, opened, read_prompts
 
 
 def read(folder: Path, name: str, data: bytes, column: str | None = None):
@@ -85,3 +85,10 @@ def test_nothing_is_lost(tmp_path: Path, texts: list[str]):
     assert [n for n, *_ in plain] == list(range(1, len(texts) + 1)) and good(plain) == usable
     objects = read(tmp_path, "p.jsonl", "".join(json.dumps({"prompt": t}) + "\n" for t in texts).encode())
     assert good(objects) == usable
+
+
+def test_what_fails_while_a_file_is_open_is_not_called_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a dog\na cat")
+    with pytest.raises(OSError, match="disk full"), opened(str(tmp_path / "p.txt")) as (_, lines):
+        assert lines == 2
+        raise OSError("disk full")

@@ -71,15 +71,6 @@ def number(text: str, option: str) -> float:
     return value
 
 
-def count_lines(file: Path) -> int:
-    """How many lines a file of prompts has. Raises BadInput for one that cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b"")) + 1
-    except OSError as e:
-        raise BadInput(f"cannot read {file}: {e.strerror or e}") from e
-
-
 def prompts_of(file: Path, column: str | None = None) -> list[str]:
     """Every usable prompt of a file once; the others are noted. Raises BadInput if none is."""
     from unleak.prompt_file import read_prompts

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,21 +49,35 @@ def format_of(path: Path | str, given: str | None = None) -> str:
     return given or _ENDINGS.get(Path(path).suffix.lower(), "text")
 
 
+def count_lines(file: str | Path) -> int:
+    """How many lines a file has. Raises BadInput: it cannot be read."""
+    lines, last = 0, b"\n"
+    with _open(file) as stream:
+        while block := stream.read(2**20):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+    return lines + (last != b"\n")
+
+
+def _open(file: str | Path) -> BinaryIO:
+    try:
+        return Path(file).open("rb")
+    except OSError as e:
+        raise BadInput(f"cannot read {str(file)!r}: {e.strerror or e}") from e
+
+
 @contextmanager
 def opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The bytes of a file (`-`: stdin) and its number of lines, where that can be known. Raises BadInput."""
+    """The bytes of a file (`-`: stdin) and its number of lines, where that can be known.
+
+    Raises BadInput: it cannot be read, or is empty.
+    """
     if file == "-":
         yield sys.stdin.buffer, None
         return
-    try:
-        with Path(file).open("rb") as stream:
-            lines = sum(1 for _ in iter(partial(stream.readline, LONGEST), b""))
-            if not lines:
-                raise BadInput(f"{file!r} is empty")
-            stream.seek(0)
-            yield stream, lines
-    except OSError as e:
-        raise BadInput(f"cannot read {file!r}: {e.strerror or e}") from e
+    if not (lines := count_lines(file)):
+        raise BadInput(f"{file!r} is empty")
+    with _open(file) as stream:
+        yield stream, lines
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> Iterator[Entry]:
@@ -73,11 +86,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> Iterator[Entry]
     Raises:
         BadInput: the file cannot be read, or its header has no such column.
     """
-    try:
-        with Path(path).open("rb") as file:
-            yield from read(file, format_of(path), column)
-    except OSError as e:
-        raise BadInput(f"cannot read {path}: {e.strerror or e}") from e
+    with _open(path) as file:
+        yield from read(file, format_of(path), column)
 
 
 def read(stream: BinaryIO, form: str = "text", column: str | None = None) -> Iterator[Entry]:

@@ -16,6 +16,11 @@ from unleak.bench.world import reconstructed
 from unleak.judges.glyphs import glyph_judge
 from unleak.world.edits import COUNTS, KINDS, edit_cases
 
+HEADLINE = (
+    "edit_success", "til", "tel", "clean_edit", "distractors_kept", "background_psnr", "background_psnr_median",
+    "background_ssim", "denoiser_rows", "seconds_ratio",
+)  # fmt: skip
+
 
 def check(split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split or a method that does not exist. Raises BadInput."""
@@ -52,6 +57,7 @@ def run(
     scenes = editing.Scenes.of(one, cases, masks)
     results.rows = editing.rows(one, scenes, chosen)
     results.notes += one.notes
+    results.headline = HEADLINE
     results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
     results.save(out)
     edit_pictures.save(one, scenes, chosen, results.rows)

@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ class Results:
     judge: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  #: what could not be measured, and why
+    headline: Sequence[str] = ()  #: metrics that a reader wants side by side
     command: str = field(default_factory=lambda: shlex.join(["unleak", *sys.argv[1:]]))
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -60,13 +61,26 @@ class Results:
         theirs = beside_table(self.compared)
         return "\n".join(lines) + "\n" + (f"\nPublished figures beside ours:\n\n{theirs}" if theirs else "")
 
+    def overview(self) -> str:
+        """A line for each method with its headline figures over all cases; without a headline, nothing."""
+        found = {(r.method, r.metric): r for r in self.rows if r.subset == "all" and " - " not in r.method}
+        if not self.headline or not found:
+            return ""
+        lines = ["| method | n | " + " | ".join(self.headline) + " |", "|---" * (len(self.headline) + 2) + "|"]
+        for method in dict.fromkeys(method for method, _ in found):
+            rows = [found.get((method, metric)) for metric in self.headline]
+            n = next((str(row.n) for row in rows if row), "")
+            cells = [f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})" if row else "" for row in rows]
+            lines.append(f"| {method} | {n} | " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n\n"
+
     def save(self, folder: Path) -> None:
         """Write `results.json` and `results.md` atomically."""
         about = f"model {self.model}, split {self.split}, seeds {self.seeds}, judge {self.judge}"
         head = f"# {self.suite}\n\n`{self.command}`  \n{about}\n\n"
         write_atomic(folder / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
         notes = "".join(f"\n{note}\n" for note in self.notes)
-        write_atomic(folder / "results.md", head + self.table() + notes)
+        write_atomic(folder / "results.md", head + self.overview() + self.table() + notes)
 
 
 class Parts:

@@ -22,7 +22,6 @@ from unleak.console import (
     call_arguments,
     check_file,
     check_outputs,
-    count_lines,
     emit,
     errors,
     fitting,
@@ -85,6 +84,8 @@ def scan(
         check_file(html, "--html")
         if html is not None and html.absolute() == out.absolute():
             raise BadInput(f"-o and --html both write {str(out)!r}: name two files")
+        from unleak.prompt_file import count_lines
+
         lines = count_lines(file)
         call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
                               height=height, width=width)  # fmt: skip
