@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tiny import tiny
 from unleak import models
-from unleak.bench import ale_bench, editing, regions
+from unleak.bench import ale_bench, edit_each, editing, regions
 from unleak.bench.edit_rows import rows_of
 from unleak.bench.leaks import outcome
 from unleak.bench.run import Run
@@ -198,7 +198,7 @@ def test_cases_of_equal_options_are_edited_together_and_one_without_a_mask_loses
         assert source_prompt == [cases[i].caption(WORLD) for i in images] and len(edits) == len(images)
         return [f"edited {i}" for i in images]
 
-    monkeypatch.setattr(editing, "edit", fake)
+    monkeypatch.setattr(edit_each, "edit", fake)
     wanted = [None if i == 4 else f"edited {i}" for i in range(9)]
     assert editing.edited(one, scenes, range(9), "p2p", 0) == wanted and calls[0] == list(range(9))
     calls.clear()
@@ -312,7 +312,7 @@ def test_ale_bench_is_read_drawn_measured_and_resumed(data, tmp_path, monkeypatc
     assert "| ALE, published (arXiv 2412.04715) | 16.03 |" in table and "masks: exact" in results.notes
     assert table in (out / "results.md").read_text()
     with monkeypatch.context() as m:
-        m.setattr(ale_bench, "edit", None)
+        m.setattr(ale_bench, "edit_each", None)
         assert go().rows == results.rows
     call["steps"] = 2
     assert go(limit=1).rows != results.rows

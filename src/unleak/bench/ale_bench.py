@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from unleak.bench.edit_each import edit_each
 from unleak.bench.results import Results
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean
-from unleak.errors import BadInput, EmptyMask
+from unleak.errors import BadInput
 from unleak.files import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.models import edit_settings
-from unleak.regions.edit import edit
 from unleak.regions.plan import Edit
 from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
 from unleak.report.pictures import png
 
 SIDE = 1000  #: pixels at which results are measured
+TOGETHER = 8  #: pictures that are drawn, and kept, together
 TYPES = {
     "color": "colour", "material": "material", "object": "object", "color+object": "colour+object",
     "object+material": "object+material",
@@ -121,31 +123,47 @@ def soft_masks(data: Path, case: AleCase) -> np.ndarray:
     return np.stack(made)
 
 
-def drawn(run: Run, data: Path, case: AleCase, method: str, masks: str) -> np.ndarray | None:
-    """The edited picture [1000, 1000, 3], from its file if that was made alike; None where no mask was found."""
-    folder = run.out / method / case.folder
-    file, about = folder / f"edit_{case.index}.png", folder / "prompt.json"
+def drawn(
+    run: Run, data: Path, some: Sequence[AleCase], method: str, masks: str
+) -> Iterator[tuple[AleCase, np.ndarray | None]]:
+    """Edited pictures [1000, 1000, 3] of cases of one folder, from their files if those were made alike.
+
+    None where no mask was found. The others are drawn together, as many in a call as `unleak.edit` takes.
+    """
+    folder = run.out / method / some[0].folder
+    about = folder / "prompt.json"
     preset, own = METHODS[method]
-    general = known_options(preset, {"self_replace": SELF_REPLACE[TYPES[case.type]]})
+    general = known_options(preset, {"self_replace": SELF_REPLACE[TYPES[some[0].type]]})
     model = recommended(preset, edit_settings(run.model))
     options = {**general, **model, **known_options(preset, run.call), **own}
     made_with = {"model": run.model, "weights": run.weights, "preset": preset, "options": options, "masks": masks,
                  "seed": run.seeds[0]}  # fmt: skip
+    files = [folder / f"edit_{case.index}.png" for case in some]
     prompts = _written(about, made_with)
-    if str(case.index) not in prompts or not file.is_file():
-        planes: Any = soft_masks(data, case) if masks == "exact" else [None] * len(case.edits)
-        edits = [Edit(s, t, m) for (s, t), m in zip(case.edits, planes, strict=True)]
-        try:
-            image = edit(run.pipe, data / "images" / f"{case.image}.jpg", edits, preset=preset, seed=run.seeds[0],
-                         **options).image  # fmt: skip
-        except EmptyMask:
-            return None
-        large = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        write_atomic(file, png(large))
-        prompts[str(case.index)] = {"edits": case.edits}
+    todo = [i for i, case in enumerate(some) if str(case.index) not in prompts or not files[i].is_file()]
+    for chunk in (todo[i : i + TOGETHER] for i in range(0, len(todo), TOGETHER)):
+        planes = [soft_masks(data, some[i]) if masks == "exact" else [None] * some[i].count for i in chunk]
+        edits = [
+            [Edit(s, t, m) for (s, t), m in zip(some[i].edits, own_masks, strict=True)]
+            for i, own_masks in zip(chunk, planes, strict=True)
+        ]
+        images = [data / "images" / f"{some[i].image}.jpg" for i in chunk]
+        made = edit_each(
+            run.pipe, images, edits, [None] * len(chunk), preset=preset, seed=run.seeds[0], **options
+        )  # fmt: skip
+        for i, result in zip(chunk, made, strict=True):
+            prompts.pop(str(some[i].index), None)
+            if result is not None:
+                large = Image.fromarray(result.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                write_atomic(files[i], png(large))
+                prompts[str(some[i].index)] = {"edits": some[i].edits}
         write_atomic(about, json.dumps({"made_with": made_with, "prompts": prompts}, indent=1) + "\n")
-    with Image.open(file) as opened:
-        return np.asarray(opened.convert("RGB"))
+    for case, file in zip(some, files, strict=True):
+        if str(case.index) not in prompts:
+            yield case, None
+            continue
+        with Image.open(file) as opened:
+            yield case, np.asarray(opened.convert("RGB"))
 
 
 def _written(about: Path, made_with: dict[str, Any]) -> dict[str, Any]:
@@ -192,14 +210,17 @@ def run(
     results = Results("ale-bench", model, one.seeds, "test", {"name": "none"}, notes=[f"masks: {masks}"])
     for method in ("source", *chosen):
         tick, values, lost = one.ticking(method, len(todo)), list[tuple[AleCase, dict[str, float]]](), 0
-        for case in todo:
-            source = _source(data, case)
-            image = source if method == "source" else drawn(one, data, case, method, masks)
-            if image is None:
-                lost += 1
-            else:
-                values.append((case, measured(image, source, soft_masks(data, case), case, see)))
-            tick(1)
+        for _, group in groupby(todo, lambda case: case.folder):
+            some = list(group)
+            source = _source(data, some[0])
+            images: Iterable[tuple[AleCase, np.ndarray | None]]
+            images = [(case, source) for case in some] if method == "source" else drawn(one, data, some, method, masks)
+            for case, image in images:
+                if image is None:
+                    lost += 1
+                else:
+                    values.append((case, measured(image, source, soft_masks(data, case), case, see)))
+                tick(1)
         if lost:
             results.notes.append(f"{method}: {lost} of {len(todo)} cases have no mask and are left out")
         results.rows += rows_of(method, values)

@@ -9,7 +9,6 @@ self-attention.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unleak.bench.edit_each import edit_each
 from unleak.bench.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.leaks import outcome
 from unleak.bench.repairs import counting
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean
-from unleak.errors import EmptyMask
 from unleak.generate import draw
 from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim, widened
@@ -33,7 +32,6 @@ from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
 from unleak.models import edit_settings
 from unleak.regions import photo
-from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
@@ -107,23 +105,13 @@ def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: i
 
 
 def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: int) -> list[Edited | None]:
-    """Cases of the same options; where no object is found in one, the halves by themselves."""
+    """Cases of the same options."""
     cases, world = [scenes.cases[i] for i in some], run.world
     preset, chosen = options(run, method, cases[0].kind)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # notes on masks that meet
-            return list(
-                edit(
-                    run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
-                    preset=preset, seed=seed, source_prompt=[case.caption(world) for case in cases], **chosen,
-                )
-            )  # fmt: skip
-    except EmptyMask:
-        if len(some) == 1:
-            return [None]
-        half = len(some) // 2
-        return [one for part in (some[:half], some[half:]) for one in _together(run, scenes, part, method, seed)]
+    return edit_each(
+        run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
+        [case.caption(world) for case in cases], preset=preset, seed=seed, **chosen,
+    )  # fmt: skip
 
 
 def _edits(run: Run, scenes: Scenes, case: EditCase) -> list[Edit]:

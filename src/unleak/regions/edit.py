@@ -33,7 +33,7 @@ def edit(
     preset: str = "ale",
     steps: int | None = None,
     seed: int = 0,
-    source_prompt: str | Sequence[str] | None = None,
+    source_prompt: str | Sequence[str | None] | None = None,
     negative_prompt: str | None = None,
     size: tuple[int, int] | None = None,
     masks_from: Masker | None = None,
