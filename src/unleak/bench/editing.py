@@ -55,9 +55,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]] | None] = {
 }
 MASKS = ("exact", "attention")
 EACH = 68  #: cases of every kind and count
-#: the first of them only: for ALE with some of its parts, and for methods that cost 5 to 40 times as much
-FEWER = dict.fromkeys(ABLATION, 24) | {
-    name: 4 if name.startswith("null-text") else 12
+#: the first of them only: for ALE with some of its parts or as released, for methods without masks, and for those that
+#: cost 5 to 40 times as much
+FEWER = dict.fromkeys((*ABLATION, "ale-official", "infedit", "p2p", "masactrl"), 24) | {
+    name: 4 if name.startswith("null-text") else 8
     for name, chosen in METHODS.items()
     if chosen and PRESETS[chosen[0]].inverts
 }
