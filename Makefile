@@ -33,6 +33,7 @@ lint: $(READY)
 
 bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the same run
 	$(BIN)/python benchmarks/overhead.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/editing.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/scanning.py
 
 bench-world: $(READY)  ## how well the embedded models draw their world, on held-out prompts

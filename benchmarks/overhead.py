@@ -206,31 +206,37 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(parser: argparse.ArgumentParser, repeats: int) -> argparse.Namespace:
+    """The options of a benchmark of one size of model; `torch_dtype` is the name that torch knows."""
     parser.add_argument("--small", action="store_true", help="a small denoiser, to check the script")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     options = parser.parse_args()
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.dtype]
+    options.torch_dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[options.dtype]
+    return options
+
+
+def about(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on."""
+    chosen = {name: getattr(options, name) for name in ("small", "dtype", "device", "steps", "repeats")}
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    return {**chosen, "threads": torch.get_num_threads(), **versions, "machine": platform.machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = options_of(parser, repeats=5)
     torch.manual_seed(0)
-    pipe = build(options.small, dtype, options.device)
+    pipe = build(options.small, getattr(torch, options.torch_dtype), options.device)
     found = measure(pipe, options.steps, options.repeats, options.device)
     rows = summarise(found)
     print(table(rows))
     if options.json:
-        about = {
-            "schema": "unleak/overhead/1",
-            "small": options.small,
-            "dtype": options.dtype,
-            "device": options.device,
-        }
-        about |= {"steps": options.steps, "repeats": options.repeats, "threads": torch.get_num_threads()}
-        about |= {"torch": torch.__version__, "diffusers": diffusers.__version__, "machine": platform.machine()}
-        options.json.write_text(json.dumps({**about, "rows": rows, "measured": found}, indent=2) + "\n")
+        made = {"schema": "unleak/overhead/1", **about(options), "rows": rows, "measured": found}
+        options.json.write_text(json.dumps(made, indent=2) + "\n")
 
 
 if __name__ == "__main__":
