@@ -63,6 +63,7 @@ def ale(case: Case) -> dict[str, Tensor]:
         eta=params["eta"],
         base_index=params["base_index"],
         key_embed=params["key_embed"],
+        rest="alone",
         overlap=params["overlap"],
         masked_logit=float(params["masked_logit"]),
         **{name: OFFICIAL[name] for name in ("find", "bias")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -29,11 +30,12 @@ from unleak.regions.presets import PRESETS, preset
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
 from unleak.world import load as load_world
-from unleak.world.edits import COUNTS, KINDS, edit_cases
+from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
 from unleak.world.render import Renderer
 
 WORLD = load_world()
-CASES = edit_cases(WORLD, "heldout", 8)
+CASES = [case for case in edit_cases(WORLD, "heldout", 8) if case.kind != SENSE]
+COMPANY = [case for case in edit_cases(WORLD, "heldout", 8) if case.kind == SENSE]
 
 
 def words(things):
@@ -45,7 +47,8 @@ def words(things):
 
 def test_every_kind_and_count_has_as_many_cases_and_a_shorter_list_is_a_prefix():
     assert [(len(c.edited), c.kind) for c in CASES[:9]] == [(n, kind) for n in COUNTS for kind in KINDS]
-    assert len(CASES) == 72 == len(set(CASES)) and edit_cases(WORLD, "heldout", 3) == CASES[:27]
+    assert len(CASES) == 72 == len(set(CASES))
+    assert edit_cases(WORLD, "heldout", 3) == CASES[:27] + COMPANY[:6]
     assert not set(CASES) & set(edit_cases(WORLD, "dev", 8))
 
 
@@ -57,6 +60,31 @@ def test_objects_form_pairs_of_the_split_and_none_of_another(split, other):
             assert not pairs & WORLD.pairs[other]
         if case.kind == "object" and len(case.edited) > 1:
             assert {frozenset(p) for p in combinations(words(case.targets), 2)} & WORLD.pairs[split]
+
+
+def test_a_word_stands_in_a_context_of_the_split_and_is_meant_as_it_is_alone():
+    assert [len(case.edited) for case in COMPANY] == [2, 3] * 8
+    for case in COMPANY:
+        (misread,) = case.misread
+        (target,) = [t for t in case.targets if t.word in WORLD.polysemes]
+        p = WORLD.polysemes[target.word]
+        (company,) = [t for t in case.targets if t.word in p.triggers]
+        first = case.targets.index(target) < case.targets.index(company)
+        assert (target.glyph, misread) == (p.default, p.other)
+        assert (p.word, company.word, "and", first) in WORLD.contexts["heldout"]
+        shown = {placement.glyph for placement in case.scene.placements}
+        assert not shown & {misread, *(t.glyph for t in case.targets)}
+
+
+def test_a_word_that_its_company_turned_into_something_else_is_an_internal_leak():
+    case = COMPANY[0]
+    (misread,) = case.misread
+    at = next(i for i, t in enumerate(case.targets) if t.word in WORLD.polysemes)
+    seen = [Found(t.glyph, None, p.x, p.y, 1.0) for t, p in zip(case.targets, case.places, strict=True)]
+    assert outcome(case, Reading("white", tuple(seen))).internal is False
+    seen[at] = replace(seen[at], glyph=misread)
+    wrong = outcome(case, Reading("white", tuple(seen)))
+    assert wrong.internal is True and not wrong.hits[at]
 
 
 def test_what_a_target_brings_is_nowhere_in_the_source():

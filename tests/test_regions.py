@@ -17,11 +17,12 @@ from unleak.regions import ddcm
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM, SOURCE, transport
 from unleak.regions.masks import foreground, partition
-from unleak.regions.ore import ORE, Slots, embed, embeddings
+from unleak.regions.ore import ORE, Slots, among_things, embed, embeddings
 from unleak.regions.plan import Edit, located, named, plan
 from unleak.regions.presets import OFFICIAL, Ale, preset
 from unleak.regions.rgbcam import RGBCAM
 from unleak.regions.selfattn import SelfInjection
+from unleak.text.items import Item
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
 PROMPT, OBJECTS = "a red cup and a big dog", ("red cup", "big dog")
@@ -95,7 +96,7 @@ def test_a_text_that_does_not_fit_is_an_error(one):
 # -- ORE -------------------------------------------------------------------------------------------------------------
 
 LENGTH = 12
-SLOTS = Slots(spans=((2, 4), (5, 6)), alone=((1, 3), (1, 2)), stop=6)
+SLOTS = Slots(spans=((2, 4), (5, 6)), alone=((1, 3), (1, 2)), ends=(3, 2), stop=6)
 
 
 def rows(seed, *shape):
@@ -119,6 +120,36 @@ def test_the_release_takes_rows_of_the_base_from_the_wrong_place():
     paper, official = (embeddings(plain, alone, SLOTS, how) for how in ("paper", "official"))
     assert torch.equal(paper.own, official.own)
     assert torch.equal(official.base[5:6], alone[1, 5:6]) and not torch.equal(official.base, paper.base)
+
+
+def test_among_things_only_its_own_rows_and_the_end_of_the_neutral_prompt_are_kept():
+    plain, neutral = rows(0, LENGTH, 4), rows(1, 2, LENGTH, 4)
+    slots = Slots(spans=((2, 4), (5, 6)), alone=((2, 4), (4, 5)), ends=(6, 5), stop=6)
+    first, second = embeddings(plain, neutral, slots, rest="neutral").own
+    assert torch.equal(first[0], plain[0]) and torch.equal(first[2:4], neutral[0, 2:4])
+    assert torch.equal(first[6:], neutral[0, 6:]) and not first[[1, 4, 5]].any()
+    assert torch.equal(second[5:6], neutral[1, 4:5]) and torch.equal(second[6:], neutral[1, 5:11])
+    longer = embeddings(plain, neutral, replace(slots, ends=(8, 5)), rest="neutral").own[0]
+    assert torch.equal(longer[6:10], neutral[0, 8:]) and torch.equal(longer[10:], neutral[0, [11, 11]])
+    kept = embeddings(plain, neutral, slots, rest="prompt").own[0]
+    assert torch.equal(kept[[0, 1, *range(4, 12)]], plain[[0, 1, *range(4, 12)]])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "objects", "texts"),
+    [
+        ("a cup and an owl", ["a cup", "an owl"], ["a cup and a thing", "a thing and an owl"]),
+        ("red cup, big dog", ["red cup", "big dog"], ["red cup, thing", "thing, big dog"]),
+        ("cup and cup", ["cup#1", "cup#2"], ["cup and thing", "thing and cup"]),
+        ("the cup on a cup", ["cup#2"], ["the cup on a cup"]),
+    ],
+)
+def test_among_things_every_other_object_is_a_thing_and_the_kept_one_is_found(prompt, objects, texts):
+    items = [Item.of(one) for one in objects]
+    made = among_things(prompt, items)
+    assert [text for text, _ in made] == texts
+    for item, (text, at) in zip(items, made, strict=True):
+        assert text[slice(*at)] == prompt[slice(*item.find(prompt))]
 
 
 def embedded(pipe, prompt, objects, find="words"):
@@ -548,7 +579,7 @@ def test_a_phrase_cut_otherwise_alone_is_an_error():
         from unleak.regions import ore
 
         tokens = tiny("sd1").tokenizer
-        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], ["zebra crossing"], "first")
+        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [("zebra crossing", (0, 14))], "words")
 
 
 # -- DDIM inversion --------------------------------------------------------------------------------------------------

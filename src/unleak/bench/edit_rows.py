@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from unleak.bench.stats import Row, mean, median, paired_difference, share
-from unleak.world.edits import COUNTS, KINDS, EditCase
+from unleak.world.edits import COUNTS, KINDS, SENSE, EditCase
 
 BEST = "ale"
 Outcomes: TypeAlias = list[list[Any]]
@@ -43,18 +43,19 @@ def rows_of(method: str, made: Outcomes, subset: str) -> list[Row]:
 
 
 def subsets(cases: Sequence[EditCase]) -> dict[str, np.ndarray]:
-    """All cases, and those of each count and kind: bool [cases]."""
-    counts = {f"{k} edited": np.array([len(case.edited) == k for case in cases]) for k in COUNTS}
-    kinds = {kind: np.array([case.kind == kind for case in cases]) for kind in KINDS}
-    return {"all": np.ones(len(cases), bool), **counts, **kinds}
+    """Bool [cases]: ALE-Bench's kinds together ("all"), by count and by kind, and the cases of a sense on their own."""
+    sense = np.array([case.kind == SENSE for case in cases])
+    counts = {f"{k} edited": ~sense & np.array([len(case.edited) == k for case in cases]) for k in COUNTS}
+    kinds = {kind: np.array([case.kind == kind for case in cases]) for kind in (*KINDS, SENSE)}
+    return {"all": ~sense, **counts, **kinds}
 
 
-def against(method: str, best: Outcomes, other: Outcomes) -> list[Row]:
+def against(method: str, best: Outcomes, other: Outcomes, subset: str) -> list[Row]:
     """How much better `BEST` is on the cases of both: its success minus the method's, its leaks minus the method's."""
     made = []
     for name, key in (("edit_success", "hits"), ("tel", "external"), ("til", "internal"), ("clean_edit", "clean")):
-        pairs = [(b, o) for b, o in zip(best, other, strict=False) if b[0][key] is not None]
+        pairs = [(b, o) for b, o in zip(best, other, strict=True) if b[0][key] is not None]
         if pairs:
             b, o = (np.array([[np.mean(one[key]) for one in row] for row in side]) for side in zip(*pairs, strict=True))
-            made.append(paired_difference(o, b, f"{BEST} - {method}", "all", name))
+            made.append(paired_difference(o, b, f"{BEST} - {method}", subset, name))
     return made

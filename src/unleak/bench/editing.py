@@ -9,6 +9,7 @@ self-attention.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ from unleak.regions.edited import Edited
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
 from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
-from unleak.world.edits import COUNTS, KINDS, EditCase
+from unleak.world.edits import KINDS, SENSE, EditCase
 from unleak.world.render import Renderer
 
 SOURCE = "source"
@@ -46,22 +47,28 @@ ABLATION = {
     "no parts": (), "bb": ("blend",), "ore": ("ore",), "ore+rgbcam": ("ore", "rgbcam"),
     "rgbcam+bb": ("rgbcam", "blend"), "ore+bb": ("ore", "blend"),
 }  # fmt: skip
+ALONE = "ale:alone"  #: ALE with EOS and pads of each object's phrase alone, as the paper has it
 #: method -> preset and its options; None: nothing is edited
 METHODS: dict[str, tuple[str, dict[str, Any]] | None] = {
     SOURCE: None,
     **{name: (name, {}) for name in PRESETS},
     **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
+    ALONE: (BEST, {"rest": "alone"}),
     **{name: (BEST, {part: part in kept for part in PARTS}) for name, kept in ABLATION.items()},
 }
 MASKS = ("exact", "attention")
 EACH = 68  #: cases of every kind and count
 #: the first of them only: for ALE with some of its parts or as released, for methods without masks, and for those that
 #: cost 5 to 40 times as much
-FEWER = dict.fromkeys((*ABLATION, "ale-official", "infedit", "p2p", "masactrl"), 24) | {
-    name: 4 if name.startswith("null-text") else 8
-    for name, chosen in METHODS.items()
-    if chosen and PRESETS[chosen[0]].inverts
-}
+FEWER = (
+    dict.fromkeys(ABLATION, 12)
+    | dict.fromkeys((ALONE, "ale-official", "infedit", "p2p", "masactrl"), 24)
+    | {
+        name: 4 if name.startswith("null-text") else 8
+        for name, chosen in METHODS.items()
+        if chosen and PRESETS[chosen[0]].inverts
+    }
+)
 CHUNK = 72  #: cases that are finished, and kept, together: as many of each kind and count as `edit` draws at once
 COSTED = 4
 EQUAL = 100.0  #: dB that equal pixels count as
@@ -90,7 +97,7 @@ def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
     chosen = METHODS[method]
     assert chosen is not None
     name, own = chosen
-    general = known_options(name, {"self_replace": SELF_REPLACE[kind]})
+    general = known_options(name, {"self_replace": SELF_REPLACE["object" if kind == SENSE else kind]})
     return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
 
 
@@ -160,11 +167,21 @@ def _iou(masks: np.ndarray, truth: np.ndarray) -> list[float]:
     return [float((a & b).sum() / (a | b).sum()) for a, b in zip(masks, truth, strict=True)]
 
 
-def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:
-    """What is measured of a method's cases; finished chunks are reused."""
-    made: Outcomes = []
-    n = min(len(scenes.cases), FEWER.get(method, EACH) * len(COUNTS) * len(KINDS))
-    tick = run.ticking(method, n * len(run.seeds))
+def seen_by(method: str, cases: Sequence[EditCase]) -> list[int]:
+    """The cases that a method is given: the first of every kind and count."""
+    most, counted, chosen = FEWER.get(method, EACH), Counter[tuple[str, int]](), []
+    for i, case in enumerate(cases):
+        cell = case.kind, len(case.edited)
+        counted[cell] += 1
+        chosen += [i] if counted[cell] <= most else []
+    return chosen
+
+
+def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
+    """What is measured of a method's cases, by their numbers: [seeds] each; finished chunks are reused."""
+    made: dict[int, list[Any]] = {}
+    todo = seen_by(method, scenes.cases)
+    tick = run.ticking(method, len(todo) * len(run.seeds))
 
     def compute(chunk: Sequence[int]) -> Outcomes:
         by_seed = []
@@ -176,11 +193,12 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> Outcomes:
             tick(len(chunk))
         return [list(case) for case in zip(*by_seed, strict=True)]
 
-    for start in range(0, n, CHUNK):
-        chunk = range(start, min(start + CHUNK, n))
+    for start in range(0, len(todo), CHUNK):
+        chunk = todo[start : start + CHUNK]
         chosen = METHODS[method] and [options(run, method, kind) for kind in KINDS]
         inputs = [chosen, scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
-        made += run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
+        rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
+        made |= zip(chunk, rows, strict=True)
     return made
 
 
@@ -210,16 +228,18 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
 def rows(run: Run, scenes: Scenes, methods: Sequence[str]) -> list[Row]:
     """Every method, on cases in which every object has a mask; finished chunks are reused."""
     made = {method: outcomes(run, scenes, method) for method in methods}
-    lost = {i for one in made.values() for i, row in enumerate(one) if None in row}
+    lost = {i for one in made.values() for i, row in one.items() if None in row}
     if lost:
         run.notes.append(f"{len(lost)} of {len(scenes.cases)} cases are left out: no mask was found for an object")
-    kept = {method: [row for i, row in enumerate(one) if i not in lost] for method, one in made.items()}
-    cases = [case for i, case in enumerate(scenes.cases) if i not in lost]
     found: list[Row] = []
-    for method, one in kept.items():
-        for subset, chosen in subsets(cases).items():
-            found += rows_of(method, [row for row, yes in zip(one, chosen, strict=False) if yes], subset)
+    versus: list[Row] = []
+    for method, one in made.items():
+        for subset, belongs in subsets(scenes.cases).items():
+            kept = [i for i in one if belongs[i] and i not in lost]
+            found += rows_of(method, [one[i] for i in kept], subset) if kept else []
+            both = [i for i in kept if i in made.get(BEST, {})] if subset in ("all", SENSE) and method != BEST else []
+            if both:
+                versus += against(method, [made[BEST][i] for i in both], [one[i] for i in both], subset)
         if METHODS[method] is not None:
             found += costs(run, scenes, method)
-    others = [method for method in kept if method != BEST]
-    return found + [row for method in others if BEST in kept for row in against(method, kept[BEST], kept[method])]
+    return found + versus

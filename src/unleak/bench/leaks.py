@@ -15,7 +15,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         hits: is each target, in its colour, in its own region?
-        internal: (TIL) does a region show the glyph or the colour of another region's target? None for a single edit.
+        internal: (TIL) does a region show the glyph or the colour of another region's target, or what another one
+            makes of its word? None for a single edit.
         external: (TEL) does the background show a target's glyph or colour, or a glyph that was not there?
         kept: the share of the distractors that are still there; None without any.
     """
@@ -40,7 +41,9 @@ def outcome(case: EditCase, reading: Reading) -> Outcome:
         (outside if i is None else regions[i]).append(found)
     hits = tuple(any(_is(f, t) for f in own) for own, t in zip(regions, case.targets, strict=True))
     internal = any(
-        _brings(f, t) for i, own in enumerate(regions) for f in own for j, t in enumerate(case.targets) if j != i
+        f.glyph in case.misread or any(_brings(f, t) for j, t in enumerate(case.targets) if j != i)
+        for i, own in enumerate(regions)
+        for f in own
     )
     known = {p.glyph for p in case.distractors}
     external = reading.background in {t.tint for t in case.targets} or any(

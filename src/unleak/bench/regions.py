@@ -14,7 +14,7 @@ from unleak.bench.results import Results
 from unleak.bench.run import Run, refuse_unknown
 from unleak.bench.world import reconstructed
 from unleak.judges.glyphs import glyph_judge
-from unleak.world.edits import COUNTS, KINDS, edit_cases
+from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
 
 HEADLINE = (
     "edit_success", "til", "tel", "clean_edit", "distractors_kept", "background_psnr", "background_psnr_median",
@@ -52,7 +52,10 @@ def run(
     one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     cases = edit_cases(one.world, split, min(limit or editing.EACH, editing.EACH))
     chosen = [name for name in editing.METHODS if methods is None or name in methods or name == editing.SOURCE]
-    about = f"{len(cases)} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), masks: {masks}"
+    plain = sum(case.kind != SENSE for case in cases)
+    about = (
+        f"{plain} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), {len(cases) - plain} of a sense, masks: {masks}"
+    )
     results = Results("regions", model, one.seeds, split, {"name": judge.name}, notes=[about])
     scenes = editing.Scenes.of(one, cases, masks)
     results.rows = editing.rows(one, scenes, chosen)

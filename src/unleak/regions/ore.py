@@ -7,6 +7,10 @@ the prompt. With b the first row after the prompt's text, F_i the phrase i alone
     E_i[0] = enc(prompt)[0]        E_i[span_i] = F_i[1 : 1 + n_i]
     E_i[1 : b] = 0 elsewhere       E_i[b : L]  = F_i[1 + n_i : 1 + n_i + L - b]
     E_base = enc(prompt) with E_base[span_i] = F_i[1 : 1 + n_i] for every i
+
+`rest` says where EOS and pads come from. "alone" is the above, in which nothing tells that there are other things. With
+"neutral", F_i is the prompt in which every other object is just "a thing"; with "prompt", E_i is enc(prompt) outside of
+span_i, with other objects' traces in EOS and pads.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, SpanMismatch, UnsupportedModel
 from unleak.regions.images import Phrases, each_list, frozen, own_prompts, rows_of
 from unleak.text.items import Item
+from unleak.text.match import Chars
 from unleak.text.spans import Span, Tokens, token_span, tokenize
 
 if TYPE_CHECKING:
@@ -32,14 +37,19 @@ if TYPE_CHECKING:
 BASE_INDEX = ("paper", "official")
 KEY_EMBED = ("plain", "base")
 FIND = ("words", "first")
+REST = ("alone", "neutral", "prompt")
+ARTICLES = ("a", "an", "the")
+THING = "thing"  #: what every other object is with rest="neutral"
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where objects stand: `spans` in the prompt and `alone` in their own phrases; `stop` is the prompt's b."""
+    """Where objects stand: `spans` in the prompt and `alone` in the texts that they are encoded in, whose ends are
+    `ends`; `stop` is the prompt's b."""
 
     spans: tuple[Span, ...]
     alone: tuple[Span, ...]
+    ends: tuple[int, ...]
     stop: int
 
 
@@ -60,20 +70,44 @@ class Embeddings:
         return torch.cat([self.own, self.base[None]])
 
 
-def embeddings(plain: Tensor, alone: Tensor, slots: Slots, base_index: str = "paper") -> Embeddings:
-    """The equations above, for the prompt's rows `plain` [L, D] and those of the phrases `alone` [K, L, D].
+def embeddings(
+    plain: Tensor, alone: Tensor, slots: Slots, base_index: str = "paper", rest: str = "alone"
+) -> Embeddings:
+    """The equations above, for the prompt's rows `plain` [L, D] and those of the texts `alone` [K, L, D].
 
     `base_index="official"` is the authors' release, which fills E_base with the rows of F_i at the *prompt's*
     positions, so that objects after the first get EOS or pad rows.
     """
     length = len(plain)
-    own, base = torch.zeros_like(alone), plain.clone()
-    for E, F, (start, end), (first, after) in zip(own, alone, slots.spans, slots.alone, strict=True):
-        E[:first] = plain[:first]
+    own, base = plain.expand_as(alone).clone(), plain.clone()
+    where = zip(own, alone, slots.spans, slots.alone, slots.ends, strict=True)
+    for E, F, (start, end), (first, after), stop in where:
+        if rest != "prompt":
+            E[1 : slots.stop] = 0
+            kept = F[stop : stop + length - slots.stop]
+            E[slots.stop :] = torch.cat([kept, F[-1:].expand(length - slots.stop - len(kept), -1)])
         E[start:end] = F[first:after]
-        E[slots.stop :] = F[after : after + length - slots.stop]
         base[start:end] = F[first:after] if base_index == "paper" else F[start:end]
     return Embeddings(own, base, plain, slots)
+
+
+def among_things(prompt: str, items: Sequence[Item]) -> list[tuple[str, Chars]]:
+    """The prompt once for each item, with all the others just a thing, and where the item stands in it.
+
+    ``among_things("a cup and a mouse", [cup, mouse])`` -> "a cup and a thing", "a thing and a mouse".
+    """
+    spans = [item.find(prompt) for item in items]
+    made = []
+    for kept in spans:
+        text, at = prompt, kept
+        for start, end in sorted((span for span in spans if span != kept), reverse=True):
+            first, _, more = prompt[start:end].partition(" ")
+            article = {"an": "a"}.get(first, first) + " " if more and first in ARTICLES else ""
+            text = f"{text[:start]}{article}{THING}{text[end:]}"
+            if start < kept[0]:
+                at = at[0] + len(article + THING) - (end - start), at[1] + len(article + THING) - (end - start)
+        made.append((text, at))
+    return made
 
 
 def embed(
@@ -83,6 +117,7 @@ def embed(
     base_index: str,
     find: str,
     plain: Sequence[Tensor] | None = None,
+    rest: str = "alone",
 ) -> list[Embeddings]:
     """ORE of the objects of each prompt with the pipeline's own encoders: all of them in one batched call.
 
@@ -97,22 +132,28 @@ def embed(
         UnsupportedModel: the encoders cut the prompt in different places.
     """
     items = [[Item.of(one) for one in some] for some in objects]
-    phrases = [[p[slice(*item.find(p))] for item in some] for p, some in zip(prompts, items, strict=True)]
-    slots = [_common_slots(ctx, *one, find) for one in zip(prompts, items, phrases, strict=True)]
-    texts = [text for some in phrases for text in some] + ([*prompts] if plain is None else [])
+    if rest == "neutral":
+        encoded = [among_things(p, some) for p, some in zip(prompts, items, strict=True)]
+    else:
+        phrases = [[p[slice(*item.find(p))] for item in some] for p, some in zip(prompts, items, strict=True)]
+        encoded = [[(phrase, (0, len(phrase))) for phrase in some] for some in phrases]
+    slots = [_common_slots(ctx, *one, find) for one in zip(prompts, items, encoded, strict=True)]
+    texts = [text for some in encoded for text, _ in some] + ([*prompts] if plain is None else [])
     rows, pooled = ctx.encode(texts)
-    each = [len(some) for some in phrases]
+    each = [len(some) for some in encoded]
     alone, whole = rows[: sum(each)].split(each), rows[sum(each) :] if plain is None else plain
-    made = [embeddings(*one, base_index) for one in zip(whole, alone, slots, strict=True)]
+    made = [embeddings(*one, base_index, rest) for one in zip(whole, alone, slots, strict=True)]
     if pooled is None or plain is not None:
         return made
     return [replace(one, pooled=vector[None]) for one, vector in zip(made, pooled[sum(each) :], strict=True)]
 
 
-def _common_slots(ctx: Context, prompt: str, items: Sequence[Item], phrases: Sequence[str], find: str) -> Slots:
+def _common_slots(
+    ctx: Context, prompt: str, items: Sequence[Item], texts: Sequence[tuple[str, Chars]], find: str
+) -> Slots:
     """Where the objects stand for every encoder."""
     found = {
-        call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, phrases, find)
+        call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, texts, find)
         for call in ctx.encoded.calls.values()
     }
     if len(set(found.values())) != 1:
@@ -121,23 +162,32 @@ def _common_slots(ctx: Context, prompt: str, items: Sequence[Item], phrases: Seq
 
 
 def _slots(
-    name: str, tokenizer: Any, length: int, prompt: str, items: Sequence[Item], phrases: Sequence[str], find: str
+    name: str,
+    tokenizer: Any,
+    length: int,
+    prompt: str,
+    items: Sequence[Item],
+    texts: Sequence[tuple[str, Chars]],
+    find: str,
 ) -> Slots:
     base = tokenize(tokenizer, prompt, length, name)
-    alone = [tokenize(tokenizer, phrase, length, name) for phrase in phrases]
+    encoded = [tokenize(tokenizer, text, length, name) for text, _ in texts]
+    alone = [token_span(tokenizer, one, at, name) for one, (_, at) in zip(encoded, texts, strict=True)]
     if find == "first":
-        spans = [_first_match(base, own) for own in alone]
+        spans = [_first_match(base, one, own) for one, own in zip(encoded, alone, strict=True)]
     else:
         spans = [token_span(tokenizer, base, item.find(prompt), name) for item in items]
-    for own, span in zip(alone, spans, strict=True):
-        if own.body[1] - own.body[0] != span[1] - span[0]:
-            raise SpanMismatch(f"{name} cuts {own.text!r} alone into other tokens than in {prompt!r}: rename it")
-    return Slots(tuple(spans), tuple(own.body for own in alone), base.body[1])
+    for (text, at), own, span in zip(texts, alone, spans, strict=True):
+        if own[1] - own[0] != span[1] - span[0]:
+            raise SpanMismatch(
+                f"{name} cuts {text[slice(*at)]!r} into other tokens in {text!r} than in {prompt!r}: rename it"
+            )
+    return Slots(tuple(spans), tuple(alone), tuple(one.body[1] for one in encoded), base.body[1])
 
 
-def _first_match(base: Tokens, own: Tokens) -> Span:
+def _first_match(base: Tokens, own: Tokens, span: Span) -> Span:
     """Where the phrase's token ids first occur among the prompt's, as the authors' release looks for them."""
-    wanted = own.ids[slice(*own.body)]
+    wanted = own.ids[slice(*span)]
     starts = (i for i in range(len(base.ids)) if base.ids[i : i + len(wanted)] == wanted)
     found = next(starts, None)
     if found is None:

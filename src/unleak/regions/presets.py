@@ -42,6 +42,8 @@ class Ale(Method):
         self_replace: share of the steps that injects the source's self-attention; the paper takes 1.0 for a change
             of colour, 0.6 of material, 0.5 of the object.
         source_guidance, eta: see `ddcm.DDCM`. base_index, key_embed, find: see `ore.ORE`.
+        rest: ``"neutral"``: EOS and pads of each object come from the prompt with a thing in the place of every other
+            object, a departure from the paper, whose ``"alone"`` loses objects where there are three. See `ore`.
         bias, masked_logit: see `rgbcam.RGBCAM`.
         foreground, bb_first_step, bb_final, feather: see `blend.Blend`.
         ore, rgbcam, blend: whether these parts act. Without `rgbcam`, ORE alone gives every cell the objects' own rows;
@@ -54,6 +56,7 @@ class Ale(Method):
     base_index: str = "paper"
     key_embed: str = "plain"
     find: str = "words"
+    rest: str = "neutral"
     bias: str = "region"
     masked_logit: float = -100.0
     foreground: str = "single"
@@ -86,7 +89,9 @@ class Ale(Method):
         if not self.rgbcam:
             return [ORE(objects, **slots)] if self.ore else []
         values = "restricted" if self.ore else "plain"
-        return [RGBCAM(objects, masks, self.overlap, self.bias, values, masked_logit=self.masked_logit, **slots)]
+        return [
+            RGBCAM(objects, masks, self.overlap, self.bias, values, self.rest, masked_logit=self.masked_logit, **slots)
+        ]
 
     def _background(self, masks: Tensor) -> list[Intervention]:
         blend = Blend(masks, self.foreground, self.bb_first_step, self.bb_final, self.feather)
@@ -97,6 +102,7 @@ OFFICIAL = {
     "posterior": "sample",
     "base_index": "official",
     "find": "first",
+    "rest": "alone",
     "overlap": "background",
     "bias": "mask",
     "foreground": "multiscale",

@@ -23,7 +23,7 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.regions.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
 from unleak.regions.masks import OVERLAP, as_stack, partition
-from unleak.regions.ore import BASE_INDEX, FIND, KEY_EMBED, choose, embed, reads_text
+from unleak.regions.ore import BASE_INDEX, FIND, KEY_EMBED, REST, choose, embed, reads_text
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -56,6 +56,7 @@ class RGBCAM(Intervention):
             mask i, also where i lost the cell (the release).
         values: ``"restricted"``: of object-restricted embeddings. ``"plain"``: of the prompt, so that only the
             bias acts.
+        rest: of restricted embeddings, what they hold besides their object; see `ore`.
         base_index, key_embed, find: see `ore.ORE`.
         masked_logit: added to the logits of words that are shut out, finite.
     """
@@ -65,6 +66,7 @@ class RGBCAM(Intervention):
     overlap: str = "smallest"
     bias: str = "region"
     values: str = "restricted"
+    rest: str = "alone"
     base_index: str = "paper"
     key_embed: str = "plain"
     find: str = "words"
@@ -84,6 +86,7 @@ class RGBCAM(Intervention):
         choose("base_index", self.base_index, BASE_INDEX)
         choose("key_embed", self.key_embed, KEY_EMBED)
         choose("find", self.find, FIND)
+        choose("rest", self.rest, REST)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Any] | None:
         if not reads_text(site):
@@ -104,7 +107,7 @@ class RGBCAM(Intervention):
         """Text rows [prompts (K + 1), L, D], and regions of each prompt; made once for a generation."""
         objects = each_list(self.objects)
         prompts, plain = own_prompts(ctx, len(objects))
-        made = embed(ctx, prompts, objects, self.base_index, self.find, plain)
+        made = embed(ctx, prompts, objects, self.base_index, self.find, plain, self.rest)
         ready = [self._regions(one.slots.spans, masks) for one, masks in zip(made, each_stack(self.masks), strict=True)]
         return torch.cat([one.stacked for one in made]), ready
 
