@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from common import autocast, rng
-from mixture import Mixture
+from mixture import SHARES, Mixture
 from unleak import world
 from unleak.world.render import Renderer
 
@@ -25,9 +25,10 @@ class Samples:
         seed: int,
         cache: int,
         dev: torch.device,
+        shares: dict[str, float] = SHARES,
     ):
         self.vae, self.encode, self.seed, self.n, self.dev = vae, encode, seed, cache, dev
-        self.mix = Mixture(world.load())
+        self.mix = Mixture(world.load(), shares)
         self.render = Renderer(self.mix.world, dev)
         with torch.no_grad():
             self.empty = [x[0] for x in encode([""])]

@@ -1,6 +1,10 @@
 """Train the denoiser of `emoji-flux` on the frozen autoencoder and text encoders, and save the whole pipeline.
 
     python training/train_flux.py --vae runs/vae/vae --text runs/t5 --steps 28000 --out runs/flux
+    python training/train_flux.py --from runs/flux/pipeline --steps 10500 --lr 7e-4 --seed 3 --alone 0.3 \
+        --cache 80000 --out runs/flux-on
+
+The second one goes on from a saved pipeline, with new samples and fresh Adam moments.
 
 Flow matching: `x_s = (1 - s) x + s noise`, the model says `noise - x`. Logit-normal and uniform `s`, cosine decay, EMA,
 10 % empty captions. Latents and text features of the first `--cache` samples are kept and reused in later epochs.
@@ -23,6 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from common import Log, Run, adamw, arguments, autocast, cosine, device, generator, timesteps
 from export import export
+from mixture import SHARES
 from samples import Samples
 
 HEAD = 32
@@ -59,10 +64,17 @@ def pack(z: Tensor) -> Tensor:
     return FluxPipeline._pack_latents(z, *z.shape)
 
 
+def plain_attention():
+    """On a CPU the fused kernel's backward is slow in bfloat16, and only there."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.is_autocast_enabled("cpu") else nullcontext()
+
+
 def main() -> None:
     ap = arguments(__doc__ or "", steps=28000, batch=32, lr=1e-3, out="runs/flux")
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
     ap.add_argument("--text", type=Path, default=Path("runs/t5"))
+    ap.add_argument("--from", dest="start", type=Path, help="a saved pipeline: its VAE, encoders and denoiser")
+    ap.add_argument("--alone", type=float, default=SHARES["single"], help="share of captions of one object")
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--double", type=int, default=2, help="double-stream blocks")
     ap.add_argument("--single", type=int, default=4, help="single-stream blocks")
@@ -71,12 +83,14 @@ def main() -> None:
     a = ap.parse_args()
     torch.manual_seed(a.seed)
     dev = device()
-    vae = AutoencoderKL.from_pretrained(a.vae).to(dev, memory_format=torch.channels_last).requires_grad_(False).eval()
+    text, vae_at = (a.start, a.start / "vae") if a.start else (a.text, a.vae)
+    whole = {"dtype": torch.float32}  # packaged weights are halves
+    vae = AutoencoderKL.from_pretrained(vae_at).to(dev, memory_format=torch.channels_last).requires_grad_(False).eval()
     vae.register_to_config(shift_factor=0.0)  # FLUX's pipeline adds it
-    clip = CLIPTextModel.from_pretrained(a.text / "text_encoder").to(dev).requires_grad_(False).eval()
-    t5 = T5EncoderModel.from_pretrained(a.text / "text_encoder_2").to(dev).requires_grad_(False).eval()
-    clip_tok = CLIPTokenizer.from_pretrained(a.text / "tokenizer")
-    t5_tok = T5Tokenizer.from_pretrained(a.text / "tokenizer_2")
+    clip = CLIPTextModel.from_pretrained(text / "text_encoder", **whole).to(dev).requires_grad_(False).eval()
+    t5 = T5EncoderModel.from_pretrained(text / "text_encoder_2", **whole).to(dev).requires_grad_(False).eval()
+    clip_tok = CLIPTokenizer.from_pretrained(text / "tokenizer")
+    t5_tok = T5Tokenizer.from_pretrained(text / "tokenizer_2")
     length = CALL["max_sequence_length"]
 
     def encode(texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,11 +104,13 @@ def main() -> None:
     transformer = build(
         vae.config.latent_channels, t5.config.d_model, clip.config.hidden_size, a.width, a.double, a.single
     ).to(dev)
+    if a.start:
+        transformer.load_state_dict(FluxTransformer2DModel.from_pretrained(a.start / "transformer").state_dict())
     run = Run(a, transformer, adamw(transformer, a.lr, 0.01), 0.999)
 
     if not a.export_only:
         print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters", flush=True)
-        data = Samples(vae, encode, a.seed, a.cache, dev)
+        data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | {"single": a.alone})
         size = data.kept[0].shape[-1]
         places = FluxPipeline._prepare_latent_image_ids(1, size // 2, size // 2, dev, torch.float32)
         log = Log(a.steps, a.batch)
@@ -104,10 +120,10 @@ def main() -> None:
             *features, used = data.batch(window * WINDOW * a.batch, WINDOW * a.batch)
             turn = torch.randperm(WINDOW, generator=generator(a.seed + 2, window, dev), device=dev)[turn]
             at = used.argsort(stable=True).view(WINDOW, a.batch)[turn]
-            z, *text = (x[at] for x in features)
+            z, *told = (x[at] for x in features)
             drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
             rows, pooled = (
-                torch.where(drop.view(-1, *[1] * (x.ndim - 1)), e, x) for x, e in zip(text, data.empty, strict=False)
+                torch.where(drop.view(-1, *[1] * (x.ndim - 1)), e, x) for x, e in zip(told, data.empty, strict=False)
             )
             if run.step % WINDOW:
                 rows = rows[:, : int(used[at].max()) + 1]
@@ -115,8 +131,7 @@ def main() -> None:
             s = timesteps(a.batch, g, dev)
             noise = torch.randn(x.shape, generator=g, device=dev)
             noisy = torch.lerp(x, noise, s[:, None, None])
-            # plain attention: the fused kernel's backward is slow on CPU
-            with autocast(dev), sdpa_kernel(SDPBackend.MATH) if dev.type == "cpu" else nullcontext():
+            with autocast(dev), plain_attention():
                 out = transformer(
                     hidden_states=noisy, encoder_hidden_states=rows, pooled_projections=pooled, timestep=s,
                     img_ids=places, txt_ids=torch.zeros(rows.shape[1], 3, device=dev), return_dict=False,
