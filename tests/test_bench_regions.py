@@ -23,6 +23,7 @@ from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask
 from unleak.judges.glyphs import Found, Reading, glyph_judge
 from unleak.metrics.background import psnr, widened
+from unleak.regions import presets
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.ore import ORE
@@ -288,6 +289,8 @@ def test_a_run_is_measured_drawn_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(editing, "edited", None)
     assert run(*arguments).exit_code == 0
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == data["rows"]
+    monkeypatch.setitem(presets.PRESETS, "ale", replace(presets.PRESETS["ale"], rest="alone"))  # another default
+    assert run(*arguments).exit_code != 0
 
 
 def test_wrong_arguments_are_refused():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.models import edit_settings
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
+from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
 from unleak.report.pictures import png
 
 SIDE = 1000  #: pixels at which results are measured
@@ -132,12 +132,14 @@ def drawn(
     """
     folder = run.out / method / some[0].folder
     about = folder / "prompt.json"
-    preset, own = METHODS[method]
-    general = known_options(preset, {"self_replace": SELF_REPLACE[TYPES[some[0].type]]})
-    model = recommended(preset, edit_settings(run.model))
-    options = {**general, **model, **known_options(preset, run.call), **own}
-    made_with = {"model": run.model, "weights": run.weights, "preset": preset, "options": options, "masks": masks,
-                 "seed": run.seeds[0]}  # fmt: skip
+    name, own = METHODS[method]
+    general = known_options(name, {"self_replace": SELF_REPLACE[TYPES[some[0].type]]})
+    model = recommended(name, edit_settings(run.model))
+    options = {**general, **model, **known_options(name, run.call), **own}
+    made_with = {
+        "model": run.model, "weights": run.weights, "preset": name, "options": asdict(preset(name, **options)),
+        "masks": masks, "seed": run.seeds[0],
+    }  # fmt: skip
     files = [folder / f"edit_{case.index}.png" for case in some]
     prompts = _written(about, made_with)
     todo = [i for i, case in enumerate(some) if str(case.index) not in prompts or not files[i].is_file()]
@@ -149,7 +151,7 @@ def drawn(
         ]
         images = [data / "images" / f"{some[i].image}.jpg" for i in chunk]
         made = edit_each(
-            run.pipe, images, edits, [None] * len(chunk), preset=preset, seed=run.seeds[0], **options
+            run.pipe, images, edits, [None] * len(chunk), preset=name, seed=run.seeds[0], **options
         )  # fmt: skip
         for i, result in zip(chunk, made, strict=True):
             prompts.pop(str(some[i].index), None)
@@ -171,7 +173,7 @@ def _written(about: Path, made_with: dict[str, Any]) -> dict[str, Any]:
     if not about.is_file():
         return {}
     saved = json.loads(about.read_text("utf-8"))
-    return dict(saved["prompts"]) if saved["made_with"] == made_with else {}
+    return dict(saved["prompts"]) if saved["made_with"] == json.loads(json.dumps(made_with)) else {}
 
 
 def measured(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unleak.bench.editing import SOURCE, Scenes, edited
+from unleak.bench.editing import SOURCE, Scenes, edited, settings
 from unleak.bench.results import write_atomic
 from unleak.bench.run import Run
 from unleak.bench.stats import Row
@@ -91,4 +91,6 @@ def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list
         white = np.full_like(scenes.images[0], 255)
         return [(white if one is None else one.image).tolist() for one in found]
 
-    return run.part(f"sheet-{method}", [scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute)
+    return run.part(
+        f"sheet-{method}", [settings(run, method), scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from unleak.regions import photo
 from unleak.regions.edited import Edited
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, recommended
+from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
 from unleak.world.edits import KINDS, SENSE, EditCase
 from unleak.world.render import Renderer
 
@@ -101,6 +101,13 @@ def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
     return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
 
 
+def settings(run: Run, method: str) -> list[dict[str, Any]]:
+    """All settings of a method for each kind of edit, its defaults too: a part is reused only if none has changed."""
+    if METHODS[method] is None:
+        return []
+    return [asdict(preset(name, **chosen)) for name, chosen in (options(run, method, kind) for kind in KINDS)]
+
+
 def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: int) -> list[Edited | None]:
     """Some cases by one method, those that share its options together; None where attention finds no object."""
     alike: dict[str, list[int]] = {}
@@ -115,10 +122,10 @@ def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: i
 def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: int) -> list[Edited | None]:
     """Cases of the same options."""
     cases, world = [scenes.cases[i] for i in some], run.world
-    preset, chosen = options(run, method, cases[0].kind)
+    name, chosen = options(run, method, cases[0].kind)
     return edit_each(
         run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
-        [case.caption(world) for case in cases], preset=preset, seed=seed, **chosen,
+        [case.caption(world) for case in cases], preset=name, seed=seed, **chosen,
     )  # fmt: skip
 
 
@@ -195,8 +202,7 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
 
     for start in range(0, len(todo), CHUNK):
         chunk = todo[start : start + CHUNK]
-        chosen = METHODS[method] and [options(run, method, kind) for kind in KINDS]
-        inputs = [chosen, scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
+        inputs = [settings(run, method), scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
         rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
         made |= zip(chunk, rows, strict=True)
     return made
@@ -220,8 +226,7 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
                 found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
         return found
 
-    chosen = [options(run, method, kind) for kind in KINDS]
-    each = run.part(f"{method}-{scenes.masks}-cost", [chosen, scenes.masks], compute)
+    each = run.part(f"{method}-{scenes.masks}-cost", [settings(run, method), scenes.masks], compute)
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
 
 
