@@ -1,8 +1,8 @@
 """Cost of an edit, as ratios to plain generation of as many steps in the same run.
 
 One process, random weights of the size of Stable Diffusion 1.5, 64 x 64 latents, guidance on, one picture with 1 to 8
-edited objects. Time and peak memory are of the whole call, decoding included; rows are counted at the modules
-themselves. Variants are interleaved and repeated; figures are medians. `--small` checks the script in seconds.
+edited objects. Time and peak memory are of the whole call, decoding included; rows are counted in a call of
+their own. Variants are interleaved and repeated; figures are medians. `--small` checks the script in seconds.
 
     python benchmarks/editing.py [--dtype bf16] [--steps 2] [--repeats 3] [--json FILE] [--small]
 """
@@ -10,48 +10,23 @@ themselves. Variants are interleaved and repeated; figures are medians. `--small
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from overhead import PeakMemory, about, build, options_of
+from overhead import about, build, measure, options_of, summarise
+from unleak.bench.repairs import counting
 from unleak.regions.edit import edit
 from unleak.regions.plan import Edit
 
 NOUNS = ("cup", "dog", "key", "cat", "mouse", "laptop", "bear", "clock")
 COUNTS = (1, 2, 4, 8)
 PLAIN = "plain generation"
-
-
-@contextlib.contextmanager
-def counting(pipe: Any) -> Iterator[dict[str, int]]:
-    """Rows of the denoiser, and calls and rows of the text encoder, from here on."""
-    counts = {"denoiser_rows": 0, "encoder_calls": 0, "encoder_rows": 0}
-
-    def denoised(module: Any, args: Any, kwargs: Any) -> None:
-        counts["denoiser_rows"] += len(args[0] if args else kwargs["sample"])
-
-    def encoded(module: Any, args: Any, kwargs: Any) -> None:
-        counts["encoder_calls"] += 1
-        counts["encoder_rows"] += len(args[0] if args else kwargs["input_ids"])
-
-    hooks = [
-        pipe.unet.register_forward_pre_hook(denoised, with_kwargs=True),
-        pipe.text_encoder.register_forward_pre_hook(encoded, with_kwargs=True),
-    ]
-    try:
-        yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def variants(pipe: Any, steps: int) -> dict[str, Callable[[], Any]]:
@@ -76,35 +51,16 @@ def variants(pipe: Any, steps: int) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def measure(pipe: Any, steps: int, repeats: int, device: str) -> list[dict[str, Any]]:
-    """A row for each variant: medians, and medians of the ratios to the plain call of the same round."""
-    runs, memory = variants(pipe, steps), PeakMemory(device)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    peak: dict[str, list[float]] = {name: [] for name in runs}
-    counted: dict[str, dict[str, int]] = {}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            with counting(pipe) as counts:
-                memory.start()
-                start = time.perf_counter()
-                run()
-                if device.startswith("cuda"):
-                    torch.cuda.synchronize()
-                took = time.perf_counter() - start
-            if repeat:  # the first round only warms up
-                seconds[name].append(took)
-                peak[name].append(memory.stop())
-            counted[name] = counts
-    return [
-        {
-            "variant": name, **counted[name],
-            "seconds": statistics.median(seconds[name]),
-            "seconds_ratio": statistics.median(a / b for a, b in zip(seconds[name], seconds[PLAIN], strict=True)),
-            "memory": statistics.median(peak[name]),
-            "memory_ratio": statistics.median(a / b for a, b in zip(peak[name], peak[PLAIN], strict=True)),
-        }
-        for name in runs
-    ]  # fmt: skip
+def counted(pipe: Any, run: Callable[[], Any]) -> dict[str, int]:
+    """Rows of the denoiser and of the text encoder in one call, and how often the encoder was called."""
+    calls: list[None] = []
+    hook = pipe.text_encoder.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        with counting(pipe) as rows:
+            run()
+    finally:
+        hook.remove()
+    return {**rows, "encoder_calls": len(calls)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -123,7 +79,9 @@ def main() -> None:
     pipe = build(options.small, getattr(torch, options.torch_dtype), options.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        rows = measure(pipe, options.steps, options.repeats, options.device)
+        runs = variants(pipe, options.steps)
+        ratios = summarise(measure(runs, options.repeats, options.device), PLAIN)
+        rows = [{"variant": name, **counted(pipe, run), **ratios[name]} for name, run in runs.items()]
     print(table(rows))
     if options.json:
         made = {"schema": "unleak/editing-cost/1", **about(options), "rows": rows}

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,38 +162,43 @@ class PeakMemory:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 2**10
 
 
-def measure(pipe: Any, steps: int, repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
-    """Seconds per step and peak MiB of every repeat, by variant. One warm-up round is thrown away."""
-    found: dict[str, dict[str, list[float]]] = {v.name: {"seconds": [], "memory": []} for v in VARIANTS}
+def measure(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak MiB of every repeat, by variant. One warm-up round is thrown away."""
+    found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "memory": []} for name in runs}
     memory = PeakMemory(device)
     for repeat in range(repeats + 1):
-        for variant in VARIANTS:
+        for name, run in runs.items():
             memory.start()
             start = time.perf_counter()
-            with variant.open(pipe):
-                pipe(
-                    PROMPT, num_inference_steps=steps, output_type="latent", generator=torch.Generator().manual_seed(0)
-                )
+            run()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             elapsed = time.perf_counter() - start
             if repeat:
-                found[variant.name]["seconds"].append(elapsed / steps)
-                found[variant.name]["memory"].append(memory.stop())
+                found[name]["seconds"].append(elapsed)
+                found[name]["memory"].append(memory.stop())
     return found
 
 
-def summarise(found: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """Medians, and medians of the ratios to the bare run of the same round."""
-    bare, rows = found["bare"], []
-    for variant in VARIANTS:
-        mine = found[variant.name]
-        row: dict[str, Any] = {"variant": variant.name, "budget": variant.budget, "memory_budget": variant.memory}
+def summarise(found: dict[str, dict[str, list[float]]], bare: str) -> dict[str, dict[str, float]]:
+    """Medians by variant, and medians of the ratios to the bare run of the same round."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, mine in found.items():
+        row = rows.setdefault(name, {})
         for key in ("seconds", "memory"):
             row[key] = statistics.median(mine[key])
-            row[f"{key}_ratio"] = statistics.median(a / b for a, b in zip(mine[key], bare[key], strict=True))
-        rows.append(row)
+            row[f"{key}_ratio"] = statistics.median(a / b for a, b in zip(mine[key], found[bare][key], strict=True))
     return rows
+
+
+def calls(pipe: Any, steps: int) -> dict[str, Callable[[], Any]]:
+    """One call of the pipeline under every variant."""
+
+    def run(variant: Variant) -> None:
+        with variant.open(pipe):
+            pipe(PROMPT, num_inference_steps=steps, output_type="latent", generator=torch.Generator().manual_seed(0))
+
+    return {variant.name: partial(run, variant) for variant in VARIANTS}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -231,8 +237,11 @@ def main() -> None:
     options = options_of(parser, repeats=5)
     torch.manual_seed(0)
     pipe = build(options.small, getattr(torch, options.torch_dtype), options.device)
-    found = measure(pipe, options.steps, options.repeats, options.device)
-    rows = summarise(found)
+    found = measure(calls(pipe, options.steps), options.repeats, options.device)
+    for variant in found.values():
+        variant["seconds"] = [seconds / options.steps for seconds in variant["seconds"]]
+    summary = summarise(found, VARIANTS[0].name)
+    rows = [{"variant": v.name, "budget": v.budget, "memory_budget": v.memory, **summary[v.name]} for v in VARIANTS]
     print(table(rows))
     if options.json:
         made = {"schema": "unleak/overhead/1", **about(options), "rows": rows, "measured": found}

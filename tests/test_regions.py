@@ -140,6 +140,7 @@ def test_among_things_only_its_own_rows_and_the_end_of_the_neutral_prompt_are_ke
     [
         ("a cup and an owl", ["a cup", "an owl"], ["a cup and a thing", "a thing and an owl"]),
         ("red cup, big dog", ["red cup", "big dog"], ["red cup, thing", "thing, big dog"]),
+        ("an owl beside the red cup", ["owl", "red cup"], ["an owl beside the thing", "a thing beside the red cup"]),
         ("cup and cup", ["cup#1", "cup#2"], ["cup and thing", "thing and cup"]),
         ("the cup on a cup", ["cup#2"], ["the cup on a cup"]),
     ],
@@ -579,7 +580,7 @@ def test_a_phrase_cut_otherwise_alone_is_an_error():
         from unleak.regions import ore
 
         tokens = tiny("sd1").tokenizer
-        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [("zebra crossing", (0, 14))], "words")
+        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [("zebra crossing", (0, 14))], "first")
 
 
 # -- DDIM inversion --------------------------------------------------------------------------------------------------

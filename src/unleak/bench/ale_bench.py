@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unleak.bench.edit_each import edit_each
+from unleak.bench.edit_each import Chosen, all_options, edit_each, settings
 from unleak.bench.results import Results
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean
@@ -28,9 +28,8 @@ from unleak.files import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
-from unleak.models import edit_settings
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
+from unleak.regions.presets import PRESETS
 from unleak.report.pictures import png
 
 SIDE = 1000  #: pixels at which results are measured
@@ -39,7 +38,7 @@ TYPES = {
     "color": "colour", "material": "material", "object": "object", "color+object": "colour+object",
     "object+material": "object+material",
 }  # fmt: skip
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: dict[str, Chosen] = {
     **{name: (name, {}) for name in PRESETS},
     **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
 }
@@ -132,12 +131,9 @@ def drawn(
     """
     folder = run.out / method / some[0].folder
     about = folder / "prompt.json"
-    name, own = METHODS[method]
-    general = known_options(name, {"self_replace": SELF_REPLACE[TYPES[some[0].type]]})
-    model = recommended(name, edit_settings(run.model))
-    options = {**general, **model, **known_options(name, run.call), **own}
+    name, chosen = all_options(run, METHODS[method], TYPES[some[0].type])
     made_with = {
-        "model": run.model, "weights": run.weights, "preset": name, "options": asdict(preset(name, **options)),
+        "model": run.model, "weights": run.weights, "preset": name, "options": settings((name, chosen)),
         "masks": masks, "seed": run.seeds[0],
     }  # fmt: skip
     files = [folder / f"edit_{case.index}.png" for case in some]
@@ -150,9 +146,7 @@ def drawn(
             for i, own_masks in zip(chunk, planes, strict=True)
         ]
         images = [data / "images" / f"{some[i].image}.jpg" for i in chunk]
-        made = edit_each(
-            run.pipe, images, edits, [None] * len(chunk), preset=name, seed=run.seeds[0], **options
-        )  # fmt: skip
+        made = edit_each(run.pipe, images, edits, [None] * len(chunk), preset=name, seed=run.seeds[0], **chosen)
         for i, result in zip(chunk, made, strict=True):
             prompts.pop(str(some[i].index), None)
             if result is not None:
@@ -173,7 +167,7 @@ def _written(about: Path, made_with: dict[str, Any]) -> dict[str, Any]:
     if not about.is_file():
         return {}
     saved = json.loads(about.read_text("utf-8"))
-    return dict(saved["prompts"]) if saved["made_with"] == json.loads(json.dumps(made_with)) else {}
+    return dict(saved["prompts"]) if saved["made_with"] == made_with else {}
 
 
 def measured(

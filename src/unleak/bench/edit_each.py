@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeAlias
 
+from unleak.bench.run import Run
 from unleak.errors import EmptyMask
+from unleak.models import edit_settings
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.plan import Edit
+from unleak.regions.presets import SELF_REPLACE, known_options, preset, recommended
+
+Chosen: TypeAlias = tuple[str, dict[str, Any]]
+"""A preset by name, and options that a method of a benchmark gives it."""
+
+
+def all_options(run: Run, chosen: Chosen, change: str) -> Chosen:
+    """The preset with all its options for one kind of change, a key of `SELF_REPLACE`.
+
+    The later ones prevail: the paper's for the change, what the model recommends, the run's, the method's own.
+    """
+    name, own = chosen
+    general = known_options(name, {"self_replace": SELF_REPLACE[change]})
+    return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
+
+
+def settings(chosen: Chosen) -> dict[str, Any]:
+    """All settings of a preset with these options, its defaults too: drawn alike is what has none changed."""
+    name, given = chosen
+    return asdict(preset(name, **given))
 
 
 def edit_each(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unleak.bench.editing import SOURCE, Scenes, edited, settings
+from unleak.bench.editing import SOURCE, Scenes, drawn_with, edited
 from unleak.bench.results import write_atomic
 from unleak.bench.run import Run
 from unleak.bench.stats import Row
@@ -92,5 +92,5 @@ def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list
         return [(white if one is None else one.image).tolist() for one in found]
 
     return run.part(
-        f"sheet-{method}", [settings(run, method), scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute
+        f"sheet-{method}", [drawn_with(run, method), scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unleak.bench.edit_each import edit_each
+from unleak.bench.edit_each import Chosen, all_options, edit_each, settings
 from unleak.bench.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.leaks import outcome
 from unleak.bench.repairs import counting
@@ -31,12 +31,11 @@ from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim, widened
 from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
-from unleak.models import edit_settings
 from unleak.regions import photo
 from unleak.regions.edited import Edited
 from unleak.regions.masks import foreground
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
+from unleak.regions.presets import PRESETS
 from unleak.world.edits import KINDS, SENSE, EditCase
 from unleak.world.render import Renderer
 
@@ -49,7 +48,7 @@ ABLATION = {
 }  # fmt: skip
 ALONE = "ale:alone"  #: ALE with EOS and pads of each object's phrase alone, as the paper has it
 #: method -> preset and its options; None: nothing is edited
-METHODS: dict[str, tuple[str, dict[str, Any]] | None] = {
+METHODS: dict[str, Chosen | None] = {
     SOURCE: None,
     **{name: (name, {}) for name in PRESETS},
     **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
@@ -89,23 +88,16 @@ class Scenes:
         return cls(cases, (drawn * 255).round().astype(np.uint8), masks)
 
 
-def options(run: Run, method: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """Preset and options of a method for one kind of edit.
-
-    The later ones prevail: the paper's for the kind, what the model recommends, the run's, the method's own.
-    """
+def options(run: Run, method: str, kind: str) -> Chosen:
+    """Preset and options of a method for one kind of edit."""
     chosen = METHODS[method]
     assert chosen is not None
-    name, own = chosen
-    general = known_options(name, {"self_replace": SELF_REPLACE["object" if kind == SENSE else kind]})
-    return name, {**general, **recommended(name, edit_settings(run.model)), **known_options(name, run.call), **own}
+    return all_options(run, chosen, "object" if kind == SENSE else kind)
 
 
-def settings(run: Run, method: str) -> list[dict[str, Any]]:
-    """All settings of a method for each kind of edit, its defaults too: a part is reused only if none has changed."""
-    if METHODS[method] is None:
-        return []
-    return [asdict(preset(name, **chosen)) for name, chosen in (options(run, method, kind) for kind in KINDS)]
+def drawn_with(run: Run, method: str) -> list[dict[str, Any]]:
+    """All settings of a method for each kind of edit; a part is reused only if none has changed."""
+    return [settings(options(run, method, kind)) for kind in KINDS] if METHODS[method] else []
 
 
 def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: int) -> list[Edited | None]:
@@ -202,7 +194,7 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
 
     for start in range(0, len(todo), CHUNK):
         chunk = todo[start : start + CHUNK]
-        inputs = [settings(run, method), scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
+        inputs = [drawn_with(run, method), scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
         rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
         made |= zip(chunk, rows, strict=True)
     return made
@@ -226,7 +218,7 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
                 found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
         return found
 
-    each = run.part(f"{method}-{scenes.masks}-cost", [settings(run, method), scenes.masks], compute)
+    each = run.part(f"{method}-{scenes.masks}-cost", [drawn_with(run, method), scenes.masks], compute)
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
 
 

@@ -56,11 +56,10 @@ def run(
     about = (
         f"{plain} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), {len(cases) - plain} of a sense, masks: {masks}"
     )
-    results = Results("regions", model, one.seeds, split, {"name": judge.name}, notes=[about])
+    results = Results("regions", model, one.seeds, split, {"name": judge.name}, notes=[about], headline=HEADLINE)
     scenes = editing.Scenes.of(one, cases, masks)
     results.rows = editing.rows(one, scenes, chosen)
     results.notes += one.notes
-    results.headline = HEADLINE
     results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
     results.save(out)
     edit_pictures.save(one, scenes, chosen, results.rows)

@@ -28,6 +28,7 @@ from unleak.errors import BadInput, SpanMismatch, UnsupportedModel
 from unleak.regions.images import Phrases, each_list, frozen, own_prompts, rows_of
 from unleak.text.items import Item
 from unleak.text.match import Chars
+from unleak.text.phrases import past_article, rename
 from unleak.text.spans import Span, Tokens, token_span, tokenize
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ BASE_INDEX = ("paper", "official")
 KEY_EMBED = ("plain", "base")
 FIND = ("words", "first")
 REST = ("alone", "neutral", "prompt")
-ARTICLES = ("a", "an", "the")
 THING = "thing"  #: what every other object is with rest="neutral"
 
 
@@ -97,16 +97,11 @@ def among_things(prompt: str, items: Sequence[Item]) -> list[tuple[str, Chars]]:
     ``among_things("a cup and a mouse", [cup, mouse])`` -> "a cup and a thing", "a thing and a mouse".
     """
     spans = [item.find(prompt) for item in items]
+    bare = [past_article(prompt, span) for span in spans]
     made = []
-    for kept in spans:
-        text, at = prompt, kept
-        for start, end in sorted((span for span in spans if span != kept), reverse=True):
-            first, _, more = prompt[start:end].partition(" ")
-            article = {"an": "a"}.get(first, first) + " " if more and first in ARTICLES else ""
-            text = f"{text[:start]}{article}{THING}{text[end:]}"
-            if start < kept[0]:
-                at = at[0] + len(article + THING) - (end - start), at[1] + len(article + THING) - (end - start)
-        made.append((text, at))
+    for i, kept in enumerate(spans):
+        text, phrases = rename(prompt, [(kept, None) if j == i else (at, THING) for j, at in enumerate(bare)])
+        made.append((text, phrases[i].item))
     return made
 
 
@@ -162,14 +157,9 @@ def _common_slots(
 
 
 def _slots(
-    name: str,
-    tokenizer: Any,
-    length: int,
-    prompt: str,
-    items: Sequence[Item],
-    texts: Sequence[tuple[str, Chars]],
+    name: str, tokenizer: Any, length: int, prompt: str, items: Sequence[Item], texts: Sequence[tuple[str, Chars]],
     find: str,
-) -> Slots:
+) -> Slots:  # fmt: skip
     base = tokenize(tokenizer, prompt, length, name)
     encoded = [tokenize(tokenizer, text, length, name) for text, _ in texts]
     alone = [token_span(tokenizer, one, at, name) for one, (_, at) in zip(encoded, texts, strict=True)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from unleak.text.match import Chars, occurrences
 
 _ARTICLE = re.compile(r"(?<!\w)(an?|the)(\s+)$", re.IGNORECASE)
+_LEADING = re.compile(r"(an?|the)\s+", re.IGNORECASE)
 
 
 class Phrase(NamedTuple):
@@ -34,7 +35,7 @@ def phrase(prompt: str, at: Chars, sense: str | None = None, article: str = "aut
     if article == "auto" and (before := _ARTICLE.search(prompt[:start])):
         start, (found, space) = before.start(), before.groups()
     name = sense or words
-    if sense and re.match(r"(an?|the)\s", sense, re.IGNORECASE):
+    if sense and _LEADING.match(sense):
         found, space = "", ""
     elif sense and found.lower() in {"a", "an"}:
         found = found[0] + ("n" if sense[0].lower() in "aeiou" else "")
@@ -61,10 +62,13 @@ def rename(prompt: str, items: Sequence[tuple[Chars, str | None]]) -> tuple[str,
     return text + prompt[done:], [placed[at] for at, _ in items]
 
 
+def past_article(text: str, at: Chars) -> Chars:
+    """The range without the article that it begins with, if it does: "mouse" of "a mouse"."""
+    article = _LEADING.match(text, *at)
+    return (article.end() if article else at[0]), at[1]
+
+
 def _own_words(name: str, words: str) -> Chars:
     """Where ``words`` are in ``name`` (the last time); else all of the name but its article."""
     found = occurrences(name, words)
-    if found:
-        return found[-1]
-    article = re.match(r"(an?|the)\s+", name, re.IGNORECASE)
-    return (article.end() if article else 0), len(name)
+    return found[-1] if found else past_article(name, (0, len(name)))

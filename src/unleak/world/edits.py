@@ -96,7 +96,7 @@ def _case(w: World, kind: str, count: int, split: str, rng: random.Random) -> Ed
         before = rng.sample(pool, count)
         after = before if kind == "colour" else rng.sample([word for word in pool if word not in before], count)
         others = rng.sample([word for word in plain if word not in (*before, *after)], things - count)
-        words = [before[edited.index(i)] if i in edited else others.pop() for i in range(things)]
+        words = _standing(edited, before, others)
         sides = [words, [after[edited.index(i)] if i in edited else words[i] for i in range(things)]]
         named = [before, after] if count > 1 else sides
         allowed = all(not _pairs(w, side, other) for side in sides for other in w.pairs if other != split)
@@ -121,8 +121,14 @@ def _sense(w: World, count: int, split: str, rng: random.Random) -> EditCase:
     edited = tuple(sorted(rng.sample(range(rng.randint(count, MOST)), count)))
     things = max(count, edited[-1] + 1)
     others = rng.sample([x for x in free if x not in (*before, *after)], things - count)
-    words = [before[edited.index(i)] if i in edited else others.pop() for i in range(things)]
+    words = _standing(edited, before, others)
     return replace(_coloured(w, SENSE, words, edited, after, rng), misread=frozenset({p.other}))
+
+
+def _standing(edited: tuple[int, ...], before: Sequence[str], others: list[str]) -> list[str]:
+    """The words of a scene by their places: the edited ones at theirs, the others, last first, between them."""
+    rest = reversed(others)
+    return [before[edited.index(i)] if i in edited else next(rest) for i in range(len(before) + len(others))]
 
 
 def _pairs(w: World, words: Sequence[str], split: str) -> set[frozenset[str]]:
