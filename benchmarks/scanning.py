@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import tempfile
-import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from overhead import measure, summarise
 from unleak import models
 from unleak.copies import scan_file as files
 from unleak.copies.guard import Guard
@@ -30,18 +28,6 @@ from unleak.copies.scan import plan, scan
 from unleak.core.session import attach
 from unleak.generate import generate
 from unleak.world import load as load_world
-
-
-def medians(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each; interleaved, after one round that is thrown away."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(repeats + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            if repeat:
-                found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def peak(pipe: Any, lines: int, call: dict[str, Any]) -> float:
@@ -77,7 +63,7 @@ def main() -> None:
         with attach(pipe, *methods):
             generate(pipe, texts, seeds, **call)
 
-    seconds = medians(
+    found = measure(
         {
             "plain": drawn,
             "scan": lambda: scan(pipe, texts, seeds, call=call),
@@ -85,7 +71,9 @@ def main() -> None:
             "guard, gate closed": lambda: drawn(Guard(gate=math.inf)),
         },
         options.repeats,
+        "cpu",
     )
+    seconds = {name: row["seconds"] for name, row in summarise(found, "plain").items()}
     print("| what | s | ratio to plain | prompts a minute |\n|---|---|---|---|")
     for name, value in seconds.items():
         print(f"| {name} | {value:.2f} | {value / seconds['plain']:.3f} | {60 * len(texts) / value:.0f} |")

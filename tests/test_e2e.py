@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from unleak.world import load as load_world
 pytestmark = pytest.mark.e2e
 CALL = settings("emoji-sd") | {"num_inference_steps": 12}
 WORLD, JUDGE = load_world(), glyph_judge()
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +87,9 @@ def test_words_bench_measures_leaks_and_harm(pipe, tmp_path: Path) -> None:
     assert again.rows == results.rows and not seen  # resumed, nothing drawn again
 
 
-def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*args: str, cwd: Path, program: Sequence[str] = ("-m", "unleak")) -> subprocess.CompletedProcess[str]:
     env = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unleak", *args]
+    command = [sys.executable, *program, *args]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
@@ -127,3 +129,18 @@ def test_bench_world_writes_the_contract(tmp_path: Path) -> None:
                        "sense_default", "sense_flipped", "scene_psnr", "scene_nearest", "judge_render",
                        "judge_reconstruction"}  # fmt: skip
     assert data["split"] == "heldout" and (tmp_path / "r" / "sheet.png").is_file()
+
+
+def test_the_example_of_an_edit_keeps_the_sense_that_published_editors_lose(tmp_path: Path) -> None:
+    said = run("--out", "out", cwd=tmp_path, program=[str(EXAMPLES / "edit.py")]).stdout.splitlines()
+    assert said[0] == "unleak.edit: furry mouse: yes, laptop: yes"
+    assert said[1:3] == [f"{name}, blended: furry mouse: no, laptop: yes" for name in ("Prompt-to-Prompt", "MasaCtrl")]
+    assert (tmp_path / "out" / "compared.png").is_file()
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "data:image/png;base64," in html and "<script" not in html and "http" not in html
+
+
+def test_the_demo_shows_the_leak_and_its_repair(tmp_path: Path) -> None:
+    said = run("--seeds", "2", "--out", "out", cwd=tmp_path, program=[str(EXAMPLES / "demo.py")]).stdout
+    assert "key (door key): before 0 of 2, after 2 of 2 seeds" in said
+    assert "<script" not in (tmp_path / "out" / "index.html").read_text()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unleak.bench.edit_each import Chosen, all_options, edit_each, settings
+from unleak.bench.edit_each import EVERY_PRESET, all_options, edit_each, settings
 from unleak.bench.results import Results
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean
@@ -29,7 +29,6 @@ from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS
 from unleak.report.pictures import png
 
 SIDE = 1000  #: pixels at which results are measured
@@ -38,10 +37,6 @@ TYPES = {
     "color": "colour", "material": "material", "object": "object", "color+object": "colour+object",
     "object+material": "object+material",
 }  # fmt: skip
-METHODS: dict[str, Chosen] = {
-    **{name: (name, {}) for name in PRESETS},
-    **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
-}
 METRICS = ("tels_released", "tils", "structure_distance", "performance", "psnr", "lpips", "mse", "ssim")
 #: table 7.1 of the paper, in the order of `METRICS`; its masks are those of Grounding DINO and SAM
 PUBLISHED = {
@@ -94,8 +89,8 @@ def cases(data: Path, limit: int | None = None) -> list[AleCase]:
 def check(data: Path, methods: Sequence[str] | None) -> None:
     """Refuse a folder that is not ALE-Bench, or a method that does not exist. Raises BadInput."""
     cases(data, 1)
-    if unknown := set(methods or ()) - set(METHODS):
-        raise BadInput(f"ALE-Bench is not run with {sorted(unknown)}; choose from {[*METHODS]}")
+    if unknown := set(methods or ()) - set(EVERY_PRESET):
+        raise BadInput(f"ALE-Bench is not run with {sorted(unknown)}; choose from {[*EVERY_PRESET]}")
 
 
 def _read(file: Path, count: int, kind: str) -> list[AleCase]:
@@ -131,7 +126,7 @@ def drawn(
     """
     folder = run.out / method / some[0].folder
     about = folder / "prompt.json"
-    name, chosen = all_options(run, METHODS[method], TYPES[some[0].type])
+    name, chosen = all_options(run, EVERY_PRESET[method], TYPES[some[0].type])
     made_with = {
         "model": run.model, "weights": run.weights, "preset": name, "options": settings((name, chosen)),
         "masks": masks, "seed": run.seeds[0],
@@ -140,19 +135,16 @@ def drawn(
     prompts = _written(about, made_with)
     todo = [i for i, case in enumerate(some) if str(case.index) not in prompts or not files[i].is_file()]
     for chunk in (todo[i : i + TOGETHER] for i in range(0, len(todo), TOGETHER)):
-        planes = [soft_masks(data, some[i]) if masks == "exact" else [None] * some[i].count for i in chunk]
-        edits = [
-            [Edit(s, t, m) for (s, t), m in zip(some[i].edits, own_masks, strict=True)]
-            for i, own_masks in zip(chunk, planes, strict=True)
-        ]
-        images = [data / "images" / f"{some[i].image}.jpg" for i in chunk]
-        made = edit_each(run.pipe, images, edits, [None] * len(chunk), preset=name, seed=run.seeds[0], **chosen)
-        for i, result in zip(chunk, made, strict=True):
-            prompts.pop(str(some[i].index), None)
+        few = [some[i] for i in chunk]
+        edits = [_edits(data, case, masks) for case in few]
+        images = [data / "images" / f"{case.image}.jpg" for case in few]
+        made = edit_each(run.pipe, images, edits, [None] * len(few), preset=name, seed=run.seeds[0], **chosen)
+        for i, case, result in zip(chunk, few, made, strict=True):
+            prompts.pop(str(case.index), None)
             if result is not None:
                 large = Image.fromarray(result.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 write_atomic(files[i], png(large))
-                prompts[str(some[i].index)] = {"edits": some[i].edits}
+                prompts[str(case.index)] = {"edits": case.edits}
         write_atomic(about, json.dumps({"made_with": made_with, "prompts": prompts}, indent=1) + "\n")
     for case, file in zip(some, files, strict=True):
         if str(case.index) not in prompts:
@@ -160,6 +152,12 @@ def drawn(
             continue
         with Image.open(file) as opened:
             yield case, np.asarray(opened.convert("RGB"))
+
+
+def _edits(data: Path, case: AleCase, masks: str) -> list[Edit]:
+    """What is to become of a case's objects, with their own masks or without."""
+    planes = soft_masks(data, case) if masks == "exact" else [None] * case.count
+    return [Edit(source, target, mask) for (source, target), mask in zip(case.edits, planes, strict=True)]
 
 
 def _written(about: Path, made_with: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,15 @@ from unleak.models import edit_settings
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.plan import Edit
-from unleak.regions.presets import SELF_REPLACE, known_options, preset, recommended
+from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
 
 Chosen: TypeAlias = tuple[str, dict[str, Any]]
 """A preset by name, and options that a method of a benchmark gives it."""
+EVERY_PRESET: dict[str, Chosen] = {
+    **{name: (name, {}) for name in PRESETS},
+    **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
+}
+"""Methods of a benchmark: every preset, and with ALE's background blending those that do not blend by themselves."""
 
 
 def all_options(run: Run, chosen: Chosen, change: str) -> Chosen:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unleak.bench.edit_each import Chosen, all_options, edit_each, settings
+from unleak.bench.edit_each import EVERY_PRESET, Chosen, all_options, edit_each, settings
 from unleak.bench.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.leaks import outcome
 from unleak.bench.repairs import counting
@@ -50,8 +50,7 @@ ALONE = "ale:alone"  #: ALE with EOS and pads of each object's phrase alone, as 
 #: method -> preset and its options; None: nothing is edited
 METHODS: dict[str, Chosen | None] = {
     SOURCE: None,
-    **{name: (name, {}) for name in PRESETS},
-    **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
+    **EVERY_PRESET,
     ALONE: (BEST, {"rest": "alone"}),
     **{name: (BEST, {part: part in kept for part in PARTS}) for name, kept in ABLATION.items()},
 }

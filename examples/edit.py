@@ -1,0 +1,74 @@
+"""Two objects of a picture become others, by ALE and by published editors with the same masks and the same blending.
+
+    python examples/edit.py --out edit-demo
+
+The targets are words of which one changes what the other means: "a mouse" alone is the animal, beside "a laptop" it is
+the device. Uses the embedded model `emoji-sd`, a real `StableDiffusionPipeline`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+
+import unleak
+from unleak.bench.results import write_atomic
+from unleak.judges.glyphs import glyph_judge
+from unleak.models import edit_settings, load
+from unleak.regions.check import judged
+from unleak.regions.presets import SELF_REPLACE, recommended
+from unleak.report.edit import page, pictures, save_images
+from unleak.report.pictures import contact_sheet, png
+from unleak.text.items import Item
+from unleak.world import load as load_world
+from unleak.world.edits import EditCase
+from unleak.world.grammar import thing
+from unleak.world.render import Renderer
+from unleak.world.vocabulary import Placement, Scene
+
+#: what stands where, in latent cells, and what it becomes; the car stays
+EDITS = (("dog", (0, 0), "mouse"), ("tree", (4, 4), "laptop"))
+KEPT = Placement("car", 4, 0, "red")
+OTHERS = {"Prompt-to-Prompt": "p2p", "MasaCtrl": "masactrl", "InfEdit": "infedit"}
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--out", type=Path, default=Path("edit-demo"))
+    a = ap.parse_args()
+    world, pipe, judge, out = load_world(), load("emoji-sd"), glyph_judge(), Console()
+    sources = [thing(world, word) for word, *_ in EDITS]
+    places = [Placement(s.glyph, x, y) for s, (_, (x, y), _) in zip(sources, EDITS, strict=True)]
+    targets = [thing(world, word) for *_, word in EDITS]
+    scene = Scene("blue", (*places, KEPT))
+    case = EditCase("sense", scene, tuple(range(len(EDITS))), tuple(sources), tuple(targets))
+    picture = Image.fromarray((Renderer(world)([scene])[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    edits = [
+        unleak.Edit(f"a {source.word}", f"a {target.word}", mask)
+        for source, target, mask in zip(sources, targets, case.masks(world), strict=True)
+    ]
+
+    def edited(preset: str, **options: bool) -> unleak.Edited:
+        own = recommended(preset, {**edit_settings("emoji-sd"), "self_replace": SELF_REPLACE["object"]})
+        return unleak.edit(pipe, picture, edits, preset=preset, seed=a.seed, **own, **options)
+
+    result, items = edited("ale"), [Item(target.word) for target in targets]
+    made = {"unleak.edit": result, **{f"{name}, blended": edited(one, blend=True) for name, one in OTHERS.items()}}
+    for name, one in made.items():
+        there = judge.present(one.image[None], items)[0]
+        said = [f"{sense}: {'yes' if y else 'no'}" for sense, y in zip(judge.senses(items), there, strict=True)]
+        out.print(f"{name}: {', '.join(said)}")
+    save_images(result, a.out)
+    write_atomic(a.out / "index.html", page(result, "emoji-sd", judged(result, judge), judge.name))
+    shown = [(title, [image]) for title, image in pictures(result)[:2]]
+    shown += [(name, [one.image]) for name, one in made.items()]
+    write_atomic(a.out / "compared.png", png(contact_sheet(shown, side=192, across=3)))
+    out.print(a.out / "index.html")
+
+
+if __name__ == "__main__":
+    main()
