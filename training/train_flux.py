@@ -35,7 +35,7 @@ WINDOW = 8  # batches that are drawn together and sorted by the length of their 
 #: how the model is meant to be called; chosen on the development split. FLUX's pipeline does not know the model's size,
 #: and needs a negative prompt for guidance, which is off at a true_cfg_scale of 1
 CALL = {
-    "num_inference_steps": 12, "true_cfg_scale": 3.0, "height": 64, "width": 64, "max_sequence_length": 32,
+    "num_inference_steps": 12, "true_cfg_scale": 4.0, "height": 64, "width": 64, "max_sequence_length": 32,
     "negative_prompt": "",
 }  # fmt: skip
 
