@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import platform
 import statistics
 import sys
@@ -144,7 +145,9 @@ def build(small: bool, dtype: torch.dtype, device: str) -> Any:
 
 
 class PeakMemory:
-    """Peak memory in MiB since `start`: of the accelerator, or of the whole process on Linux."""
+    """Peak memory in MiB since `start`: of the accelerator, or of the whole process on Linux; nan elsewhere."""
+
+    reset = Path("/proc/self/clear_refs")
 
     def __init__(self, device: str) -> None:
         self.cuda = device.startswith("cuda")
@@ -152,12 +155,14 @@ class PeakMemory:
     def start(self) -> None:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        elif self.reset.exists():
+            self.reset.write_text("5")  # resets the high-water mark
 
     def stop(self) -> float:
         if self.cuda:
             return torch.cuda.max_memory_allocated() / 2**20
+        if not self.reset.exists():
+            return math.nan
         status = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 2**10
 

@@ -63,26 +63,24 @@ def main() -> None:
         with attach(pipe, *methods):
             generate(pipe, texts, seeds, **call)
 
-    found = measure(
-        {
-            "plain": drawn,
-            "scan": lambda: scan(pipe, texts, seeds, call=call),
-            "guard": lambda: drawn(Guard()),
-            "guard, gate closed": lambda: drawn(Guard(gate=math.inf)),
-        },
-        options.repeats,
-        "cpu",
-    )
-    seconds = {name: row["seconds"] for name, row in summarise(found, "plain").items()}
+    variants = {
+        "plain": drawn,
+        "scan": lambda: scan(pipe, texts, seeds, call=call),
+        "guard": lambda: drawn(Guard()),
+        "guard, gate closed": lambda: drawn(Guard(gate=math.inf)),
+    }
+    rows = summarise(measure(variants, options.repeats, "cpu"), "plain")
     print("| what | s | ratio to plain | prompts a minute |\n|---|---|---|---|")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.2f} | {value / seconds['plain']:.3f} | {60 * len(texts) / value:.0f} |")
+    for name, row in rows.items():
+        a_minute = 60 * len(texts) / row["seconds"]
+        print(f"| {name} | {row['seconds']:.2f} | {row['seconds_ratio']:.3f} | {a_minute:.0f} |")
     memory = {lines: peak(pipe, lines, call) for lines in options.lines}
     print("\n| lines | peak MiB |\n|---|---|")
     for lines, size in memory.items():
         print(f"| {lines} | {size:.2f} |")
     if options.json:
         about = {"schema": "unleak/scanning/1", "prompts": len(texts), "seeds": len(seeds), "call": call}
+        seconds = {name: row["seconds"] for name, row in rows.items()}
         options.json.write_text(json.dumps({**about, "seconds": seconds, "peak_mib": memory}, indent=2) + "\n")
 
 

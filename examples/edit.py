@@ -19,7 +19,7 @@ from unleak.bench.results import write_atomic
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import edit_settings, load
 from unleak.regions.check import judged
-from unleak.regions.presets import SELF_REPLACE, recommended
+from unleak.regions.presets import recommended
 from unleak.report.edit import page, pictures, save_images
 from unleak.report.pictures import contact_sheet, png
 from unleak.text.items import Item
@@ -46,14 +46,14 @@ def main() -> None:
     targets = [thing(world, word) for *_, word in EDITS]
     scene = Scene("blue", (*places, KEPT))
     case = EditCase("sense", scene, tuple(range(len(EDITS))), tuple(sources), tuple(targets))
-    picture = Image.fromarray((Renderer(world)([scene])[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    picture = Image.fromarray(Renderer(world).pictures([scene])[0])
     edits = [
         unleak.Edit(f"a {source.word}", f"a {target.word}", mask)
         for source, target, mask in zip(sources, targets, case.masks(world), strict=True)
     ]
 
     def edited(preset: str, **options: bool) -> unleak.Edited:
-        own = recommended(preset, {**edit_settings("emoji-sd"), "self_replace": SELF_REPLACE["object"]})
+        own = recommended(preset, edit_settings("emoji-sd"))
         return unleak.edit(pipe, picture, edits, preset=preset, seed=a.seed, **own, **options)
 
     result, items = edited("ale"), [Item(target.word) for target in targets]

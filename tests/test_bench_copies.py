@@ -52,7 +52,7 @@ def the_run(tmp_path: Path, split: str = "dev") -> Run:
 def test_the_scene_of_a_caption_shows_all_that_it_stands_for_and_is_a_copy(tmp_path: Path):
     some = [p for p in meant.chosen_prompts(the_run(tmp_path)) if p.kind in detection.MEMORIZED]
     scenes = {c.text: c.scene for c in WORLD.memorized}
-    images = (Renderer(WORLD)([scenes[p.text] for p in some]).permute(0, 2, 3, 1).numpy() * 255).round().astype("uint8")
+    images = Renderer(WORLD).pictures([scenes[p.text] for p in some])
     readings = glyph_judge().read(images)
     assert [p.alignment(r) for p, r in zip(some, readings, strict=True)] == [1.0] * len(some)
     assert [p.alignment(r) for p, r in zip(some, readings[1:] + readings[:1], strict=True)].count(1.0) < len(some) / 4

@@ -330,7 +330,7 @@ def test_the_command_line_refuses_bad_use(tmp_path):
 def test_one_object_becomes_another_and_the_rest_of_the_scene_stays(tmp_path: Path):
     world, judge = load_world(), glyph_judge()
     scene = Scene("green", (Placement(world.nouns["banana"], 0, 2), Placement(world.nouns["hammer"], 4, 2)))
-    image = (Renderer(world)([scene])[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    image = Renderer(world).pictures([scene])[0]
     Image.fromarray(image).save(tmp_path / "scene.png")
     Image.fromarray(box((16, 48), (0, 32), (64, 64))).save(tmp_path / "banana.png")
     out = CliRunner().invoke(app, [

@@ -52,7 +52,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     back: dict[tuple[str, str, str], list[Any]] = {}
     unmet: dict[str, None] = {}
     for i, (kind, text) in enumerate(texts):
-        image = (Renderer(world)([scenes[text]])[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        image = Renderer(world).pictures([scenes[text]])[0]
         judge, bare = PixelJudge(image[None]), None
         for name in dict.fromkeys((BARE, *methods)):  # rows of the bare model are drawn under every method
             under = _method(pipe, name, text, seeds, call)

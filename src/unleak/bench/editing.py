@@ -83,8 +83,7 @@ class Scenes:
     @classmethod
     def of(cls, run: Run, cases: Sequence[EditCase], masks: str) -> Scenes:
         """The cases, drawn by the world's renderer."""
-        drawn = Renderer(run.world)([case.scene for case in cases]).permute(0, 2, 3, 1).numpy()
-        return cls(cases, (drawn * 255).round().astype(np.uint8), masks)
+        return cls(cases, Renderer(run.world).pictures([case.scene for case in cases]), masks)
 
 
 def options(run: Run, method: str, kind: str) -> Chosen:

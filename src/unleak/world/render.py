@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,3 +50,8 @@ class Renderer:
 
     def __call__(self, scenes: Sequence[Scene]) -> Tensor:
         return self.compose(*self.indices(scenes))
+
+    def pictures(self, scenes: Sequence[Scene]) -> np.ndarray:
+        """The scenes as pictures are kept: [B, H, W, 3] uint8."""
+        images: np.ndarray = self(scenes).permute(0, 2, 3, 1).cpu().numpy()
+        return (images * 255).round().astype(np.uint8)
