@@ -122,13 +122,16 @@ def test_the_release_takes_rows_of_the_base_from_the_wrong_place():
     assert torch.equal(official.base[5:6], alone[1, 5:6]) and not torch.equal(official.base, paper.base)
 
 
-def test_among_things_only_its_own_rows_and_the_end_of_the_neutral_prompt_are_kept():
+def test_among_things_all_rows_of_the_neutral_prompt_but_the_other_objects_are_kept():
     plain, neutral = rows(0, LENGTH, 4), rows(1, 2, LENGTH, 4)
-    slots = Slots(spans=((2, 4), (5, 6)), alone=((2, 4), (4, 5)), ends=(6, 5), stop=6)
+    between = (((1, 4), (1, 4)), ((1, 4), (1, 3)))
+    slots = Slots(spans=((2, 4), (5, 6)), alone=((2, 4), (4, 5)), ends=(6, 5), stop=6, between=between)
     first, second = embeddings(plain, neutral, slots, rest="neutral").own
     assert torch.equal(first[0], plain[0]) and torch.equal(first[2:4], neutral[0, 2:4])
-    assert torch.equal(first[6:], neutral[0, 6:]) and not first[[1, 4, 5]].any()
+    assert torch.equal(first[6:], neutral[0, 6:]) and torch.equal(first[[1, 4]], neutral[0, [1, 4]])
     assert torch.equal(second[5:6], neutral[1, 4:5]) and torch.equal(second[6:], neutral[1, 5:11])
+    assert torch.equal(second[[1, 4]], neutral[1, [1, 3]])
+    assert not first[5].any() and not second[2:4].any()  # where the other object stands
     longer = embeddings(plain, neutral, replace(slots, ends=(8, 5)), rest="neutral").own[0]
     assert torch.equal(longer[6:10], neutral[0, 8:]) and torch.equal(longer[10:], neutral[0, [11, 11]])
     kept = embeddings(plain, neutral, slots, rest="prompt").own[0]
@@ -148,24 +151,26 @@ def test_among_things_only_its_own_rows_and_the_end_of_the_neutral_prompt_are_ke
 def test_among_things_every_other_object_is_a_thing_and_the_kept_one_is_found(prompt, objects, texts):
     items = [Item.of(one) for one in objects]
     made = among_things(prompt, items)
-    assert [text for text, _ in made] == texts
-    for item, (text, at) in zip(items, made, strict=True):
-        assert text[slice(*at)] == prompt[slice(*item.find(prompt))]
+    assert [one.text for one in made] == texts
+    for item, one in zip(items, made, strict=True):
+        assert one.text[slice(*one.at)] == prompt[slice(*item.find(prompt))]
+        assert all(one.text[slice(*at)] == "thing" for _, at in one.company)
 
 
-def embedded(pipe, prompt, objects, find="words"):
+def embedded(pipe, prompt, objects, find="words", rest="alone"):
     @dataclass(frozen=True)
     class Ask(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results["made"] = embed(ctx, [prompt], [objects], "paper", find)[0]
+            ctx.run.results["made"] = embed(ctx, [prompt], [objects], "paper", find, rest=rest)[0]
 
     with attach(pipe, Ask()) as run:
         draw(pipe, prompt, steps=1)
     return run.results["made"]
 
 
-def test_changing_one_object_leaves_the_embedding_of_the_other(pipe):
-    one, other = (embedded(pipe, f"red cup and {word}", ("red cup", word)) for word in ("dog", "cat"))
+@pytest.mark.parametrize("rest", ["alone", "neutral"])
+def test_changing_one_object_leaves_the_embedding_of_the_other(pipe, rest):
+    one, other = (embedded(pipe, f"red cup and {word}", ("red cup", word), rest=rest) for word in ("dog", "cat"))
     assert torch.equal(one.own[0], other.own[0])
     assert not torch.equal(one.own[1], other.own[1]) and not torch.equal(one.base, other.base)
 
@@ -580,7 +585,17 @@ def test_a_phrase_cut_otherwise_alone_is_an_error():
         from unleak.regions import ore
 
         tokens = tiny("sd1").tokenizer
-        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [("zebra crossing", (0, 14))], "first")
+        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [ore.Own("zebra crossing", (0, 14))], "first")
+
+
+def test_words_between_objects_that_are_cut_otherwise_in_an_objects_text_are_an_error():
+    from unleak.regions import ore
+    from unleak.text.spans import tokenize
+
+    tokenizer = tiny("sd1").tokenizer
+    prompt, text = (tokenize(tokenizer, one, 77) for one in ("a cup and a dog", "a thing beside a red dog"))
+    with pytest.raises(SpanMismatch, match=r"between the objects .* rest='alone'"):
+        ore._between(tokenizer, "enc", (prompt, (12, 15)), (text, (21, 24)), [((2, 5), (2, 7))])
 
 
 # -- DDIM inversion --------------------------------------------------------------------------------------------------

@@ -8,16 +8,17 @@ the prompt. With b the first row after the prompt's text, F_i the phrase i alone
     E_i[1 : b] = 0 elsewhere       E_i[b : L]  = F_i[1 + n_i : 1 + n_i + L - b]
     E_base = enc(prompt) with E_base[span_i] = F_i[1 : 1 + n_i] for every i
 
-`rest` says where EOS and pads come from. "alone" is the above, in which nothing tells that there are other things. With
-"neutral", F_i is the prompt in which every other object is just "a thing"; with "prompt", E_i is enc(prompt) outside of
-span_i, with other objects' traces in EOS and pads.
+`rest` says what E_i holds besides its object. "alone" is the above, in which nothing tells that there are other
+things. With "neutral", F_i is the prompt in which every other object is just "a thing", and E_i also has F_i's rows of
+the words between objects ("and a"), where zeros would take attention and say nothing. With "prompt", E_i is
+enc(prompt) outside of span_i, with other objects' traces in EOS and pads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,15 +43,29 @@ REST = ("alone", "neutral", "prompt")
 THING = "thing"  #: what every other object is with rest="neutral"
 
 
+class Own(NamedTuple):
+    """A text that an object is encoded in, and where in it the object is.
+
+    `company` are the other objects, as ranges of the prompt and of this text, between which both say the same; None:
+    this text says nothing of them.
+    """
+
+    text: str
+    at: Chars
+    company: tuple[tuple[Chars, Chars], ...] | None = None
+
+
 @dataclass(frozen=True)
 class Slots:
     """Where objects stand: `spans` in the prompt and `alone` in the texts that they are encoded in, whose ends are
-    `ends`; `stop` is the prompt's b."""
+    `ends`; `stop` is the prompt's b. `between` are the positions of the words between objects, for each object in the
+    prompt and in its text; empty where its text says nothing of the others."""
 
     spans: tuple[Span, ...]
     alone: tuple[Span, ...]
     ends: tuple[int, ...]
     stop: int
+    between: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +103,14 @@ def embeddings(
             E[slots.stop :] = torch.cat([kept, F[-1:].expand(length - slots.stop - len(kept), -1)])
         E[start:end] = F[first:after]
         base[start:end] = F[first:after] if base_index == "paper" else F[start:end]
+    if rest != "prompt":
+        for E, F, (here, there) in zip(own, alone, slots.between, strict=False):
+            E[list(here)] = F[list(there)]
     return Embeddings(own, base, plain, slots)
 
 
-def among_things(prompt: str, items: Sequence[Item]) -> list[tuple[str, Chars]]:
-    """The prompt once for each item, with all the others just a thing, and where the item stands in it.
+def among_things(prompt: str, items: Sequence[Item]) -> list[Own]:
+    """The prompt once for each item, with all the others just a thing.
 
     ``among_things("a cup and a mouse", [cup, mouse])`` -> "a cup and a thing", "a thing and a mouse".
     """
@@ -101,7 +119,8 @@ def among_things(prompt: str, items: Sequence[Item]) -> list[tuple[str, Chars]]:
     made = []
     for i, kept in enumerate(spans):
         text, phrases = rename(prompt, [(kept, None) if j == i else (at, THING) for j, at in enumerate(bare)])
-        made.append((text, phrases[i].item))
+        company = tuple((at, phrases[j].item) for j, at in enumerate(bare) if j != i)
+        made.append(Own(text, phrases[i].item, company))
     return made
 
 
@@ -123,7 +142,7 @@ def embed(
     Raises:
         ItemNotFound, AmbiguousItem: an object is not in the prompt, or more than once.
         PromptTruncated: the prompt is longer than an encoder.
-        SpanMismatch: an object has other tokens alone than in the prompt.
+        SpanMismatch: an object, or what stands between objects, has other tokens in its own text than in the prompt.
         UnsupportedModel: the encoders cut the prompt in different places.
     """
     items = [[Item.of(one) for one in some] for some in objects]
@@ -131,9 +150,9 @@ def embed(
         encoded = [among_things(p, some) for p, some in zip(prompts, items, strict=True)]
     else:
         phrases = [[p[slice(*item.find(p))] for item in some] for p, some in zip(prompts, items, strict=True)]
-        encoded = [[(phrase, (0, len(phrase))) for phrase in some] for some in phrases]
+        encoded = [[Own(phrase, (0, len(phrase))) for phrase in some] for some in phrases]
     slots = [_common_slots(ctx, *one, find) for one in zip(prompts, items, encoded, strict=True)]
-    texts = [text for some in encoded for text, _ in some] + ([*prompts] if plain is None else [])
+    texts = [one.text for some in encoded for one in some] + ([*prompts] if plain is None else [])
     rows, pooled = ctx.encode(texts)
     each = [len(some) for some in encoded]
     alone, whole = rows[: sum(each)].split(each), rows[sum(each) :] if plain is None else plain
@@ -143,9 +162,7 @@ def embed(
     return [replace(one, pooled=vector[None]) for one, vector in zip(made, pooled[sum(each) :], strict=True)]
 
 
-def _common_slots(
-    ctx: Context, prompt: str, items: Sequence[Item], texts: Sequence[tuple[str, Chars]], find: str
-) -> Slots:
+def _common_slots(ctx: Context, prompt: str, items: Sequence[Item], texts: Sequence[Own], find: str) -> Slots:
     """Where the objects stand for every encoder."""
     found = {
         call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, texts, find)
@@ -157,22 +174,53 @@ def _common_slots(
 
 
 def _slots(
-    name: str, tokenizer: Any, length: int, prompt: str, items: Sequence[Item], texts: Sequence[tuple[str, Chars]],
-    find: str,
-) -> Slots:  # fmt: skip
+    name: str, tokenizer: Any, length: int, prompt: str, items: Sequence[Item], texts: Sequence[Own], find: str
+) -> Slots:
     base = tokenize(tokenizer, prompt, length, name)
-    encoded = [tokenize(tokenizer, text, length, name) for text, _ in texts]
-    alone = [token_span(tokenizer, one, at, name) for one, (_, at) in zip(encoded, texts, strict=True)]
+    encoded = [tokenize(tokenizer, own.text, length, name) for own in texts]
+    alone = [token_span(tokenizer, one, own.at, name) for one, own in zip(encoded, texts, strict=True)]
     if find == "first":
         spans = [_first_match(base, one, own) for one, own in zip(encoded, alone, strict=True)]
     else:
         spans = [token_span(tokenizer, base, item.find(prompt), name) for item in items]
-    for (text, at), own, span in zip(texts, alone, spans, strict=True):
-        if own[1] - own[0] != span[1] - span[0]:
+    for own, there, here in zip(texts, alone, spans, strict=True):
+        if there[1] - there[0] != here[1] - here[0]:
             raise SpanMismatch(
-                f"{name} cuts {text[slice(*at)]!r} into other tokens in {text!r} than in {prompt!r}: rename it"
+                f"{name} cuts {own.text[slice(*own.at)]!r} into other tokens in {own.text!r} than in {prompt!r}:"
+                " rename it"
             )
-    return Slots(tuple(spans), tuple(alone), tuple(one.body[1] for one in encoded), base.body[1])
+    between = [
+        _between(tokenizer, name, (base, item.find(prompt)), (one, own.at), own.company)
+        for own, one, item in zip(texts, encoded, items, strict=True)
+        if own.company is not None
+    ]
+    return Slots(tuple(spans), tuple(alone), tuple(one.body[1] for one in encoded), base.body[1], tuple(between))
+
+
+def _between(
+    tokenizer: Any,
+    name: str,
+    prompt: tuple[Tokens, Chars],
+    text: tuple[Tokens, Chars],
+    company: Sequence[tuple[Chars, Chars]],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Positions of the words between objects, in the prompt and in an object's text; both with where the object is."""
+    others = zip(*company, strict=True) if company else ((), ())
+    here, there = (
+        _outside(tokens, [token_span(tokenizer, tokens, at, name) for at in (own, *places)])
+        for (tokens, own), places in zip((prompt, text), others, strict=True)
+    )
+    if len(here) != len(there):
+        raise SpanMismatch(
+            f"{name} cuts the words between the objects of {prompt[0].text!r} into other tokens in {text[0].text!r}:"
+            " take rest='alone'"
+        )
+    return here, there
+
+
+def _outside(tokens: Tokens, spans: Sequence[Span]) -> tuple[int, ...]:
+    """Positions of the text's own tokens in none of these spans."""
+    return tuple(i for i in range(*tokens.body) if not any(start <= i < stop for start, stop in spans))
 
 
 def _first_match(base: Tokens, own: Tokens, span: Span) -> Span:
