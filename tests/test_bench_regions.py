@@ -13,7 +13,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tiny import tiny
-from unleak import models
 from unleak.bench import ale_bench, edit_each, editing, regions
 from unleak.bench.edit_rows import rows_of
 from unleak.bench.leaks import outcome
@@ -196,9 +195,22 @@ def test_what_a_model_recommends_reaches_the_methods_that_know_it(tmp_path):
     given = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {"target_guidance": 2.5})
     assert editing.options(given, "ale", "colour")[1] == {"steps": 3, "self_replace": 0.2, "target_guidance": 2.5}
     assert editing.options(given, "p2p", "colour")[1] == {"steps": 3, "target_guidance": 2.5}
-    (tmp_path / "unleak.json").write_text('{"call": {}, "edit": 3}')
-    with pytest.raises(BadInput, match="must look like"):
-        models.edit_settings(tmp_path)
+    for wrong in ("3", '{"ale": 3}'):
+        (tmp_path / "unleak.json").write_text(f'{{"call": {{}}, "edit": {wrong}}}')
+        with pytest.raises(BadInput, match="must look like"):
+            editing.options(given, "ale", "colour")
+
+
+def test_a_model_recommends_to_one_method_what_the_others_do_not_get(tmp_path):
+    edit = {"steps": 8, "target_guidance": 3.0, "ale": {"target_guidance": 2.0}, "pnp": {"steps": 20}}
+    (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": edit}))
+    one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {})
+    own = {name: preset(name, **editing.options(one, name, "object")[1]) for name in ("ale", "p2p", "pnp")}
+    assert {name: (one.steps, one.target_guidance) for name, one in own.items()} == {
+        "ale": (8, 2.0),
+        "p2p": (8, 3.0),
+        "pnp": (20, 7.5),
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)

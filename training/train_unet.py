@@ -24,7 +24,10 @@ from unleak import world
 
 #: how the model is meant to be called, and how edits with it; chosen on the development split
 CALL = {"num_inference_steps": 20, "guidance_scale": 3.0}
-EDIT = {"steps": 8, "target_guidance": 3.0, "dilation": 0.0, "threshold": 0.15}
+EDIT = {
+    "steps": 8, "target_guidance": 3.0, "dilation": 0.0, "threshold": 0.15,
+    "ale": {"target_guidance": 2.0}, "ale-official": {"target_guidance": 2.0},
+}  # fmt: skip
 
 
 def build(latents: int, text_width: int, channels: tuple[int, ...], layers: int, size: int) -> UNet2DConditionModel:

@@ -149,7 +149,10 @@ def settings(model: str | Path) -> dict[str, Any]:
 
 
 def edit_settings(model: str | Path) -> dict[str, Any]:
-    """The options of `unleak.edit` that a model's folder recommends, or none: each method takes those it knows."""
+    """The options of `unleak.edit` that a model's folder recommends, or none: each method takes those it knows.
+
+    Under a preset's name stand those for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
+    """
     file, data = _settings(model)
     options = data.get("edit", {})
     if not isinstance(options, dict):

@@ -140,10 +140,14 @@ def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recommended(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model recommends, as far as it concerns a method.
+    """What a model recommends, as far as it concerns a method; under its name stands what is for it alone.
 
-    A method that inverts keeps its published steps and guidance: the few steps that suffice from noise do not lead
-    back to a source.
+    A method that inverts keeps its published steps and guidance unless it is named: the few steps that suffice from
+    noise do not lead back to a source. Raises BadInput: what stands under the name is no mapping.
     """
     kept = ("steps", "target_guidance") if PRESETS[name].inverts else ()
-    return {key: value for key, value in known_options(name, options).items() if key not in kept}
+    general = {key: value for key, value in known_options(name, options).items() if key not in kept}
+    own = options.get(name, {})
+    if not isinstance(own, Mapping):
+        raise BadInput(f'what a model recommends for {name} must look like {{"{name}": {{"target_guidance": 2.0}}}}')
+    return {**general, **known_options(name, own)}
