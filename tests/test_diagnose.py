@@ -25,7 +25,7 @@ from unleak.report import repair as repair_report
 from unleak.text.encode import weights_digest
 from unleak.text.items import Item, known
 from unleak.text.subsets import Subset
-from unleak.words.automatic import choose, never_worse
+from unleak.words.automatic import Best, choose, left_over
 from unleak.words.candidates import CANDIDATES, Case, suggested, trials
 from unleak.words.classifier import Classifier
 from unleak.words.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
@@ -236,32 +236,61 @@ def test_the_first_repair_that_works_on_fresh_seeds_is_kept(looks: list, kept: s
 
 
 def test_no_image_is_returned_that_scores_worse() -> None:
-    assert never_worse(seen(2, 4), seen(4, 1)).tolist() == [False, True, False, False]
+    images = np.arange(4).reshape(4, 1, 1, 1).repeat(3, -1)
+    best = Best(images.copy(), seen(2, 4), ["none"] * 4)
+    assert best.incomplete == [2, 3]
+    best.offer(range(4), images + 10, seen(4, 1), "patch", ties=True)
+    assert best.by == ["patch", "none", "patch", "patch"] and best.incomplete == [2, 3]
+    best.offer([2, 3], images[:2] + 20, np.array([[True, False], [True, True]]), "boost")  # as many do not suffice
+    assert best.by == ["patch", "none", "patch", "boost"] and best.incomplete == [2]
+    assert best.images[:, 0, 0, 0].tolist() == [10, 1, 12, 21]
 
 
-def test_the_automatic_repair_takes_back_what_it_made_worse(sd1) -> None:
-    """The judge: missing in the prompt, there alone; repaired on fresh seeds, but worse on the second seed."""
+def test_what_is_left_over_is_neither_kept_nor_impossible_and_nothing_where_none_was_kept() -> None:
+    def look(*made: object) -> np.ndarray:
+        return seen(1, 4) if made == (trials(CASE)[0].repair,) else seen(3 if made else 0, 4)
+
+    tried = choose(CASE, ALL, look)
+    assert [t.trial.name for t in tried] == ["patch", "patch-word"] and tried[1].kept
+    assert [t.name for t in left_over(CASE, tried)] == ["patch", "boost"]
+    tried[0].failed = "no memory"
+    assert [t.name for t in left_over(CASE, tried)] == ["boost"]
+    tried[1].kept = False
+    assert left_over(CASE, tried) == []
+
+
+@pytest.mark.parametrize(("last", "by"), [(1, ["patch", "none"]), (2, ["patch", "boost"])])
+def test_the_automatic_repair_takes_back_what_it_made_worse_and_lets_the_next_repair_try(sd1, last, by) -> None:
+    """The judge: missing in the prompt, there alone; repaired on fresh seeds, but worse on the second seed.
+
+    Where that seed is drawn anew by the next repair, `last` items are there.
+    """
 
     class Judge(Scripted):
         def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
             self.asked += 1
             mouse = [item.text == "mouse" for item in items]
             there = np.array([[not m for m in mouse]] * len(images), bool)
-            if self.asked in (3, 10, 11):  # alone; fresh after the repair; after the repair
+            if self.asked in (3, 10, 11) or (self.asked == 12 and last == 2):  # alone; fresh; after; drawn anew
                 there[:, mouse] = True
             if self.asked == 11:
                 there[1] = False
+            assert self.asked < 12 or len(images) == 1
             return there
 
     judge = Judge([])
-    result = repair(sd1, "a mouse and a laptop", "mouse,laptop", seeds=[0, 1], judge=judge, call=SMALL)
+    result = repair(
+        sd1, "a mouse and a laptop", "mouse,laptop", seeds=[0, 1], judge=judge, call=SMALL | {"num_inference_steps": 2}
+    )
     mouse, laptop = result.items
     assert result.method == "patch" and mouse.repaired and not laptop.repaired, (judge.asked, result)
-    assert result.undone == [1] and np.array_equal(result.after[1], result.before[1])
-    assert mouse.after.tolist() == [True, False] and laptop.after.tolist() == [True, True]
+    assert result.by == by and result.undone == ([1] if last == 1 else [])
+    assert np.array_equal(result.after[1], result.before[1]) == (last == 1)
+    assert mouse.after.tolist() == [True, last == 2] and laptop.after.tolist() == [True, True]
     assert not np.array_equal(result.after[0], result.before[0])
     data = json.loads(json.dumps(repair_report.to_dict(result, {})))
-    assert data["verdicts"] == ["leak", "ok"] and data["tried"][0]["kept"] and data["undone"] == [1]
+    assert data["verdicts"] == ["leak", "ok"] and data["tried"][0]["kept"] and data["undone"] == result.undone
+    assert data["by"] == by
 
 
 # Inside the encoder.

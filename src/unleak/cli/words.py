@@ -155,6 +155,9 @@ def repair(
             print(folder / "before-after.png")
         for attempt in result.tried:
             say("tried", attempt)
+        for name in [name for name in dict.fromkeys(result.by) if result.changed and name != result.method]:
+            drawn = ", ".join(str(seed) for seed, one in zip(result.seeds, result.by, strict=True) if one == name)
+            say("kept", f"the original image of seed {drawn}" if name == "none" else f"seed {drawn}: {name} shows more")
 
 
 @app.command("tokens")

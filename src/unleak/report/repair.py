@@ -42,7 +42,7 @@ def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
             }
             for t in r.tried
         ],
-        "undone": r.undone,
+        "by": r.by, "undone": r.undone,
         "images": images,
         "versions": versions(),
     }  # fmt: skip

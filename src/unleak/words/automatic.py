@@ -3,6 +3,9 @@
 A repair works if every item that it acts on is there on half of the fresh images or more, and all items together
 are there more often than before. Candidates come in the order of what they are meant for and then of their cost,
 so the first that works is the cheapest of its kind. Where none works, the one that gains most is kept, if any gains.
+
+No image is returned that shows fewer items than the original: `Best` keeps the better of both. Where an item is still
+missing, the repairs that are left over may draw that seed, each in its turn.
 """
 
 from __future__ import annotations
@@ -69,6 +72,28 @@ def choose(case: Case, items: Sequence[Item], look: Callable[..., np.ndarray], *
     return tried
 
 
-def never_worse(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """[S] of bool: images that show fewer items after the repair, given the items [S, items] seen before and after."""
-    return after.sum(1) < before.sum(1)
+@dataclass
+class Best:
+    """Of every seed the image [S, H, W, 3] that shows most so far, which items [S, items] it shows, and its repair."""
+
+    images: np.ndarray
+    seen: np.ndarray
+    by: list[str]
+
+    @property
+    def incomplete(self) -> list[int]:
+        """Seeds, by number of row, in whose image an item is missing."""
+        return [int(s) for s in np.flatnonzero(~self.seen.all(1))]
+
+    def offer(self, rows: Sequence[int], images: np.ndarray, seen: np.ndarray, name: str, ties: bool = False) -> None:
+        """Take the images that show more items than those of these rows, or with `ties` as many."""
+        for row, image, items in zip(rows, images, seen, strict=True):
+            if items.sum() + ties > self.seen[row].sum():
+                self.images[row], self.seen[row], self.by[row] = image, items, name
+
+
+def left_over(case: Case, tried: Sequence[Attempt], **options: Any) -> list[Trial]:
+    """Repairs of the case that were neither kept nor impossible, in the same order; none where nothing was kept."""
+    spent = [one.trial.repair for one in tried if one.kept or one.failed]
+    kept = any(one.kept for one in tried)
+    return [trial for trial in trials(case, **options) if trial.repair not in spent] if kept else []

@@ -15,13 +15,13 @@ import numpy as np
 
 from unleak.core.intervention import Intervention
 from unleak.core.session import attach
-from unleak.errors import BadInput
+from unleak.errors import BadInput, UnleakError
 from unleak.generate import check_prompt, generate, rehearse
 from unleak.judges import Judge
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
-from unleak.words.automatic import Attempt, choose, never_worse
-from unleak.words.candidates import CANDIDATES, Case
+from unleak.words.automatic import Attempt, Best, choose, left_over
+from unleak.words.candidates import CANDIDATES, Case, Trial
 from unleak.words.classifier import Classifier
 from unleak.words.diagnose import diagnose
 from unleak.words.diagnosis import Diagnosis
@@ -47,8 +47,9 @@ class Repair:
     """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
 
     ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
-    the diagnosis, ``tried`` says what each repair did on fresh seeds, and images of ``after`` that would have shown
-    fewer items are those of ``before``: ``undone``, their seeds.
+    the diagnosis, ``tried`` says what each repair did on fresh seeds, and ``by`` says which one drew each image of
+    ``after``: another repair where the kept one left an item out and the other did not, "none" where the original
+    shows more.
     """
 
     prompt: str
@@ -63,7 +64,12 @@ class Repair:
     log: Any = field(default=None, repr=False)
     found: Diagnosis | None = field(default=None, repr=False)
     tried: list[Attempt] = field(default_factory=list)
-    undone: list[int] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+    @property
+    def undone(self) -> list[int]:
+        """Seeds whose image is the original, though a repair was kept."""
+        return [seed for seed, name in zip(self.seeds, self.by, strict=False) if self.changed and name == "none"]
 
     @property
     def changed(self) -> bool:
@@ -169,7 +175,7 @@ def repair(
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
             item without one is meant in the sense that the judge looks for, and is repaired by that name.
         with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
-            fresh seeds, else the next one; without a judge ``"patch"``.
+            fresh seeds, else the next one, also for single images that still miss an item; without a judge ``"patch"``.
         only: of the items, repair these, whatever the judge says.
         redundant: which tokens may go: ``tokens(...).prune()``, or a classifier that tells without drawing. It is
             tried as a repair, too.
@@ -198,7 +204,7 @@ def repair(
         return images
 
     log: list[Any] = []
-    found, tried, undone = None, [], []
+    found, tried, by, rest = None, [], [], []
     seen: np.ndarray | None
     again: np.ndarray | None
     if with_ == "auto" and judge is not None:
@@ -208,7 +214,9 @@ def repair(
         before, target = found.images, todo.forced or found.suspects
         seen = judge.present(before, named)
         look = lambda *them: judge.present(draw(fresh(seeds), *them), named)  # noqa: E731
-        tried = _tried(todo.case(target), found, named, look, options)
+        case = _reasoned(todo.case(target), found)
+        tried = choose(case, named, look, **options) if case.broken else []
+        rest = left_over(case, tried, **options)
         kept = next((t.trial for t in tried if t.kept), None)
         method, repair = (kept.name, kept.repair) if kept else ("none", None)
         target = [kept is not None and item in kept.items for item in named]
@@ -225,10 +233,15 @@ def repair(
         again = judge.present(after, named) if judge else None
     elif progress:
         progress(len(seeds))
-    if found is not None and seen is not None and again is not None:
-        back = never_worse(seen, again)
-        after, again = np.where(back[:, None, None, None], before, after), np.where(back[:, None], seen, again)
-        undone = [seed for seed, undo in zip(seeds, back, strict=True) if undo]
+    if judge is not None and found is not None and seen is not None and again is not None:
+        best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
+        if repair is not None:
+            best.offer(range(len(seeds)), after, again, method, ties=True)
+        for other in rest:
+            if not best.incomplete:
+                break
+            _redraw(best, other, seeds, draw, lambda images: judge.present(images, named), tried)
+        after, again, by = best.images, best.seen, best.by
     outcomes = [
         ItemOutcome(
             item.text, sense, span, hit,
@@ -240,7 +253,7 @@ def repair(
     settings = {"with": with_, **options, **dropped, "call": call}
     return Repair(
         prompt, model, method, settings, outcomes, seeds, before, after, judge.name if judge else None,
-        log, found, tried, undone,
+        log, found, tried, by,
     )  # fmt: skip
 
 
@@ -249,11 +262,21 @@ def fresh(seeds: Sequence[int]) -> list[int]:
     return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
 
 
-def _tried(
-    case: Case, found: Diagnosis, named: Sequence[Item], look: Callable[..., np.ndarray], options: dict[str, Any]
-) -> list[Attempt]:
-    """Trials on fresh seeds of what may repair the broken items, for the reasons that were found."""
-    if not case.broken:
-        return []
+def _reasoned(case: Case, found: Diagnosis) -> Case:
+    """The case with the reasons that were found for its broken items."""
     reasons = {f.meant: f.verdict for f in found.findings}
-    return choose(replace(case, verdicts=tuple(reasons[item] for item in case.broken)), named, look, **options)
+    return replace(case, verdicts=tuple(reasons[item] for item in case.broken))
+
+
+def _redraw(
+    best: Best, trial: Trial, seeds: Sequence[int], draw: Callable[..., np.ndarray],
+    see: Callable[[np.ndarray], np.ndarray], tried: list[Attempt],
+) -> None:  # fmt: skip
+    """Draw by another repair what still misses an item; `tried` learns of it where the pipeline cannot."""
+    rows = best.incomplete
+    try:
+        images = draw([seeds[row] for row in rows], trial.repair)
+    except UnleakError as e:
+        tried.append(Attempt(trial, best.seen[rows], None, failed=str(e)))
+        return
+    best.offer(rows, images, see(images), trial.name)
