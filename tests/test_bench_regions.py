@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tiny import tiny
+from unleak import models
 from unleak.bench import ale_bench, edit_each, editing, regions
 from unleak.bench.edit_rows import rows_of
 from unleak.bench.leaks import outcome
@@ -195,10 +196,12 @@ def test_what_a_model_recommends_reaches_the_methods_that_know_it(tmp_path):
     given = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {"target_guidance": 2.5})
     assert editing.options(given, "ale", "colour")[1] == {"steps": 3, "self_replace": 0.2, "target_guidance": 2.5}
     assert editing.options(given, "p2p", "colour")[1] == {"steps": 3, "target_guidance": 2.5}
-    for wrong in ("3", '{"ale": 3}'):
-        (tmp_path / "unleak.json").write_text(f'{{"call": {{}}, "edit": {wrong}}}')
-        with pytest.raises(BadInput, match="must look like"):
-            editing.options(given, "ale", "colour")
+    (tmp_path / "unleak.json").write_text('{"call": {}, "edit": 3}')
+    with pytest.raises(BadInput, match="must look like"):
+        models.edit_settings(tmp_path)
+    (tmp_path / "unleak.json").write_text('{"call": {}, "edit": {"ale": 3}}')
+    with pytest.raises(BadInput, match="must look like"):
+        editing.options(given, "ale", "colour")
 
 
 def test_a_model_recommends_to_one_method_what_the_others_do_not_get(tmp_path):
