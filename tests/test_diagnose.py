@@ -239,9 +239,10 @@ def test_no_image_is_returned_that_scores_worse() -> None:
     images = np.arange(4).reshape(4, 1, 1, 1).repeat(3, -1)
     best = Best(images.copy(), seen(2, 4), ["none"] * 4)
     assert best.incomplete == [2, 3]
-    best.offer(range(4), images + 10, seen(4, 1), "patch", ties=True)
-    assert best.by == ["patch", "none", "patch", "patch"] and best.incomplete == [2, 3]
-    best.offer([2, 3], images[:2] + 20, np.array([[True, False], [True, True]]), "boost")  # as many do not suffice
+    first = np.array([[True, True], [True, False], [False, True], [True, False]])  # same, lost one, same, swapped
+    best.offer(range(4), images + 10, first, "patch", ties=True)
+    assert best.by == ["patch", "none", "patch", "none"] and best.incomplete == [2, 3]
+    best.offer([2, 3], images[:2] + 20, np.array([[False, True], [True, True]]), "boost")  # as many do not suffice
     assert best.by == ["patch", "none", "patch", "boost"] and best.incomplete == [2]
     assert best.images[:, 0, 0, 0].tolist() == [10, 1, 12, 21]
 

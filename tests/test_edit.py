@@ -22,10 +22,10 @@ from unleak.core.intervention import Intervention
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.regions import photo
-from unleak.regions.attention import above
 from unleak.regions.check import background_psnr, judged
 from unleak.regions.edit import edit
 from unleak.regions.masks import foreground
+from unleak.regions.own_masks import FROM, above
 from unleak.regions.plan import Edit
 from unleak.regions.schedule import follows, variance_preserving
 from unleak.report import edit as report
@@ -165,22 +165,24 @@ def test_v_prediction_and_a_terminal_alpha_of_zero(rescale):
 # -- masks, prompts, bad input ---------------------------------------------------------------------------------------
 
 
-def test_without_a_mask_the_models_own_attention_gives_one(pipe):
-    r = quick(pipe, edits=(Edit("blue cup", "red cup"), DOG))
+@pytest.mark.parametrize("who", FROM)
+def test_without_a_mask_the_model_itself_gives_one(pipe, who):
+    r = quick(pipe, edits=(Edit("blue cup", "red cup"), DOG), masks_from=who)
+    assert r.masker == who
     assert r.given == (False, True) and r.masks[0].any() and not r.masks[0].all()
     assert torch.equal(r.masks[1], torch.from_numpy(DOG.mask))
 
 
-def test_attention_becomes_disjoint_masks_and_never_nothing():
+def test_levels_become_disjoint_masks_and_never_nothing():
     seen = torch.zeros(2, 4, 6)
     seen[0, :, :2], seen[1, :, 4:], seen[:, 0, 3] = 1.0, 3.0, 0.4
-    masks = above(seen, ["a", "b"], (8, 12))
+    masks = above(seen, ["a", "b"], (8, 12), 0.5)
     assert masks[0, :, :4].all() and masks[1, :, 8:].all() and not (masks[0] & masks[1]).any()
     assert masks.sum() == 2 * 32
     with pytest.raises(EmptyMask, match="alike"):
-        above(torch.ones(1, 4, 6), ["a"], (8, 12))
+        above(torch.ones(1, 4, 6), ["a"], (8, 12), 0.5)
     with pytest.raises(EmptyMask, match="'b'"):
-        above(torch.stack([seen[0], seen[0]]), ["a", "b"], (8, 12))
+        above(torch.stack([seen[0], seen[0]]), ["a", "b"], (8, 12), 0.5)
 
 
 def test_no_edit_at_all_gives_the_picture_back(pipe):

@@ -12,12 +12,12 @@ from diffusers import DDIMScheduler
 from tiny import tiny
 from unleak.core.session import attach
 from unleak.errors import BadInput
-from unleak.regions.attention import attention_masks
 from unleak.regions.baselines.p2p import P2P
 from unleak.regions.blend import Blend
 from unleak.regions.ddcm import DDCM
 from unleak.regions.edit import edit
 from unleak.regions.ore import ORE
+from unleak.regions.own_masks import own_masks
 from unleak.regions.plan import Edit
 from unleak.regions.rgbcam import RGBCAM
 from unleak.report.edit import to_dict
@@ -114,12 +114,12 @@ def test_images_are_grouped_by_size_and_number_of_edits_and_keep_their_order(one
     assert torch.allclose(made[3].latents, again.latents, atol=1e-4)
 
 
-def test_masks_of_attention_are_those_of_each_image_alone(one):
+def test_the_models_own_masks_are_those_of_each_image_alone(one):
     clean = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     prompts, objects = ["a cat and a cup", "a horse", "a tea cup, a big bus"], [["cat", "cup"], ["horse"], ["big bus"]]
-    together = attention_masks(one, clean, prompts, objects, SIZE)
+    together = own_masks(one, clean, prompts, objects, SIZE)
     for i, masks in enumerate(together):
-        (alone,) = attention_masks(one, clean[i : i + 1], prompts[i : i + 1], objects[i : i + 1], SIZE)
+        (alone,) = own_masks(one, clean[i : i + 1], prompts[i : i + 1], objects[i : i + 1], SIZE)
         assert torch.equal(masks, alone)
     found = edited(one, PICTURES[:2], [[Edit("cat", "dog")], [Edit("horse", "bus", LEFT)]])
     assert [r.given for r in found] == [(False,), (True,)] and torch.equal(found[1].masks[0], torch.from_numpy(LEFT))

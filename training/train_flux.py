@@ -1,7 +1,7 @@
 """Train the denoiser of `emoji-flux` on the frozen autoencoder and text encoders, and save the whole pipeline.
 
     python training/train_flux.py --vae runs/vae/vae --text runs/t5 --steps 28000 --out runs/flux
-    python training/train_flux.py --from runs/flux/pipeline --steps 10500 --lr 7e-4 --seed 3 --alone 0.3 \
+    python training/train_flux.py --from runs/flux/pipeline --steps 10500 --lr 7e-4 --seed 3 --share single=0.3 \
         --cache 80000 --out runs/flux-on
 
 The second one goes on from a saved pipeline, with new samples and fresh Adam moments.
@@ -74,13 +74,16 @@ def main() -> None:
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
     ap.add_argument("--text", type=Path, default=Path("runs/t5"))
     ap.add_argument("--from", dest="start", type=Path, help="a saved pipeline: its VAE, encoders and denoiser")
-    ap.add_argument("--alone", type=float, default=SHARES["single"], help="share of captions of one object")
+    ap.add_argument("--share", nargs="*", default=[], metavar="KIND=SHARE", help="other shares than the mixture's")
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--double", type=int, default=2, help="double-stream blocks")
     ap.add_argument("--single", type=int, default=4, help="single-stream blocks")
     ap.add_argument("--cache", type=int, default=50_000)
     ap.add_argument("--export-only", action="store_true", help="save the pipeline of the last checkpoint and stop")
     a = ap.parse_args()
+    shares = {kind: float(share) for kind, _, share in (one.partition("=") for one in a.share)}
+    if unknown := set(shares) - set(SHARES):
+        ap.error(f"--share: no kind {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
     torch.manual_seed(a.seed)
     dev = device()
     text, vae_at = (a.start, a.start / "vae") if a.start else (a.text, a.vae)
@@ -110,7 +113,7 @@ def main() -> None:
 
     if not a.export_only:
         print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters", flush=True)
-        data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | {"single": a.alone})
+        data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | shares)
         size = data.kept[0].shape[-1]
         places = FluxPipeline._prepare_latent_image_ids(1, size // 2, size // 2, dev, torch.float32)
         log = Log(a.steps, a.batch)

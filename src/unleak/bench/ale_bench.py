@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unleak.bench.edit_each import EVERY_PRESET, all_options, edit_each, settings
+from unleak.bench.edit_each import EVERY_PRESET, EXACT, all_options, edit_each, settings
 from unleak.bench.results import Results
 from unleak.bench.run import Run
 from unleak.bench.stats import Row, mean
@@ -138,7 +138,8 @@ def drawn(
         few = [some[i] for i in chunk]
         edits = [_edits(data, case, masks) for case in few]
         images = [data / "images" / f"{case.image}.jpg" for case in few]
-        made = edit_each(run.pipe, images, edits, [None] * len(few), preset=name, seed=run.seeds[0], **chosen)
+        nothing = [None] * len(few)
+        made = edit_each(run.pipe, images, edits, nothing, masks, preset=name, seed=run.seeds[0], **chosen)
         for i, case, result in zip(chunk, few, made, strict=True):
             prompts.pop(str(case.index), None)
             if result is not None:
@@ -156,7 +157,7 @@ def drawn(
 
 def _edits(data: Path, case: AleCase, masks: str) -> list[Edit]:
     """What is to become of a case's objects, with their own masks or without."""
-    planes = soft_masks(data, case) if masks == "exact" else [None] * case.count
+    planes = soft_masks(data, case) if masks == EXACT else [None] * case.count
     return [Edit(source, target, mask) for (source, target), mask in zip(case.edits, planes, strict=True)]
 
 
@@ -192,7 +193,7 @@ def run(
     limit: int | None = None,
     methods: Sequence[str] | None = None,
     call: dict[str, Any] | None = None,
-    masks: str = "attention",
+    masks: str = "own",
     see: Extractors | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:

@@ -31,7 +31,7 @@ BARE = PREFIX + "bare"
 METHODS: tuple[str, ...] = (BARE, *(PREFIX + name for name in ("attenuate", "guard", "repulsion-only", "nemo")))
 DEFAULT: tuple[str, ...] = ()
 KINDS = ("verbatim", "form")
-MOST, ROUNDS, BATCH = 3, 3, 2  #: images of a kind; runs of the pipeline in an attack, and images in one
+MOST, ROUNDS, BATCH = 12, 3, 2  #: images of a kind; runs of the pipeline in an attack, and images in one
 
 
 def rows(run: Run, methods: Sequence[str]) -> list[Row]:

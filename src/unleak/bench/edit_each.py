@@ -12,9 +12,12 @@ from unleak.errors import EmptyMask
 from unleak.models import edit_settings
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
+from unleak.regions.own_masks import FROM
 from unleak.regions.plan import Edit
 from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
 
+EXACT = "exact"  #: every edit has its true mask
+MASKS = (EXACT, *FROM)
 Chosen: TypeAlias = tuple[str, dict[str, Any]]
 """A preset by name, and options that a method of a benchmark gives it."""
 EVERY_PRESET: dict[str, Chosen] = {
@@ -41,19 +44,23 @@ def settings(chosen: Chosen) -> dict[str, Any]:
 
 
 def edit_each(
-    pipe: Any, images: Sequence[Any], edits: Sequence[Sequence[Edit]], captions: Sequence[str | None], **options: Any
-) -> list[Edited | None]:
+    pipe: Any, images: Sequence[Any], edits: Sequence[Sequence[Edit]], captions: Sequence[str | None], masks: str,
+    **options: Any,
+) -> list[Edited | None]:  # fmt: skip
     """`edit` of every image with its own edits and caption; None where no mask of an object was found.
 
-    Where there is such a case, the halves are drawn by themselves. Notes on masks that meet are not repeated here.
+    `masks` is one of `MASKS`: who finds those that the edits do not give. Where one is not found, the halves are
+    drawn by themselves. Notes on masks that meet are not repeated here.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return list(edit(pipe, list(images), list(edits), source_prompt=list(captions), **options))
+            who = FROM[0] if masks == EXACT else masks
+            told: dict[str, Any] = {"source_prompt": list(captions), "masks_from": who}
+            return list(edit(pipe, list(images), list(edits), **told, **options))
     except EmptyMask:
         if len(images) == 1:
             return [None]
     half = len(images) // 2
     sides = (slice(None, half), slice(half, None))
-    return [one for at in sides for one in edit_each(pipe, images[at], edits[at], captions[at], **options)]
+    return [one for at in sides for one in edit_each(pipe, images[at], edits[at], captions[at], masks, **options)]

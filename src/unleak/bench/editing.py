@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unleak.bench.edit_each import EVERY_PRESET, Chosen, all_options, edit_each, settings
+from unleak.bench.edit_each import EVERY_PRESET, EXACT, Chosen, all_options, edit_each, settings
 from unleak.bench.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.leaks import outcome
 from unleak.bench.repairs import counting
@@ -54,7 +54,6 @@ METHODS: dict[str, Chosen | None] = {
     ALONE: (BEST, {"rest": "alone"}),
     **{name: (BEST, {part: part in kept for part in PARTS}) for name, kept in ABLATION.items()},
 }
-MASKS = ("exact", "attention")
 EACH = 68  #: cases of every kind and count
 #: the first of them only: for ALE with some of its parts or as released, for methods without masks, and for those that
 #: cost 5 to 40 times as much
@@ -99,7 +98,7 @@ def drawn_with(run: Run, method: str) -> list[dict[str, Any]]:
 
 
 def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: int) -> list[Edited | None]:
-    """Some cases by one method, those that share its options together; None where attention finds no object."""
+    """Some cases by one method, those that share its options together; None where the model finds no object."""
     alike: dict[str, list[int]] = {}
     for i in chosen:
         alike.setdefault(repr(options(run, method, scenes.cases[i].kind)), []).append(i)
@@ -115,12 +114,12 @@ def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: 
     name, chosen = options(run, method, cases[0].kind)
     return edit_each(
         run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
-        [case.caption(world) for case in cases], preset=name, seed=seed, **chosen,
+        [case.caption(world) for case in cases], scenes.masks, preset=name, seed=seed, **chosen,
     )  # fmt: skip
 
 
 def _edits(run: Run, scenes: Scenes, case: EditCase) -> list[Edit]:
-    masks: Any = case.masks(run.world) if scenes.masks == "exact" else [None] * len(case.edited)
+    masks: Any = case.masks(run.world) if scenes.masks == EXACT else [None] * len(case.edited)
     both = zip(case.sources, case.targets, masks, strict=True)
     return [Edit(source.article(run.world), target.article(run.world), mask) for source, target, mask in both]
 

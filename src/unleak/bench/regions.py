@@ -45,7 +45,7 @@ def run(
     Args:
         limit: at most so many cases of every kind and count.
         call: options of `unleak.edit`, which prevail over what the model recommends; each method takes those it knows.
-        masks: what the methods are given: ``"exact"``, or ``"attention"``, the model's own.
+        masks: what the methods are given: ``"exact"``, the model's ``"own"``, or those of its ``"attention"`` alone.
     """
     check(split, methods)
     judge = glyph_judge()

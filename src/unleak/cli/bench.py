@@ -251,18 +251,20 @@ def regions(
     methods: Methods = None,
     masks: Annotated[
         str | None,
-        typer.Option(help="What methods are given: exact (the world's default), or attention, the model's own."),
+        typer.Option(
+            help="What methods are given: exact (the world's default), own (the model's), or its attention alone."
+        ),
     ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
 ) -> None:
     """Edits of one, two and three objects: does each target appear in its region, and what leaks?"""
     with errors():
-        from unleak.bench.editing import MASKS
+        from unleak.bench.edit_each import MASKS
         from unleak.regions.ore import choose
 
         choose("--suite", suite, ("world", "ale-bench"))
-        masks = choose("--masks", masks or ("exact" if suite == "world" else "attention"), MASKS)
+        masks = choose("--masks", masks or ("exact" if suite == "world" else "own"), MASKS)
         given = {"steps": steps, "target_guidance": guidance}
         call = {name: value for name, value in given.items() if value is not None}
         if suite == "world":

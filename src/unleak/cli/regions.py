@@ -31,7 +31,7 @@ from unleak.errors import BadInput
 METHODS = "ale, ale-official; to compare: infedit, p2p, masactrl, pnp, ddim, direct, null-text"
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
-given twice, a detector (Grounding DINO) and then a segmenter (SAM). Default: the model's own attention."""
+given twice, a detector (Grounding DINO) and then a segmenter (SAM). Default: the model itself."""
 
 
 @app.command("edit")
@@ -73,7 +73,7 @@ def edit_image(
         from unleak.regions import photo
 
         picture = photo.read(image)
-        masker = None
+        masker: Any = "own"
         if masks_from:
             from unleak.regions.text_masks import load_masker
 

@@ -19,9 +19,9 @@ from unleak.errors import BadInput, NotFinite
 from unleak.generate import for_each, memory_errors, rehearse
 from unleak.regions import masks as masking
 from unleak.regions import photo
-from unleak.regions.attention import attention_masks
 from unleak.regions.edited import Edited
 from unleak.regions.method import Method
+from unleak.regions.own_masks import own_masks
 from unleak.regions.plan import Edit, Plan, plan
 from unleak.regions.text_masks import Masker
 
@@ -78,7 +78,7 @@ class Drawing:
     method: Method
     seed: int
     negative_prompt: str | None
-    masks_from: Masker | None
+    masks_from: Masker | str
     interventions: Sequence[Intervention]
 
     def call(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -145,9 +145,9 @@ class Drawing:
         """Where the sources of each job are seen, by their numbers; at least of those without a mask."""
         if not jobs:
             return []
-        if self.masks_from is None:
+        if isinstance(self.masks_from, str):
             prompts, objects = [job.plan.source for job in jobs], [job.plan.sources for job in jobs]
-            return attention_masks(self.pipe, clean, prompts, objects, jobs[0].size, seed=self.seed)
+            return own_masks(self.pipe, clean, prompts, objects, jobs[0].size, seed=self.seed, by=self.masks_from)
         found = []
         for job in jobs:
             wanted = [k for k, mask in enumerate(job.masks) if mask is None]
@@ -173,7 +173,7 @@ class Drawing:
         for notes, black in zip(scenes.notes, getattr(drawn, "nsfw_content_detected", None) or (), strict=False):
             notes += ["the pipeline's safety checker blackened the image"] if black else []
         images, rebuilt = (pixels * 255).round().astype(np.uint8), photo.to_pixels(self.pipe, clean)
-        masker = "attention" if self.masks_from is None else self.masks_from.name
+        masker = self.masks_from if isinstance(self.masks_from, str) else self.masks_from.name
         return [
             Edited(
                 images[i], np.asarray(job.picture), rebuilt[i], job.edits, job.plan, scenes.masks[i],

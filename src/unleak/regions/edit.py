@@ -19,6 +19,7 @@ from unleak.regions.drawing import Drawing, alike
 from unleak.regions.edited import Edited
 from unleak.regions.method import Method
 from unleak.regions.ore import choose
+from unleak.regions.own_masks import FROM
 from unleak.regions.plan import Edit
 from unleak.regions.presets import POSTERIOR, preset
 from unleak.regions.schedule import variance_preserving
@@ -36,7 +37,7 @@ def edit(
     source_prompt: str | Sequence[str | None] | None = None,
     negative_prompt: str | None = None,
     size: tuple[int, int] | None = None,
-    masks_from: Masker | None = None,
+    masks_from: Masker | str = "own",
     interventions: Sequence[Intervention] = (),
     batch: int = 8,
     **options: Any,
@@ -57,7 +58,8 @@ def edit(
             list of images one for all, or one for each.
         negative_prompt: of the target.
         size: (height, width) to work at; default: the image's proportions at the model's own area.
-        masks_from: who finds the masks that are not given (`text_masks.load_masker`); default: the model's attention.
+        masks_from: who finds the masks that are not given: ``"own"``, the model itself (`own_masks`), by its
+            ``"attention"`` alone, or a model of yours (`text_masks.load_masker`).
         interventions: more to attach, before the preset's (a repair of the target's prompt); they see the images of a
             batch in one call.
         batch: images of one working size and one number of edits are drawn together, at most so many; null-text
@@ -84,6 +86,8 @@ def edit(
     if not isinstance(batch, int) or batch < 1:
         raise BadInput(f"batch={batch}: give the number of images that are drawn together, 1 or more")
     method = _method(preset, steps, options)
+    if isinstance(masks_from, str):
+        choose("masks_from", masks_from, FROM)
     drawing = Drawing(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
     with _editable(pipe, method):
         jobs = [drawing.prepare(*one, size) for one in zip(images, each, captions, strict=True)]

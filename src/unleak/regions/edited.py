@@ -34,7 +34,7 @@ class Edited:
     settings: dict[str, Any]
     seed: int
     notes: list[str] = field(default_factory=list)
-    masker: str = "attention"
+    masker: str = "own"
     latents: Tensor | None = field(default=None, repr=False)
     clean: Tensor | None = field(default=None, repr=False)
     log: Any = field(default=None, repr=False)

@@ -22,7 +22,7 @@ class Edit:
     Attributes:
         source: a phrase of the image's caption ("yellow car", or "car#2" for its second occurrence).
         target: what stands there afterwards ("red car").
-        mask: a file, an image, or an array [H, W]; None: found from the model's own attention.
+        mask: a file, an image, or an array [H, W]; None: found by the model itself, or who `masks_from` names.
     """
 
     source: str

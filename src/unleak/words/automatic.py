@@ -4,8 +4,8 @@ A repair works if every item that it acts on is there on half of the fresh image
 are there more often than before. Candidates come in the order of what they are meant for and then of their cost,
 so the first that works is the cheapest of its kind. Where none works, the one that gains most is kept, if any gains.
 
-No image is returned that shows fewer items than the original: `Best` keeps the better of both. Where an item is still
-missing, the repairs that are left over may draw that seed, each in its turn.
+No image is returned that shows fewer items than the original, or as many but not the same: `Best` keeps the better of
+both. Where an item is still missing, the repairs that are left over may draw that seed, each in its turn.
 """
 
 from __future__ import annotations
@@ -86,9 +86,12 @@ class Best:
         return [int(s) for s in np.flatnonzero(~self.seen.all(1))]
 
     def offer(self, rows: Sequence[int], images: np.ndarray, seen: np.ndarray, name: str, ties: bool = False) -> None:
-        """Take the images that show more items than those of these rows, or with `ties` as many."""
+        """Take the images that show more items than those of these rows, or with `ties` the same.
+
+        An item that appears while another goes is no gain.
+        """
         for row, image, items in zip(rows, images, seen, strict=True):
-            if items.sum() + ties > self.seen[row].sum():
+            if items.sum() > self.seen[row].sum() or (ties and (items == self.seen[row]).all()):
                 self.images[row], self.seen[row], self.by[row] = image, items, name
 
 
