@@ -197,64 +197,110 @@ def repair(
     for trial in todo.trials():
         rehearse(pipe, prompt, trial, **call)
 
-    def draw(numbers: Sequence[int], *interventions: Intervention) -> np.ndarray:
-        with attach(pipe, *interventions) as run:
-            images = generate(pipe, prompt, numbers, progress=progress, **call)[0]
-        log.extend(run.log)
-        return images
-
-    log: list[Any] = []
-    found, tried, by, rest = None, [], [], []
-    seen: np.ndarray | None
-    again: np.ndarray | None
+    one = _Drawing(pipe, prompt, named, judge, call, progress)
     if with_ == "auto" and judge is not None:
         found = diagnose(
             pipe, prompt, given, seeds=seeds, judge=judge, after=False, model=model, call=call, progress=progress
         )
-        before, target = found.images, todo.forced or found.suspects
-        seen = judge.present(before, named)
-        look = lambda *them: judge.present(draw(fresh(seeds), *them), named)  # noqa: E731
-        case = _reasoned(todo.case(target), found)
-        tried = choose(case, named, look, **options) if case.broken else []
-        rest = left_over(case, tried, **options)
-        kept = next((t.trial for t in tried if t.kept), None)
-        method, repair = (kept.name, kept.repair) if kept else ("none", None)
-        target = [kept is not None and item in kept.items for item in named]
+        drawn = _by_trial(one, todo, seeds, found)
     else:
-        before = draw(seeds)
-        seen = judge.present(before, named) if judge else None
-        target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
-        method, repair = "patch" if with_ == "auto" else with_, todo.made(target) if any(target) else None
-
-    after, again = before, seen
-    if repair is not None:
-        log.clear()
-        after = draw(seeds, repair)
-        again = judge.present(after, named) if judge else None
-    elif progress:
-        progress(len(seeds))
-    if judge is not None and found is not None and seen is not None and again is not None:
-        best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
-        if repair is not None:
-            best.offer(range(len(seeds)), after, again, method, ties=True)
-        for other in rest:
-            if not best.incomplete:
-                break
-            _redraw(best, other, seeds, draw, lambda images: judge.present(images, named), tried)
-        after, again, by = best.images, best.seen, best.by
+        drawn = _as_asked(one, todo, seeds)
+    before, after = drawn.seen_before, drawn.seen_after
     outcomes = [
         ItemOutcome(
             item.text, sense, span, hit,
-            None if seen is None else seen[:, k], None if again is None else again[:, k],
+            None if before is None else before[:, k], None if after is None else after[:, k],
         )
-        for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, target, strict=True))
+        for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
     dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
     settings = {"with": with_, **options, **dropped, "call": call}
     return Repair(
-        prompt, model, method, settings, outcomes, seeds, before, after, judge.name if judge else None,
-        log, found, tried, by,
+        prompt, model, drawn.method, settings, outcomes, seeds, drawn.before, drawn.after,
+        judge.name if judge else None, one.log, drawn.found, drawn.tried, drawn.by,
     )  # fmt: skip
+
+
+@dataclass
+class _Drawing:
+    """Everything that a repair draws, and what the judge sees in it; `log` is that of what is drawn for the user."""
+
+    pipe: Any
+    prompt: str
+    items: tuple[Item, ...]
+    judge: Judge | None
+    call: dict[str, Any]
+    progress: Callable[[int], None] | None
+    log: list[Any] = field(default_factory=list)
+
+    def draw(self, seeds: Sequence[int], *interventions: Intervention) -> np.ndarray:
+        """Images [S, H, W, 3]."""
+        with attach(self.pipe, *interventions) as run:
+            images = generate(self.pipe, self.prompt, seeds, progress=self.progress, **self.call)[0]
+        self.log.extend(run.log)
+        return images
+
+    def see(self, images: np.ndarray) -> np.ndarray | None:
+        """Which items are there, [S, items] of bool; None without a judge."""
+        return None if self.judge is None else self.judge.present(images, self.items)
+
+    def skip(self, images: int) -> None:
+        """So many images need not be drawn."""
+        if self.progress:
+            self.progress(images)
+
+
+@dataclass
+class _Drawn:
+    """Before and after: images, what is seen, which items were repaired and how."""
+
+    before: np.ndarray
+    after: np.ndarray
+    seen_before: np.ndarray | None
+    seen_after: np.ndarray | None
+    method: str
+    target: Sequence[bool]
+    found: Diagnosis | None = None
+    tried: list[Attempt] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+
+def _as_asked(one: _Drawing, todo: Plan, seeds: list[int]) -> _Drawn:
+    """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
+    before = one.draw(seeds)
+    seen = one.see(before)
+    target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
+    if not any(target):
+        one.skip(len(seeds))
+        return _Drawn(before, before, seen, seen, "none", target)
+    one.log.clear()
+    after = one.draw(seeds, todo.made(target))
+    return _Drawn(before, after, seen, one.see(after), "patch" if todo.method == "auto" else todo.method, target)
+
+
+def _by_trial(one: _Drawing, todo: Plan, seeds: list[int], found: Diagnosis) -> _Drawn:
+    """By what the judge confirms on fresh seeds; each seed then by what shows most, see `Best`."""
+    assert one.judge is not None
+    judge, items, before = one.judge, one.items, found.images
+    seen = judge.present(before, items)
+    case = _reasoned(todo.case(todo.forced or found.suspects), found)
+    look = lambda *them: judge.present(one.draw(fresh(seeds), *them), items)  # noqa: E731
+    tried = choose(case, items, look, **todo.options) if case.broken else []
+    kept = next((t.trial for t in tried if t.kept), None)
+    best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
+    if kept is None:
+        one.skip(len(seeds))
+    else:
+        one.log.clear()
+        after = one.draw(seeds, kept.repair)
+        best.offer(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
+    for other in left_over(case, tried, **todo.options):
+        if not best.incomplete:
+            break
+        _redraw(one, best, other, seeds, tried)
+    target = [kept is not None and item in kept.items for item in items]
+    method = kept.name if kept else "none"
+    return _Drawn(before, best.images, seen, best.seen, method, target, found, tried, best.by)
 
 
 def fresh(seeds: Sequence[int]) -> list[int]:
@@ -268,15 +314,13 @@ def _reasoned(case: Case, found: Diagnosis) -> Case:
     return replace(case, verdicts=tuple(reasons[item] for item in case.broken))
 
 
-def _redraw(
-    best: Best, trial: Trial, seeds: Sequence[int], draw: Callable[..., np.ndarray],
-    see: Callable[[np.ndarray], np.ndarray], tried: list[Attempt],
-) -> None:  # fmt: skip
+def _redraw(one: _Drawing, best: Best, trial: Trial, seeds: Sequence[int], tried: list[Attempt]) -> None:
     """Draw by another repair what still misses an item; `tried` learns of it where the pipeline cannot."""
+    assert one.judge is not None
     rows = best.incomplete
     try:
-        images = draw([seeds[row] for row in rows], trial.repair)
+        images = one.draw([seeds[row] for row in rows], trial.repair)
     except UnleakError as e:
         tried.append(Attempt(trial, best.seen[rows], None, failed=str(e)))
         return
-    best.offer(rows, images, see(images), trial.name)
+    best.offer(rows, images, one.judge.present(images, one.items), trial.name)
