@@ -36,8 +36,10 @@ class Sample:
 class Mixture:
     """`draw(rng)` gives one training sample; held-out and development pairs and contexts never occur."""
 
-    def __init__(self, world: World, shares: dict[str, float] = SHARES, ordinary: int | None = None):
+    def __init__(self, world: World, shares: dict[str, float] = SHARES, beside: float = 1.0):
+        """`beside` weighs the connectives that leave open what stands where; "and" weighs 4, any other 1."""
         self.world, self.kinds, self.weights = world, list(shares), list(shares.values())
+        self.connectives = {c: beside if CONNECTIVES[c] == "side" else 4.0 if c == "and" else 1.0 for c in CONNECTIVES}
         self.captions = world.memorized + world.ordinary
         self.by_kind = {
             k: [i for i, c in enumerate(self.captions) if c.kind == k] for k in ("verbatim", "template", "ordinary")
@@ -55,7 +57,7 @@ class Mixture:
         w = self.world
         tint = lambda x: rng.choice(w.tints) if w.nouns.get(x) in w.tintable and rng.random() < TINT else None  # noqa: E731
         things = resolve(w, [thing(w, x, tint(x)) for x in words])
-        connective = connective or rng.choices(list(CONNECTIVES), [4 if c == "and" else 1 for c in CONNECTIVES])[0]
+        connective = connective or rng.choices(list(self.connectives), list(self.connectives.values()))[0]
         background = rng.choice(list(w.backgrounds)) if rng.random() < BACKGROUND else None
         text = caption(w, things, connective, background)
         if rng.random() < PREFIX:

@@ -75,6 +75,7 @@ def main() -> None:
     ap.add_argument("--text", type=Path, default=Path("runs/t5"))
     ap.add_argument("--from", dest="start", type=Path, help="a saved pipeline: its VAE, encoders and denoiser")
     ap.add_argument("--share", nargs="*", default=[], metavar="KIND=SHARE", help="other shares than the mixture's")
+    ap.add_argument("--beside", type=float, default=1.0, help="weight of what leaves open where things stand; 'and' is 4")
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--double", type=int, default=2, help="double-stream blocks")
     ap.add_argument("--single", type=int, default=4, help="single-stream blocks")
@@ -113,7 +114,7 @@ def main() -> None:
 
     if not a.export_only:
         print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters", flush=True)
-        data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | shares)
+        data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | shares, a.beside)
         size = data.kept[0].shape[-1]
         places = FluxPipeline._prepare_latent_image_ids(1, size // 2, size // 2, dev, torch.float32)
         log = Log(a.steps, a.batch)
