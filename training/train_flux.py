@@ -75,7 +75,7 @@ def main() -> None:
     ap.add_argument("--text", type=Path, default=Path("runs/t5"))
     ap.add_argument("--from", dest="start", type=Path, help="a saved pipeline: its VAE, encoders and denoiser")
     ap.add_argument("--share", nargs="*", default=[], metavar="KIND=SHARE", help="other shares than the mixture's")
-    ap.add_argument("--beside", type=float, default=1.0, help="weight of what leaves open where things stand; 'and' is 4")
+    ap.add_argument("--beside", type=float, default=1.0, help="weight of 'next to' and 'beside'; 'and' has 4")
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--double", type=int, default=2, help="double-stream blocks")
     ap.add_argument("--single", type=int, default=4, help="single-stream blocks")
