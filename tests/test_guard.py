@@ -250,7 +250,7 @@ def test_an_open_gate_is_no_gate(unet_pipe):
 
 
 @pytest.mark.parametrize("method", [Guard, Attenuate, Guard.official], ids=["guard", "attenuate", "official"])
-def test_each_image_of_a_batch_is_gated_for_itself(sd1, method):
+def test_each_prompt_of_a_batch_is_gated_for_itself(sd1, method):
     prompts = ["a red mouse and a dog", "a zebra"]
     bare = draw(sd1, prompts, seeds=(0, 1))
     with attach(sd1, Guard(gate=math.inf)) as run:

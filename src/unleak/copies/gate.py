@@ -1,7 +1,8 @@
-"""Which images of a batch a mitigation is for, decided once, from predictions that guidance makes anyway.
+"""Which prompts of a batch a mitigation is for, decided once, from predictions that guidance makes anyway.
 
 At the first step the ordinary predictions already hold what a detector needs: the text-conditional noise of Wen et
-al. (ICLR 2024), the agreement of the seeds. Images under the threshold are never touched, at no cost.
+al. (ICLR 2024), the agreement of the seeds. Images of a prompt under the threshold are never touched, at no cost. All
+images of a prompt share its score, which is what a calibration is of: one by one, some fall on the wrong side.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.detectors import Detector, detectors
+from unleak.copies.detectors import Detector, detectors, prompts_of_images
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, NotFinite
 
@@ -32,10 +33,10 @@ class Gated(Intervention):
     """Base of mitigations inside the denoiser. Without a gate they act on every image.
 
     Attributes:
-        gate: act on the images whose score at the first step reaches this threshold; a `Calibration` gives
+        gate: act on the prompts whose score at the first step reaches this threshold; a `Calibration` gives
             the threshold, what is read, and the model that it holds for.
-        reads: (detector, weight) pairs whose weighted sum is the score. Each image is judged by itself, but
-            "agreement" and "collapse" compare it with the other images of its prompt in the batch.
+        reads: (detector, weight) pairs whose weighted sum is the score, the mean over the prompt's images in the call,
+            as in `unleak.scan`. A call that names no prompts (`prompt_embeds`) is judged image by image.
         model: fingerprint of the model that the threshold was made for; another is refused.
     """
 
@@ -84,6 +85,7 @@ class Gated(Intervention):
             self._check_model(ctx)
             guidance_pair(preds)
             score = torch.stack([weight * d.measure(ctx, preds) for d, weight in self._detectors()]).sum(0)
+            score = _shared(ctx, score)
             if not torch.isfinite(score).all():
                 raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
             ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
@@ -108,6 +110,15 @@ class Gated(Intervention):
         combined = uncond + w * (cond - uncond)
         combined[here] = change(cond[here], uncond[here], w)
         return combined
+
+
+def _shared(ctx: Context, score: Tensor) -> Tensor:
+    """The mean score [N] of the images of each prompt, for each of its images."""
+    if not ctx.encoded.prompts:
+        return score
+    prompts = prompts_of_images(ctx, len(score))
+    mean = {one: score[[i for i, other in enumerate(prompts) if other == one]].mean() for one in dict.fromkeys(prompts)}
+    return torch.stack([mean[one] for one in prompts])
 
 
 def guidance_pair(preds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
