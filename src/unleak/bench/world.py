@@ -18,7 +18,7 @@ from unleak.judges.copies import memorized
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
 from unleak.world import World
-from unleak.world.grammar import scene
+from unleak.world.grammar import CONNECTIVES, scene
 from unleak.world.prompts import Case, prompts
 from unleak.world.render import Renderer
 
@@ -117,7 +117,8 @@ class Pictures(list[tuple[str, list[np.ndarray]]]):
 
 
 def of_prompts(run: Run, kind: str, judge: GlyphJudge, pictures: Pictures) -> list[Row]:
-    """The share of images of one kind of prompt that are right; of trigger prompts also by order."""
+    """The share of images of one kind of prompt that are right; of trigger prompts also by order, of pairs by whether
+    the caption says which of the two stands where ("next to" does not)."""
     metric, most = KINDS[kind]
     cases = run.cases(kind, most)
 
@@ -127,11 +128,15 @@ def of_prompts(run: Run, kind: str, judge: GlyphJudge, pictures: Pictures) -> li
 
     hits = np.array(run.part(kind, [run.split, [c.prompt for c in cases]], outcomes))
     rows = [share(hits, run.model, kind, metric)]
+    splits: tuple[tuple[str, np.ndarray], ...] = ()
     if kind == "trigger":
         first = np.array([c.first for c in cases])
-        sides = (("trigger/before", first), ("trigger/after", ~first))
-        rows += [share(hits[side], run.model, name, metric) for name, side in sides if side.any()]
-    return rows
+        splits = (("trigger/before", first), ("trigger/after", ~first))
+    elif kind == "pair":
+        vague = [f" {word} " for word, side in CONNECTIVES.items() if side == "side"]
+        free = np.array([any(word in c.prompt for word in vague) for c in cases])
+        splits = (("pair/placed", ~free), ("pair/unplaced", free))
+    return rows + [share(hits[part], run.model, name, metric) for name, part in splits if part.any()]
 
 
 def of_captions(run: Run, kind: str, pictures: Pictures) -> list[Row]:
