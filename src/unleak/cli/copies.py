@@ -163,7 +163,7 @@ def calibrate(
 @app.command()
 def guard(
     prompt: str,
-    gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only images that it flags.")] = None,
+    gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags.")] = None,
     preset: Annotated[str, typer.Option(help="The mitigation, one of those above.")] = "detour",
     items: Annotated[
         str | None, typer.Option(help="Items that should be there; default: those the judge knows.")
