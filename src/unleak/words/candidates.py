@@ -75,6 +75,11 @@ def patch_word(case: Case, **options: Any) -> Intervention:
     return Patch(items=[replace(item, sense=None) for item in case.broken], others=case.others, **options)
 
 
+def patch_masked(case: Case, **options: Any) -> Intervention:
+    """The same, but encoded in its sentence with the company masked out of attention."""
+    return patch_word(case, **{"isolation": "attn-mask", "eos_pads": "attn-mask", **options})
+
+
 def boost(case: Case) -> Intervention:
     """More attention to the items where they are; the rows stay."""
     return Boost([replace(item, sense=None) for item in case.broken])
@@ -84,6 +89,7 @@ CANDIDATES: dict[str, Candidate] = {
     "prune": Candidate(prune, cures=(), cost=0.005),
     "patch": Candidate(patch, cures=("leak",), cost=0.01, patches=True),
     "patch-word": Candidate(patch_word, cures=(), cost=0.01, patches=True),
+    "patch-masked": Candidate(patch_masked, cures=(), cost=0.01, patches=True),
     "boost": Candidate(boost, cures=("neglect",), cost=0.1),
 }
 
