@@ -359,3 +359,19 @@ def test_a_phrase_that_the_judge_cannot_read_is_an_error():
     with pytest.raises(BadInput, match="has no 'zzz'"):
         judged(r, glyph_judge())
     assert world.nouns
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("who", ["own", "attention"])
+def test_the_command_line_lets_the_model_find_its_own_masks(tmp_path: Path, who: str):
+    world = load_world()
+    scene = Scene("green", (Placement(world.nouns["banana"], 0, 2), Placement(world.nouns["hammer"], 4, 2)))
+    Image.fromarray(Renderer(world).pictures([scene])[0]).save(tmp_path / "scene.png")
+    out = CliRunner().invoke(app, [
+        "edit", str(tmp_path / "scene.png"), "--edit", "banana=cat", "--prompt", "a banana and a hammer", "--json", "-",
+        "--masks-from", who, "-o", str(tmp_path),
+    ])  # fmt: skip
+    assert out.exit_code == 0, out.output
+    assert json.loads(out.stdout)["edits"][0]["mask"] == who
+    mask = np.asarray(Image.open(tmp_path / "mask-1.png").convert("L")) > 127
+    assert mask[16:48, :32].mean() > 0.5 > mask[:, 32:].mean()

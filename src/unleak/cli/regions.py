@@ -31,7 +31,8 @@ from unleak.errors import BadInput
 METHODS = "ale, ale-official; to compare: infedit, p2p, masactrl, pnp, ddim, direct, null-text"
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
-given twice, a detector (Grounding DINO) and then a segmenter (SAM). Default: the model itself."""
+given twice, a detector (Grounding DINO) and then a segmenter (SAM). "own", the default: the model itself;
+"attention": by its attention alone."""
 
 
 @app.command("edit")
@@ -73,8 +74,10 @@ def edit_image(
         from unleak.regions import photo
 
         picture = photo.read(image)
-        masker: Any = "own"
-        if masks_from:
+        from unleak.regions.own_masks import FROM
+
+        masker: Any = masks_from[0] if masks_from and masks_from[0] in FROM else FROM[0]
+        if masks_from and masks_from != [masker]:
             from unleak.regions.text_masks import load_masker
 
             with err.status("loading the masker"):
