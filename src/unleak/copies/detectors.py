@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -124,13 +124,13 @@ def prompts_of_images(ctx: Context, images: int) -> list[str]:
     return prompts
 
 
-def by_prompt(ctx: Context, x: Tensor) -> Tensor:
-    """`detect.agreement` [N] of images [N, ...] among those of the same prompt."""
+def by_prompt(ctx: Context, x: Tensor, of: Callable[[Tensor], Tensor] = agreement) -> Tensor:
+    """What `of` makes of the images of each prompt, [N] of [N, ...]; by default `detect.agreement` among them."""
     prompts = prompts_of_images(ctx, len(x))
     out = x.new_empty(len(x), dtype=torch.float32)
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, other in enumerate(prompts) if other == prompt]
-        out[rows] = agreement(x[rows])
+        out[rows] = of(x[rows])
     return out
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.detectors import Detector, detectors, prompts_of_images
+from unleak.copies.detectors import Detector, by_prompt, detectors
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, NotFinite
 
@@ -85,7 +85,8 @@ class Gated(Intervention):
             self._check_model(ctx)
             guidance_pair(preds)
             score = torch.stack([weight * d.measure(ctx, preds) for d, weight in self._detectors()]).sum(0)
-            score = _shared(ctx, score)
+            if ctx.encoded.prompts:
+                score = by_prompt(ctx, score, torch.mean)
             if not torch.isfinite(score).all():
                 raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
             ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
@@ -110,15 +111,6 @@ class Gated(Intervention):
         combined = uncond + w * (cond - uncond)
         combined[here] = change(cond[here], uncond[here], w)
         return combined
-
-
-def _shared(ctx: Context, score: Tensor) -> Tensor:
-    """The mean score [N] of the images of each prompt, for each of its images."""
-    if not ctx.encoded.prompts:
-        return score
-    prompts = prompts_of_images(ctx, len(score))
-    mean = {one: score[[i for i, other in enumerate(prompts) if other == one]].mean() for one in dict.fromkeys(prompts)}
-    return torch.stack([mean[one] for one in prompts])
 
 
 def guidance_pair(preds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -126,8 +126,8 @@ class DDCM(Intervention):
         for name in ("source", *self.followers):
             latents = {"sample": ctx.state[name]} if name in ctx.state else {}
             made += [
-                Branch(f"{name}_cond", like="cond", text=text, replace={**latents, **_pooled(pooled)}),
-                Branch(f"{name}_uncond", like="uncond", text=empty, replace={**latents, **_pooled(empty_pooled)}),
+                Branch(f"{name}_cond", like="cond", text=text, replace={**latents, **pooled_input(pooled)}),
+                Branch(f"{name}_uncond", like="uncond", text=empty, replace={**latents, **pooled_input(empty_pooled)}),
             ]
         return made
 
@@ -179,5 +179,6 @@ class DDCM(Intervention):
         return torch.randn(like.shape, generator=random).to(like)
 
 
-def _pooled(pooled: Tensor | None) -> dict[str, Tensor]:
+def pooled_input(pooled: Tensor | None) -> dict[str, Tensor]:
+    """A UNet's argument for pooled vectors [B, P], where the model has them."""
     return {} if pooled is None else {"text_embeds": pooled}
