@@ -87,6 +87,19 @@ def test_branches_may_be_of_some_images_and_replace_named_inputs():
         grow(inputs, rows, [Branch("cond")])
 
 
+@pytest.mark.parametrize(
+    "where", [lambda own: {"added_cond_kwargs": {"text_embeds": own}}, lambda own: {"pooled_projections": own}]
+)
+def test_pooled_vectors_go_where_the_denoiser_takes_them(where):
+    rows, own = Rows(("cond",) * 2, (0, 1)), torch.randn(2, 7)
+    inputs = {"encoder_hidden_states": torch.randn(2, 5, 6)}
+    grown, _ = grow(inputs | where(own), rows, [Branch("b", images=(1,), pooled=torch.ones(7))])
+    expected = where(torch.cat([own, torch.ones(1, 7)]))
+    torch.testing.assert_close({name: grown[name] for name in expected}, expected, rtol=0, atol=0)
+    with pytest.raises(BadInput, match="text_embeds or pooled_projections"):
+        grow(inputs, rows, [Branch("b", pooled=torch.ones(7))])
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, -3.0])
 def test_the_combined_prediction_survives_guidance(scale):
     rows = Rows(("uncond", "uncond", "cond", "cond", "extra"), (0, 1, 0, 1, 0))

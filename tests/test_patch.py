@@ -264,7 +264,7 @@ def test_half_precision_is_kept(policy, dtype):
 
 
 @every_layout
-@pytest.mark.parametrize("isolation", ["bare", "positioned", "masked-context", "attn-mask"])
+@pytest.mark.parametrize("isolation", ["bare", "positioned", "masked-context", "substituted", "attn-mask"])
 def test_an_isolated_item_does_not_know_the_other(pipes, name, isolation):
     """Swapping the other item for another of as many tokens must leave the repaired item's rows alone."""
     for one, two in (("laptop", "dog"), ("hat", "key")):
@@ -308,6 +308,18 @@ def test_masked_context_keeps_the_rest_of_the_sentence(pipes):
     span = slice(*spans_of(seen["text_encoder"], prompt, "mouse"))
     for new, expected in zip(layers(seen["text_encoder"]), layers(masked["text_encoder"]), strict=True):
         assert torch.equal(new[:, span], expected[:, span])
+
+
+@every_layout
+def test_where_the_others_are_known_the_item_stays_in_its_sentence(pipes, name):
+    """The row of a word depends on where it stands, too: by default only its company is replaced."""
+    prompt = "a red laptop and a mouse"
+    seen, _ = encode(pipes[name], prompt, Patch("mouse", others="red laptop", eos_pads="keep"))
+    substituted, _ = encode(pipes[name], "a thing and a mouse")
+    for encoder, call in seen.items():
+        (a, b), (c, d) = spans_of(call, prompt, "mouse"), spans_of(call, "a thing and a mouse", "mouse")
+        for new, expected in zip(layers(call), layers(substituted[encoder]), strict=True):
+            assert torch.equal(new[:, a:b], expected[:, c:d])
 
 
 def test_encoders_that_take_no_pair_mask_are_refused():

@@ -82,7 +82,10 @@ def main() -> None:
     ap.add_argument("--cache", type=int, default=50_000)
     ap.add_argument("--export-only", action="store_true", help="save the pipeline of the last checkpoint and stop")
     a = ap.parse_args()
-    shares = {kind: float(share) for kind, _, share in (one.partition("=") for one in a.share)}
+    try:
+        shares = {kind: float(share) for kind, _, share in (one.partition("=") for one in a.share)}
+    except ValueError:
+        ap.error(f"--share: give KIND=SHARE, a number each, not {' '.join(a.share)}")
     if unknown := set(shares) - set(SHARES):
         ap.error(f"--share: no kind {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
     torch.manual_seed(a.seed)

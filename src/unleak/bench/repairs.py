@@ -60,6 +60,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "boost": {"with": "boost"},
     "deleaker": {"with": "deleaker"},
     "auto": {"with": "auto"},
+    "patch:bare": {"isolation": "bare"},
     "patch:keep": {"eos_pads": "keep", "isolation": "bare"},
     "patch:item": {"eos_pads": "item", "isolation": "bare"},
     "patch:masked-context": {"eos_pads": "masked-context", "isolation": "masked-context"},

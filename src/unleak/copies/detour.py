@@ -90,8 +90,7 @@ class Detour(Gated):
 
     def _rows(self, ctx: Context, images: tuple[int, ...], like: str) -> Branch:
         rows, pooled = ctx.encode([self.text])
-        name = "pooled_projections" if "pooled_projections" in ctx.run.denoising.names else "text_embeds"
-        return Branch(OTHER, like, images, rows[0], {} if pooled is None else {name: pooled})
+        return Branch(OTHER, like, images, rows[0], pooled)
 
 
 def _asked(ctx: Context) -> str:

@@ -14,6 +14,12 @@ from unleak.errors import BadInput, UnsupportedModel
 Which = str | Sequence[int] | None
 """Rows by label ("cond", "uncond", a branch's name), by batch position, or None for all."""
 
+Names = tuple[str, ...]
+"""What denoisers call one argument."""
+
+TEXT: Names = ("encoder_hidden_states",)
+POOLED: Names = ("text_embeds", "pooled_projections")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -53,20 +59,23 @@ class Rows:
 class Branch:
     """Extra rows of the same denoiser call: copies of the rows labelled `like`, under a new name.
 
-    `images` limits them to some images (default: all); `text` [L, D] or [images, L, D] and `replace`
-    (argument name -> rows) give them other inputs than the rows they copy.
+    `images` limits them to some images (default: all). `text` [L, D] or [images, L, D], `pooled` [P] or [images, P],
+    None where the denoiser takes no pooled text, and `replace` (argument name -> rows) give them other inputs than
+    the rows they copy.
     """
 
     name: str
     like: str = "cond"
     images: tuple[int, ...] | None = None
     text: Tensor | None = None
+    pooled: Tensor | None = None
     replace: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def inputs(self) -> dict[str, Tensor]:
-        text = {} if self.text is None else {"encoder_hidden_states": self.text}
-        return {**text, **self.replace}
+    def inputs(self) -> dict[Names, Tensor]:
+        """What is written into the branch's rows, each under the names that denoisers have for it."""
+        text = {names: rows for names, rows in ((TEXT, self.text), (POOLED, self.pooled)) if rows is not None}
+        return text | {(name,): rows for name, rows in self.replace.items()}
 
 
 def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None) -> Rows:
@@ -120,8 +129,8 @@ def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tupl
         return inputs, grown
     inputs = take(inputs, batch, keep)
     for branch, where in changed:
-        for name, value in branch.inputs.items() if where else ():
-            _put(inputs, name, value, where)
+        for names, value in branch.inputs.items() if where else ():
+            _put(inputs, names, value, where)
     return inputs, grown
 
 
@@ -162,14 +171,14 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(item)
 
 
-def _put(inputs: dict[str, Any], name: str, value: Tensor, rows: range) -> None:
-    """Write `value` into these rows of the named argument; `take` has made the tensors ours to write."""
-    for holder in (inputs, *(item for item in inputs.values() if isinstance(item, dict))):
-        target = holder.get(name)
+def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: range) -> None:
+    """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours."""
+    holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
+    for target in (holder.get(name) for holder in holders for name in names):
         if isinstance(target, Tensor):
             target[rows.start : rows.stop] = value.to(target).expand(len(rows), *target.shape[1:])
             return
-    raise BadInput(f"the denoiser is not called with an argument {name!r}; it has {sorted(inputs)}")
+    raise BadInput(f"the denoiser is not called with an argument {' or '.join(names)}; it has {sorted(inputs)}")
 
 
 def split(prediction: Tensor, rows: Rows) -> dict[str, Tensor]:

@@ -126,8 +126,8 @@ class DDCM(Intervention):
         for name in ("source", *self.followers):
             latents = {"sample": ctx.state[name]} if name in ctx.state else {}
             made += [
-                Branch(f"{name}_cond", like="cond", text=text, replace={**latents, **pooled_input(pooled)}),
-                Branch(f"{name}_uncond", like="uncond", text=empty, replace={**latents, **pooled_input(empty_pooled)}),
+                Branch(f"{name}_cond", like="cond", text=text, pooled=pooled, replace=latents),
+                Branch(f"{name}_uncond", like="uncond", text=empty, pooled=empty_pooled, replace=latents),
             ]
         return made
 
@@ -177,8 +177,3 @@ class DDCM(Intervention):
             return self.noise[ctx.step].to(like)
         random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
         return torch.randn(like.shape, generator=random).to(like)
-
-
-def pooled_input(pooled: Tensor | None) -> dict[str, Tensor]:
-    """A UNet's argument for pooled vectors [B, P], where the model has them."""
-    return {} if pooled is None else {"text_embeds": pooled}

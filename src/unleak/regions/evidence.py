@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unleak.core.branches import Branch
 from unleak.core.intervention import Intervention, Window
-from unleak.regions.ddcm import pooled_input, read
+from unleak.regions.ddcm import read
 from unleak.regions.images import Phrases, each_list, frozen, own_prompts, prompt_of
 from unleak.regions.ore import THING
 from unleak.regions.schedule import alphas
@@ -81,8 +81,8 @@ class Evidence(Intervention):
         for j in range(max(map(len, texts))):
             at = {image: first[i] + j for image, i in enumerate(prompt_of(ctx, len(texts))) if j < len(texts[i])}
             chosen = list(at.values())
-            vectors = pooled_input(None if pooled is None else pooled[chosen])
-            told.append(Branch(f"without {j}", images=tuple(at), text=rows[chosen], replace=vectors))
+            vectors = None if pooled is None else pooled[chosen]
+            told.append(Branch(f"without {j}", images=tuple(at), text=rows[chosen], pooled=vectors))
         return told
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:

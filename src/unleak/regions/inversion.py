@@ -114,9 +114,8 @@ class Retrace(Intervention):
         if self.prompt is not None:
             rows, pooled = ctx.encode(each_prompt(self.prompt))
             inputs = {"sample": self.path[ctx.steps - ctx.step]}
-            if pooled is not None:
-                inputs["text_embeds"] = per_image(ctx, pooled)
-            made.append(Branch("source_cond", like="cond", text=per_image(ctx, rows), replace=inputs))
+            vectors = None if pooled is None else per_image(ctx, pooled)
+            made.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))
         if self.empty is not None:
             made.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
         return made

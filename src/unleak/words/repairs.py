@@ -47,8 +47,8 @@ class Patch(Intervention):
     Attributes:
         items: the items to repair, as `Item.of` writes them, with their own modifiers ("yellow car").
         others: the further items of the prompt, where a policy below must know them.
-        isolation: where an item's rows come from. ``"auto"``: ``"substituted"`` in a causal encoder if
-            more items than one are named, else ``"bare"``. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
+        isolation: where an item's rows come from. ``"auto"``: ``"substituted"`` if more items than one are named,
+            else ``"bare"``, which is the paper's. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
             after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
             other items masked by the filler. ``"substituted"``: the prompt with the other items replaced by
             the substitute ("a mouse and a thing"). ``"attn-mask"``: the prompt, each named item attending to itself
@@ -154,14 +154,15 @@ class Patch(Intervention):
 
     def _decided(self, scene: Scene) -> Patch:
         """This patch with "auto" settled for one encoder."""
-        whole = scene.causal and len(scene.named) > 1
-        if scene.causal and not whole and self.eos_pads == "auto":
+        several = len(scene.named) > 1
+        if scene.causal and not several and self.eos_pads == "auto":
             warnings.warn(
                 f"{scene.call.name} gathers all items in the rows after the text; they keep what leaked into "
                 f"them unless the other items are named: Patch({', '.join(map(repr, self.items))}, others=...).",
                 stacklevel=2,
             )
-        isolation, eos_pads = ("substituted", "compose") if whole else ("bare", "keep")
+        isolation = "substituted" if several else "bare"
+        eos_pads = "compose" if several and scene.causal else "keep"
         return replace(
             self,
             isolation=isolation if self.isolation == "auto" else self.isolation,
