@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from unleak import models
 from unleak.generate import generate
+from unleak.text.spans import item_span
 from unleak.world import load as load_world
 
 TRAINING = Path(__file__).parents[1] / "training"
@@ -87,6 +88,48 @@ def test_the_encoder_is_asked_for_an_item_where_its_word_stands(monkeypatch: pyt
         if len(s.things) == 1:
             named.setdefault(s.things[0].word, set()).add(tuple(t5.convert_ids_to_tokens(ids[b, at])))
     assert len(named) > 30 and all(len(x) == 1 for x in named.values())
+
+
+def test_an_open_pair_is_to_be_read_as_one_whose_order_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both things of "a cat next to a dog" get the rows they have in "a cat left of a dog", nothing else changes."""
+    monkeypatch.syspath_prepend(str(TRAINING))
+    from mixture import Mixture
+    from train_order import Teacher, settled
+
+    pipe = models.load("emoji-flux")
+    teacher = Teacher(pipe.text_encoder_2, pipe.tokenizer_2)
+    mix, r = Mixture(load_world(), beside=6.0), random.Random(0)
+    samples = [mix.draw(r) for _ in range(60)]
+    ids, rows = teacher(samples)
+    own = pipe.text_encoder_2(input_ids=ids).last_hidden_state
+    assert any(map(settled, samples)) and not all(map(settled, samples))
+    for b, s in enumerate(samples):
+        if not settled(s):
+            torch.testing.assert_close(rows[b], own[b])
+            continue
+        said = next(s.text.replace(f" {c} ", " left of ", 1) for c in ("next to", "beside") if f" {c} " in s.text)
+        target = pipe.text_encoder_2(input_ids=teacher.ids([said])).last_hidden_state[0]
+        for t in s.things:
+            (a, z), (c, d) = (item_span(pipe.tokenizer_2, text, t.phrase, 32) for text in (s.text, said))
+            torch.testing.assert_close(rows[b, a:z], target[c:d], rtol=0, atol=2e-5)
+        pads = ids[b] == pipe.tokenizer_2.pad_token_id
+        torch.testing.assert_close(rows[b, pads], own[b, pads])
+
+
+def test_the_order_is_taught_to_the_encoder_alone(parts: Path, tmp_path: Path) -> None:
+    size = ("--width", "32", "--double", "1", "--single", "1", "--steps", "1", "--batch", "2", "--cache", "4")
+    train("flux", tmp_path / "flux", "--vae", str(parts / "vae" / "vae"), "--text", str(parts / "t5"), *size)
+    before, after = tmp_path / "flux" / "pipeline", tmp_path / "order" / "pipeline"
+    args = ("--from", str(before), "--steps", "3", "--batch", "4")
+    train("order", tmp_path / "order", *args, "--until", "2")
+    assert not after.exists()
+    train("order", tmp_path / "order", *args)
+    changed = {
+        part.parent.name
+        for part in sorted(before.rglob("*.safetensors"))
+        if not all(map(torch.equal, *(load_file(f / part.relative_to(before)).values() for f in (before, after))))
+    }
+    assert changed == {"text_encoder_2"} and models.settings(after) == models.settings(before)
 
 
 def test_the_shipped_world_is_what_the_command_makes(tmp_path: Path) -> None:
