@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +125,35 @@ def test_pruning_counts_prompts_and_pairs_images() -> None:
     assert found["prune_unaffected"].value == 0.5 and found["prune_improved"].value == 1.0
     assert found["prune_gain"].value == pytest.approx((0 + 0.5 + 1 - 1) / 4)
     assert found["prune_mcnemar_p"].value == 1.0 and found["prune_mcnemar_p"].n == 3
+
+
+def test_pruning_that_lost_an_item_on_other_seeds_is_not_among_the_verified(monkeypatch, tmp_path) -> None:
+    """What is measured on the seeds of the trial decides; the rates are of the others."""
+    lost = {"a": ([1, 1, 1, 1], [1, 1, 1, 0]), "b": ([0, 1, 1, 1], [1, 1, 1, 1]), "c": ([1, 1, 1, 1], [1, 1, 1, 1])}
+    drawn = {(name, 0): trial for name, trial in lost.items()} | {
+        (name, 4): ([1, 1, 1, 1], [1, 1, 0, 0]) for name in lost
+    }
+    state: dict[str, Any] = {}
+
+    @contextmanager
+    def attach(pipe: Any, *interventions: Any) -> Iterator[None]:
+        state["pruned"] = bool(interventions)
+        yield
+
+    def generate(pipe: Any, prompt: str, seeds: list[int], **_: Any) -> list[Any]:
+        return [drawn[prompt, seeds[0]][state["pruned"]]]
+
+    monkeypatch.setattr(tokens, "attach", attach)
+    monkeypatch.setattr(tokens, "generate", generate)
+    judge: Any = SimpleNamespace(present=lambda images, items: np.array(images, bool)[:, None])
+    run = Run(SimpleNamespace(), tmp_path, "toy", "dev", [0], None, {})
+    monkeypatch.setattr(Run, "weights", "none")
+    item = Item("ice cream")
+    planned: Any = [SimpleNamespace(prompt=name, encoder="text_encoder", named=[item]) for name in lost]
+    found = tokens.pruned(run, planned, [[[True, False]]] * 3, [0, 1, 2, 3], [4, 5, 6, 7], judge)
+    n = {(r.subset, r.metric): r.n for r in found}
+    assert n["redundant", "prune_gain"] == 3 and n["verified", "prune_gain"] == 2
+    assert {r.value for r in found if r.metric == "prune_gain"} == {-0.5}
 
 
 def test_figures_of_a_classifier_have_their_own_sample_sizes() -> None:

@@ -30,8 +30,10 @@ class Figure(NamedTuple):
 FIGURES = (
     Figure("none", "leak_rate", "all", 0.94, SCHNELL),
     Figure("patch", "leak_rate", "all", 0.14, SCHNELL),
+    Figure("patch:bare", "leak_rate", "all", 0.14, SCHNELL),
     Figure("none", "leak_rate", "all", 0.79, DEV),
     Figure("patch", "leak_rate", "all", 0.20, DEV),
+    Figure("patch:bare", "leak_rate", "all", 0.20, DEV),
     Figure("tokens", "representative_share", "all/items", 0.89, f"{FLOW} v3: items with a representative token"),
     Figure("tokens", "representative_share", "all/tokens", 0.48, f"{FLOW} v3: of tokens of items that have several"),
     Figure("prune", "prune_accuracy_before", "redundant", 0.8348, REMOVED),

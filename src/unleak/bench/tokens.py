@@ -58,7 +58,7 @@ def measured(
     if "tokens" in methods:
         made += representative(found, kinds)
     if "prune" in methods:
-        made += pruned(run, planned, found, fresh(seeds), judge)
+        made += pruned(run, planned, found, seeds, fresh(seeds), judge)
     if "classifier" in methods:
         try:
             learners, _ = classifiers(run.pipe, planned, found, False, run.call)
@@ -100,33 +100,42 @@ def _share(label: list[bool] | str) -> float:
     return 0.0 if isinstance(label, str) else float(np.mean(np.logical_not(label)))
 
 
-def pruned(run: Run, planned: Sequence[Plan], found: Sequence[Labels], seeds: list[int], judge: Judge) -> list[Row]:
-    """Accuracy with and without redundant tokens, on prompts that have some.
+def pruned(
+    run: Run,
+    planned: Sequence[Plan],
+    found: Sequence[Labels],
+    tried: list[int],
+    seeds: list[int],
+    judge: Judge,
+) -> list[Row]:
+    """Accuracy on `seeds` with and without redundant tokens, on prompts that have some; see `pruning`.
 
-    A prompt counts as right if all its items are there on half of the images or more: `prune_accuracy_before`,
-    `prune_accuracy_after`; `prune_unaffected` and `prune_improved` of those that were right and wrong before;
-    `prune_mcnemar_p`, exact and two-sided, n being the prompts that changed. `prune_gain` is in images, paired.
+    Subset "redundant" is all of them. "verified" is those on which pruning lost nothing on the seeds `tried`: a user
+    who prunes would look, and so does `unleak.repair`.
     """
     jobs = [(plan, prune) for plan, each in zip(planned, found, strict=True) if (prune := redundant(plan, each))]
     if not jobs:
         run.notes.append("prune: no prompt has a redundant token")
         return []
-    tick = run.ticking("prune", 2 * len(seeds) * len(jobs))
+    tick = run.ticking("prune", 2 * (len(tried) + len(seeds)) * len(jobs))
 
-    def drawn(plan: Plan, *interventions: Intervention) -> list[bool]:
+    def drawn(plan: Plan, on: list[int], *interventions: Intervention) -> list[bool]:
         with attach(run.pipe, *interventions):
-            images = generate(run.pipe, plan.prompt, seeds, progress=tick, **run.call)[0]
+            images = generate(run.pipe, plan.prompt, on, progress=tick, **run.call)[0]
         there: list[bool] = np.all(judge.present(images, plan.named), axis=1).tolist()
         return there
 
-    def both(plan: Plan, prune: Prune) -> list[list[bool]]:
-        return [drawn(plan), drawn(plan, prune)]
+    def both(name: str, on: list[int]) -> np.ndarray:
+        """[P, 2, S]: all items are there, before and after."""
+        each = []
+        for i, (plan, prune) in enumerate(jobs):
+            compute = lambda p=plan, r=prune: [drawn(p, on), drawn(p, on, r)]  # noqa: E731
+            each.append(run.part(f"{name}-{i:04d}", [on, plan.prompt, prune.to_dict()], compute))
+        return np.array(each, bool)
 
-    each = []
-    for i, (plan, prune) in enumerate(jobs):
-        compute = lambda p=plan, r=prune: both(p, r)  # noqa: E731
-        each.append(run.part(f"prune-{i:04d}", [seeds, plan.prompt, prune.to_dict()], compute))
-    return pruning(np.array(each, bool))
+    trial, images = both("prune-trial", tried), both("prune", seeds)
+    kept = trial[:, 1].sum(-1) >= trial[:, 0].sum(-1)
+    return pruning(images, "redundant") + (pruning(images[kept], "verified") if kept.any() else [])
 
 
 def redundant(plan: Plan, found: Labels) -> Prune | None:
@@ -141,19 +150,24 @@ def redundant(plan: Plan, found: Labels) -> Prune | None:
     return Prune(reduce(or_, gone)) if gone else None
 
 
-def pruning(images: np.ndarray) -> list[Row]:
-    """Rows from [P, 2, S]: all items are there, before and after."""
+def pruning(images: np.ndarray, subset: str = "redundant") -> list[Row]:
+    """Rows from [P, 2, S]: all items are there, before and after.
+
+    A prompt counts as right if all its items are there on half of the images or more: `prune_accuracy_before`,
+    `prune_accuracy_after`; `prune_unaffected` and `prune_improved` of those that were right and wrong before;
+    `prune_mcnemar_p`, exact and two-sided, n being the prompts that changed. `prune_gain` is in images, paired.
+    """
     before, after = (images.mean(-1) >= 0.5).T
     fixed, broken, p = mcnemar(before, after)
     made = [
-        share(before, "prune", "redundant", "prune_accuracy_before"),
-        share(after, "prune", "redundant", "prune_accuracy_after"),
-        paired_difference(images[:, 0], images[:, 1], "prune", "redundant", "prune_gain"),
-        Row("prune", "redundant", "prune_mcnemar_p", p, p, p, fixed + broken),
+        share(before, "prune", subset, "prune_accuracy_before"),
+        share(after, "prune", subset, "prune_accuracy_after"),
+        paired_difference(images[:, 0], images[:, 1], "prune", subset, "prune_gain"),
+        Row("prune", subset, "prune_mcnemar_p", p, p, p, fixed + broken),
     ]
     for name, given in (("prune_unaffected", before), ("prune_improved", ~before)):
         if given.any():
-            made.append(share(after[given], "prune", "redundant", name))
+            made.append(share(after[given], "prune", subset, name))
     return made
 
 
