@@ -225,7 +225,7 @@ def test_a_broken_classifier_is_refused(tmp_path):
     with pytest.raises(BrokenFile):
         Classifier.load(file)
     whole = train(examples(), "knn", "text_encoder", {"text_encoder": "x"}).to_bytes()
-    for data in (b"", b"{}", whole[:-40], whole.replace(b"unleak/redundancy/1", b"unleak/redundancy/9"),
+    for data in (b"", b"{}", whole[:-40], whole.replace(b"unleak/redundancy/2", b"unleak/redundancy/1"),
                  whole.replace(b'"knn', b'"cnn').replace(b'\\"knn', b'\\"cnn')):  # fmt: skip
         file.write_bytes(data)
         with pytest.raises(BrokenFile, match="train it again"):
@@ -245,8 +245,9 @@ def test_too_little_to_learn_from():
 def test_extras_describe_the_token(flux):
     plain = features(flux, [PROMPT], [Item("squirrels")], "text_encoder_2", **SMALL)[0]
     more = features(flux, [PROMPT], [Item("squirrels")], "text_encoder_2", extras=True, **SMALL)[0]
-    m = len(plain)
-    assert np.allclose(np.linalg.norm(plain, axis=1), 1, atol=1e-5) and more.shape == (m, plain.shape[1] + 6)
+    m, unit = len(plain), plain[:, :-1]
+    assert np.allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5) and np.allclose(plain[:, -1], unit @ unit[-1])
+    assert more.shape == (m, plain.shape[1] + 6)
     assert np.array_equal(more[:, :-6], plain)
     assert np.allclose(more[:, -6] * 6, m) and np.allclose(more[:, -5] * 6, range(m)) and list(more[:, -4] > 0)[-1]
 
@@ -286,7 +287,7 @@ def test_training_resumes(sd1, tmp_path):
     assert trained.counts["used"] == len(WORDS) and trained.chosen == "knn"
     assert Classifier.load(out).encoders == read_by(sd1, "a cat", **SMALL)
     data, asked = trained.to_dict(), judge.asked
-    assert data["schema"] == "unleak/redundancy/1" and set(data["classifiers"]) == {"knn", "linear"}
+    assert data["schema"] == "unleak/redundancy/2" and set(data["classifiers"]) == {"knn", "linear"}
     again = bench.learn(sd1, planned, out, judge=judge, kind="knn", call=SMALL)
     assert judge.asked == asked and again.to_dict() == data
 

@@ -1,9 +1,10 @@
 """Predict from a row alone that its token is redundant, so that nothing has to be drawn.
 
 Source: Follow the Flow (arXiv 2504.01137): a k-NN (v1) and one linear layer (v3) on the token's embedding. Here:
-cosine k-NN and logistic regression on the L2-normalised row ``H_i / |H_i|``, with folds that share no item, and a
-threshold that puts precision first: dropping a representative token destroys its item, keeping a redundant one
-does no harm. `unleak.words.redundancy` makes the labels.
+cosine k-NN and logistic regression on the L2-normalised row ``H_i / |H_i|`` and its cosine with the row of the item's
+last token, where a causal encoder gathers the item: a row like that one carries it, too, whatever the item is. Folds
+share no item, and the threshold puts precision first: dropping a representative token destroys its item, keeping a
+redundant one does no harm. `unleak.words.redundancy` makes the labels.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ from unleak.text.subsets import Cutter, Subset
 from unleak.words.reading import rows_read
 from unleak.words.redundancy import Prune, check
 
-SCHEMA = "unleak/redundancy/1"
+SCHEMA = "unleak/redundancy/2"
 #: per kind the values of its one setting, k or C, of which validation chooses
 KINDS: dict[str, tuple[float, ...]] = {"knn": (1, 5, 11, 21), "linear": (0.01, 0.1, 1, 10, 100)}
 
 
 def features(pipe: Any, prompts: Sequence[str], items: Sequence[Item], encoder: str, extras: bool = False,
              **call: Any) -> list[np.ndarray]:  # fmt: skip
-    """For prompt p and its item, [m, D]: ``H_i / |H_i|`` of the item's m tokens, as the denoiser reads them.
+    """For prompt p and its item, [m, D]: of the item's m tokens ``H_i / |H_i|``, as the denoiser reads them, and
+    ``cos(H_i, H_m)``.
 
     With `extras` six columns more: m, the token's place, whether it is the last, ``|H_i| / |C_i|`` and
     ``cos(H_i, C_i)`` with the pad row C_i of the empty prompt, ``cos(H_i, mean of the item's rows)``; each divided
@@ -57,13 +59,14 @@ def _of_item(H: Tensor, C: Tensor | None, prompt: str, item: Item, own: Cutter) 
     a, b = token_span(own.tokenizer, tokens, item.find(prompt), own.name)
     h = H[a:b].numpy()
     unit = _unit(h)
+    read = np.concatenate([unit, unit @ unit[-1:].T], 1)
     if C is None:
-        return unit
+        return read
     c = C[a:b].numpy()
     m, places, size = b - a, np.arange(b - a), np.linalg.norm(h, axis=1) / np.linalg.norm(c, axis=1)
     near = (unit * _unit(c)).sum(1), unit @ _unit(h.mean(0, keepdims=True))[0]
     more = np.stack([np.full(m, m), places, places == m - 1, size, *near], 1)
-    return np.concatenate([unit, more / more.shape[1]], 1)
+    return np.concatenate([read, more / more.shape[1]], 1)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
