@@ -208,7 +208,7 @@ def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None
     assert result.method == "prune" and not np.array_equal(result.before, result.after)
     assert json.loads(json.dumps(repair_report.to_dict(result, {})))["settings"]["redundant"]["type"] == "Prune"
     encoder = {"text_encoder": weights_digest(sd1.text_encoder)}
-    never = Classifier("linear", 1, 2.0, "text_encoder", encoder, {"weight": np.zeros(32), "bias": np.zeros(1)})
+    never = Classifier("linear", 1, 2.0, "text_encoder", encoder, {"weight": np.zeros(33), "bias": np.zeros(1)})
     with pytest.raises(BadInput, match="no token of these items"):  # it calls none redundant
         repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=never, **ask)
     (tmp_path / "broken").write_bytes(b"{}")
