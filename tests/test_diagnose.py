@@ -79,6 +79,23 @@ def test_the_verdict_follows_what_the_judge_sees(sd1, answers: tuple[bool, bool,
     assert found.method == methods[f.verdict] and (found.repair is None) == (found.method is None)
 
 
+@pytest.mark.parametrize(("after", "method", "refused"), [
+    ([["furry mouse"], ["laptop"]], "patch", set()),
+    ([[], ["laptop"], ["furry mouse"], ["laptop"]], "patch-word", {"patch"}),
+    ([[]], "patch", {"patch-word", "patch-masked", "boost"}),  # none helps: the one that is meant for it stays
+])  # fmt: skip
+def test_a_repair_that_does_not_help_is_not_suggested_while_another_does(sd1, after, method, refused) -> None:
+    asked = ([], [], ["furry mouse"], [], [], ["laptop"], [])  # the mouse five times, the laptop, the control
+    found = diagnose(sd1, "a mouse and a laptop", "mouse=furry mouse,laptop", seeds=[0],
+                     judge=Scripted(*asked, *after), call=SMALL | {"num_inference_steps": 2})  # fmt: skip
+    mouse, laptop = found.findings
+    assert (mouse.verdict, laptop.verdict) == ("leak", "ok") and mouse.repaired and not laptop.repaired
+    assert found.method == method and set(found.failed) == refused
+    assert mouse.after == Rate(int(any(after)), 1) and found.after is not None
+    assert all("is there on 0/1" in why for why in found.failed.values())
+    assert all(f"{name} is not suggested" in str(found) for name in refused)
+
+
 def test_another_sense_is_no_and_is_named(sd1) -> None:
     judge = Scripted(["computer mouse"], ["laptop"], ["furry mouse"], [], [], ["laptop"])
     found = diagnose(sd1, "a mouse and a laptop", "mouse=furry mouse,laptop", seeds=[0], judge=judge, call=SMALL,

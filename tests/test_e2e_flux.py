@@ -8,6 +8,7 @@ import pytest
 from unleak.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import embedded_folder, guidance, load, settings
+from unleak.words.diagnose import diagnose
 from unleak.words.repair import repair
 from unleak.world import load as load_world
 
@@ -39,6 +40,15 @@ def test_the_leak_is_repaired_on_both_sides_of_the_trigger(pipe, prompt: str) ->
     mouse, laptop = sorted(result.items, key=lambda i: i.text, reverse=True)
     assert mouse.before.mean() < 0.5 and mouse.repaired and mouse.after.mean() >= 0.8
     assert not laptop.repaired and laptop.after.mean() >= laptop.before.mean() - 0.34
+
+
+def test_the_diagnosis_suggests_what_helps(pipe) -> None:
+    """The last token of the better name does not carry it here, and by its row no mouse comes back."""
+    found = diagnose(pipe, "a mouse and a laptop", "mouse,laptop", judge=JUDGE, call=CALL)
+    mouse, laptop = found.findings
+    assert mouse.verdict == "leak" and laptop.verdict == "ok"
+    assert found.method == "patch-word" and "patch" in found.failed
+    assert mouse.after.yes and laptop.after.yes
 
 
 def test_the_unambiguous_name_keeps_its_sense_beside_the_trigger(pipe) -> None:

@@ -9,6 +9,7 @@ the flow is the only evidence: there is no verdict, and the images are for the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from unleak.core.text_call import Encoded
 from unleak.errors import BadInput, UnleakError
 from unleak.generate import check_prompt, generate, rehearse
 from unleak.judges import Judge
+from unleak.judges.rate import Rate
 from unleak.text.items import Item, bracketed, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.text.scene import Scene
-from unleak.words.candidates import suggested
+from unleak.words.candidates import Trial, suggested, trials
 from unleak.words.diagnosis import Diagnosis, Finding
 from unleak.words.flow import flow_of
 from unleak.words.flow_images import image_flow
@@ -96,7 +98,7 @@ def diagnose(
         evidence: ``"failures"``: draw what explains an item where it is missing; ``"all"``: for every item.
         lens: depths 0..1 of the encoder's layers to draw, too, e.g. (0.25, 0.5, 0.75).
         flow_images: draw how each item changes the image of every other (`unleak.words.flow_images`).
-        after: draw the suggested repair, too.
+        after: draw the suggested repair, too; with a judge, suggest the next one where it does not help.
         call: arguments of the pipeline. progress: is told how many images each call made.
 
     Raises:
@@ -148,12 +150,7 @@ def diagnose(
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
         found.layers[depth] = look(judge, draw(prompt, Lens(depth)), every, title)
-    _suggest(pipe, found)
-    if after and found.repair is not None:
-        found.after = draw(prompt, found.repair)
-        for f in findings:
-            if judge and not f.note:
-                f.after = look(judge, found.after, [f.meant], "After").rate
+    _suggest(pipe, found, judge, partial(draw, prompt) if after else None)
     return found
 
 
@@ -197,15 +194,35 @@ def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
     return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
 
 
-def _suggest(pipe: Any, found: Diagnosis) -> None:
-    """Add the cheapest repair that is meant for what was found and that this pipeline and prompt allow."""
-    for trial in suggested(found.case):
+def _suggest(
+    pipe: Any, found: Diagnosis, judge: Judge | None, draw: Callable[[Intervention], np.ndarray] | None
+) -> None:
+    """Add a repair, and with `draw` what it draws: the cheapest that is meant for what was found and that this
+    pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
+    none brings them back, the first."""
+    looks = bool(judge and draw)
+    drawn: list[tuple[Trial, np.ndarray | None, list[Rate | None]]] = []
+    for trial in (trials if looks else suggested)(found.case):
         try:
             rehearse(pipe, found.prompt, trial.repair, **found.call)
+            images = draw(trial.repair) if draw else None
         except UnleakError as e:
             found.failed[trial.name] = str(e)
             continue
+        rates = [
+            None if images is None or judge is None or f.note else look(judge, images, [f.meant], "After").rate
+            for f in found.findings
+        ]
+        drawn.append((trial, images, rates))
+        acted = {f.item.text: r for f, r in zip(found.findings, rates, strict=True) if f.meant in trial.items and r}
+        if not looks or all(rate.yes for rate in acted.values()):
+            break
+        found.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
+    else:
+        drawn = drawn[:1]
+    if drawn:
+        trial, found.after, rates = drawn[-1]
         found.method, found.repair = trial.name, trial.repair
-        for f in found.findings:
-            f.repaired = f.meant in trial.items
-        return
+        found.failed.pop(trial.name, None)
+        for f, rate in zip(found.findings, rates, strict=True):
+            f.repaired, f.after = f.meant in trial.items, rate

@@ -66,7 +66,8 @@ class Diagnosis:
         image_flow: between the images of the items' rows, where it was asked for.
         layers: by depth 0..1, what the rows of earlier encoder layers draw (`unleak.words.lens.Lens`).
         method: the name of the suggested repair in `unleak.words.candidates.CANDIDATES`; None if there is none.
-        failed: repairs that would be meant for it, and why they cannot be made here.
+        failed: repairs that were considered first, and why they are not suggested: this pipeline cannot make them, or
+            with them the judge still misses what they act on.
     """
 
     prompt: str
@@ -135,7 +136,7 @@ class Diagnosis:
         for i, f in enumerate(self.findings):
             lines.append(f"  {f.item.text:<14} {self.head(i):<9}{_counts(f)}".rstrip())
             lines += [f"      {reason}" for reason in self.reasons(i)]
-        lines += [f"  {name} cannot be used: {why}" for name, why in self.failed.items()]
+        lines += [f"  {name} is not suggested: {why}" for name, why in self.failed.items()]
         lines.append(f"  suggested repair: {described(self.repair) if self.repair else 'none'}")
         return "\n".join(lines)
 
