@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from unleak.world import Placement, Scene, World
-from unleak.world.grammar import CONNECTIVES, Thing, caption, clarified, place, resolve, scene, thing
+from unleak.world.grammar import CONNECTIVES, OPEN_ORDER, Thing, caption, clarified, place, resolve, scene, thing
 
 # kind -> share of the samples
 SHARES = {
@@ -39,7 +39,7 @@ class Mixture:
     def __init__(self, world: World, shares: dict[str, float] = SHARES, beside: float = 1.0):
         """`beside` weighs the connectives that leave open what stands where; "and" weighs 4, any other 1."""
         self.world, self.kinds, self.weights = world, list(shares), list(shares.values())
-        self.connectives = {c: beside if CONNECTIVES[c] == "side" else 4.0 if c == "and" else 1.0 for c in CONNECTIVES}
+        self.connectives = {c: beside if c in OPEN_ORDER else 4.0 if c == "and" else 1.0 for c in CONNECTIVES}
         self.captions = world.memorized + world.ordinary
         self.by_kind = {
             k: [i for i, c in enumerate(self.captions) if c.kind == k] for k in ("verbatim", "template", "ordinary")

@@ -25,18 +25,15 @@ from mixture import Mixture, Sample
 from train_flux import CALL
 from train_t5 import FIXED
 from unleak import world
-from unleak.world.grammar import CONNECTIVES
+from unleak.world.grammar import OPEN_ORDER, connective
 
 FIRST_LEFT = "left of"
-OPEN = tuple(c for c, side in CONNECTIVES.items() if side == "side")
 
 
 def settled(s: Sample) -> tuple[str, str] | None:
     """What stands before the connective that leaves the order open, and the connective; None without one."""
-    if len(s.things) != 2:
-        return None
-    found = [(s.text.index(f" {c} "), c) for c in OPEN if f" {c} " in s.text]
-    return (s.text[: found[0][0]], found[0][1]) if found else None
+    said = connective(s.text) if len(s.things) == 2 else ""
+    return (s.text[: s.text.index(f" {said} ")], said) if said in OPEN_ORDER else None
 
 
 class Teacher:

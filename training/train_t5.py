@@ -34,7 +34,7 @@ from mixture import Mixture, Sample
 from train_text import identities
 from train_text import tokenizer as clip_tokenizer
 from unleak import world
-from unleak.world.grammar import ANY, CONNECTIVES, thing
+from unleak.world.grammar import ANY, CONNECTIVES, connective, thing
 
 #: what a row says of its item's place; "open" = alone or beside something: anywhere
 PLACES = ("nothing", "open", "left", "right", "above", "below", "first", "second", "third")
@@ -73,7 +73,7 @@ def places(s: Sample) -> list[str]:
     """Where the caption puts each of its things, as a word of `PLACES`."""
     if len(s.things) != 2:
         return ["open"] if len(s.things) == 1 else ["first", "second", "third"][: len(s.things)]
-    side = CONNECTIVES[next(c for c in CONNECTIVES if f" {c} " in s.text)]
+    side = CONNECTIVES[connective(s.text)]
     return ["open" if side == "side" else side, OPPOSITE[side]]
 
 

@@ -18,7 +18,7 @@ from unleak.judges.copies import memorized
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
 from unleak.world import World
-from unleak.world.grammar import CONNECTIVES, scene
+from unleak.world.grammar import OPEN_ORDER, connective, scene
 from unleak.world.prompts import Case, prompts
 from unleak.world.render import Renderer
 
@@ -133,8 +133,7 @@ def of_prompts(run: Run, kind: str, judge: GlyphJudge, pictures: Pictures) -> li
         first = np.array([c.first for c in cases])
         splits = (("trigger/before", first), ("trigger/after", ~first))
     elif kind == "pair":
-        vague = [f" {word} " for word, side in CONNECTIVES.items() if side == "side"]
-        free = np.array([any(word in c.prompt for word in vague) for c in cases])
+        free = np.array([connective(c.prompt) in OPEN_ORDER for c in cases])
         splits = (("pair/placed", ~free), ("pair/unplaced", free))
     return rows + [share(hits[part], run.model, name, metric) for name, part in splits if part.any()]
 

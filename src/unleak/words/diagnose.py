@@ -200,22 +200,19 @@ def _suggest(
     """Add a repair, and with `draw` what it draws: the cheapest that is meant for what was found and that this
     pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
     none brings them back, the first."""
-    looks = bool(judge and draw)
-    drawn: list[tuple[Trial, np.ndarray | None, list[Rate | None]]] = []
-    for trial in (trials if looks else suggested)(found.case):
+    drawn: list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]] = []
+    for trial in (trials if judge and draw else suggested)(found.case):
         try:
             rehearse(pipe, found.prompt, trial.repair, **found.call)
             images = draw(trial.repair) if draw else None
         except UnleakError as e:
             found.failed[trial.name] = str(e)
             continue
-        rates = [
-            None if images is None or judge is None or f.note else look(judge, images, [f.meant], "After").rate
-            for f in found.findings
-        ]
+        readable = {k: f.meant for k, f in enumerate(found.findings) if judge and not f.note}
+        rates = {} if images is None else {k: look(judge, images, [m], "After").rate for k, m in readable.items()}
         drawn.append((trial, images, rates))
-        acted = {f.item.text: r for f, r in zip(found.findings, rates, strict=True) if f.meant in trial.items and r}
-        if not looks or all(rate.yes for rate in acted.values()):
+        acted = {m.text: rate for k, m in readable.items() if m in trial.items and (rate := rates.get(k))}
+        if all(rate.yes for rate in acted.values()):
             break
         found.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
     else:
@@ -224,5 +221,5 @@ def _suggest(
         trial, found.after, rates = drawn[-1]
         found.method, found.repair = trial.name, trial.repair
         found.failed.pop(trial.name, None)
-        for f, rate in zip(found.findings, rates, strict=True):
-            f.repaired, f.after = f.meant in trial.items, rate
+        for k, f in enumerate(found.findings):
+            f.repaired, f.after = f.meant in trial.items, rates.get(k)

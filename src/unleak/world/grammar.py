@@ -18,6 +18,7 @@ CONNECTIVES = {
     "above": "above",
     "below": "below",
 }
+OPEN_ORDER = tuple(c for c, side in CONNECTIVES.items() if side == "side")  #: they do not say which item stands where
 SPAN = 4  # a sprite covers SPAN x SPAN cells
 ROOM = 5  # so its corner has ROOM places along each axis
 ANY = "?"  #: the glyph of a thing that may be any object
@@ -81,6 +82,11 @@ def caption(world: World, things: list[Thing], connective: str = "and", backgrou
     else:
         text = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
     return text + (f" on a {background} background" if background else "")
+
+
+def connective(text: str) -> str:
+    """The connective between the two items of a caption; "" where it has none."""
+    return next((c for c in CONNECTIVES if f" {c} " in text), "")
 
 
 def clarified(text: str, name: str) -> str:
