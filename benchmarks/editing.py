@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from overhead import about, build, measure, options_of, summarise
-from unleak.bench.repairs import counting
+from unleak.bench.words.repairs import counting
 from unleak.regions.edit import edit
 from unleak.regions.plan import Edit
 

@@ -26,12 +26,12 @@ import diffusers
 import torch
 import transformers
 
-from unleak.core.branches import Branch
 from unleak.core.edits import KeyScale, Partition, Region
 from unleak.core.intervention import Intervention
+from unleak.core.rows import Branch
 from unleak.core.scores import RunningMean
-from unleak.core.session import attach
-from unleak.words.maps import Maps
+from unleak.engine.session import attach
+from unleak.words.methods.maps import Maps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import clip_tokenizer

@@ -22,11 +22,11 @@ import numpy as np
 
 from overhead import measure, summarise
 from unleak import models
-from unleak.copies import scan_file as files
-from unleak.copies.guard import Guard
-from unleak.copies.scan import plan, scan
-from unleak.core.session import attach
-from unleak.generate import generate
+from unleak.copies.methods.guard import Guard
+from unleak.copies.scan import scan_file as files
+from unleak.copies.scan.scan import plan, scan
+from unleak.drawing.generate import generate
+from unleak.engine.session import attach
 from unleak.world import load as load_world
 
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 import unleak
-from unleak.bench.results import write_atomic
-from unleak.generate import generate
+from unleak.drawing.generate import generate
+from unleak.files.atomic import write_atomic
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
 from unleak.report.repair import page, save_images
 from unleak.text.items import Item
-from unleak.words.repair import repair
+from unleak.words.repair.repair import repair
 
 # which rows of the text encoder are given back their meaning without context
 CHANNELS: dict[str, dict[str, Any]] = {

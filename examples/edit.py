@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 import unleak
-from unleak.bench.results import write_atomic
+from unleak.files.atomic import write_atomic
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import edit_settings, load
 from unleak.regions.check import judged

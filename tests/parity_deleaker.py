@@ -10,12 +10,12 @@ from torch import Tensor
 
 from oracle import Case, adapter
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.text.items import Item
 from unleak.text.match import occurrences
-from unleak.words.deleaker import DeLeaker, progress
-from unleak.words.own_region import standing_out
-from unleak.words.places import item_columns
+from unleak.words.methods.deleaker import DeLeaker, progress
+from unleak.words.methods.own_region import standing_out
+from unleak.words.methods.places import item_columns
 
 
 @dataclass(frozen=True)

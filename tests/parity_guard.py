@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from oracle import Case, Record, adapter, draw_case
-from unleak.copies.attenuate import ATTENUATED, Attenuate, spike_scores
-from unleak.copies.guard import Guard
+from unleak.copies.methods.attenuate import ATTENUATED, Attenuate, spike_scores
+from unleak.copies.methods.guard import Guard
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 
 
 @adapter("guard", mode="plain")

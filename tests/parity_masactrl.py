@@ -7,8 +7,8 @@ from torch import Tensor
 
 from oracle import Case, Record, adapter, draw_prompts
 from unleak.core.intervention import Window
-from unleak.core.session import attach
-from unleak.regions.baselines.masactrl import MasaCtrl
+from unleak.engine.session import attach
+from unleak.regions.methods.masactrl import MasaCtrl
 
 
 @adapter("masactrl")

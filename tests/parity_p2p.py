@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracle import Case, Record, adapter, draw_prompts
-from unleak.core.execute import execute
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.execute import execute
+from unleak.engine.session import attach
 from unleak.errors import BadInput
-from unleak.regions.baselines import alignment
-from unleak.regions.baselines.p2p import P2P
+from unleak.regions.methods import alignment
+from unleak.regions.methods.p2p import P2P
 
 
 def tables(tokenizer: Any, spec: dict[str, Any], steps: int) -> dict[str, Tensor]:

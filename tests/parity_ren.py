@@ -10,13 +10,13 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from oracle import Case, adapter
-from unleak.copies.detect import entropy, late_entropy, summary_entropy
+from unleak.copies.detect.detect import entropy, late_entropy, summary_entropy
 from unleak.core.anatomy import Site
 from unleak.core.attention import AttentionCall, Layout
-from unleak.core.branches import Rows
 from unleak.core.edits import KeyScale
-from unleak.core.execute import execute
+from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
+from unleak.engine.execute import execute
 
 GROUPS = ("mem", "nomem")
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from tiny import draw, tiny
-from unleak.bench import audit as bench
+from unleak.bench.copies import audit as bench
 from unleak.bench.run import Run
-from unleak.copies.attenuate import Attenuate
 from unleak.copies.audit import attack, audit, draw_rows, latents_of
-from unleak.copies.baselines.optimise import OptimiseRows
-from unleak.copies.guard import Guard
-from unleak.core.branches import Branch
+from unleak.copies.methods.attenuate import Attenuate
+from unleak.copies.methods.guard import Guard
+from unleak.copies.methods.optimise import OptimiseRows
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.core.rows import Branch
+from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.judges.copies import PixelJudge
 

@@ -10,14 +10,14 @@ import torch
 from tiny import draw, tiny
 from unleak.core.edits import MapEdit
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.words.baselines.cutoff import Cutoff, slerp
-from unleak.words.baselines.structure import StructureDiffusion
-from unleak.words.baselines.tebopt import TEBOpt, loss
-from unleak.words.boost import Boost
-from unleak.words.maps import Maps
-from unleak.words.repairs import Patch
+from unleak.words.methods.boost import Boost
+from unleak.words.methods.cutoff import Cutoff, slerp
+from unleak.words.methods.maps import Maps
+from unleak.words.methods.patch import Patch
+from unleak.words.methods.structure import StructureDiffusion
+from unleak.words.methods.tebopt import TEBOpt, loss
 
 PROMPT = "a red mouse and a laptop"
 ITEMS = ("red mouse", "laptop")

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unleak.bench.results import Parts, Results, write_atomic
-from unleak.bench.stats import auroc, mcnemar, mean, paired_difference, share
+from unleak.bench.results import Results
+from unleak.drawing.generate import parse_seeds
 from unleak.errors import BadInput
-from unleak.files import only_writer
-from unleak.generate import check_prompt, parse_seeds
+from unleak.files.atomic import only_writer, write_atomic
+from unleak.files.parts import Parts
 from unleak.report.pictures import contact_sheet, enlarge, png
+from unleak.stats.rows import auroc, mcnemar, mean, paired_difference, share
+from unleak.text.prompt import check_prompt
 
 
 def test_share_is_the_wilson_interval() -> None:

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unleak.bench import copies, detection, meant, mitigation, tuned
+from unleak.bench.copies import copies, detection, meant, mitigation, tuned
 from unleak.bench.run import Run
-from unleak.bench.stats import Row
-from unleak.copies.baselines.words import InsertWords
+from unleak.copies.methods.words import InsertWords
 from unleak.copies.presets import PRESETS
-from unleak.copies.scan import scan
+from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput
 from unleak.judges.copies import scene_judge
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
 from unleak.report.tradeoff import front, tradeoff
+from unleak.stats.rows import Row
 from unleak.world import load as load_world
 from unleak.world.render import Renderer
 

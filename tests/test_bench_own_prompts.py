@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from test_judges_real import clip
 from tiny import save_tiny
-from unleak.bench import own_prompts, own_repairs
-from unleak.bench.own_repairs import Drawn
+from unleak.bench.words import own_prompts, own_repairs
+from unleak.bench.words.own_repairs import Drawn
 from unleak.cli import app
 from unleak.errors import BadInput
 from unleak.text.items import Item

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tiny import save_tiny
-from unleak.bench import real_copies
+from unleak.bench.copies import real_copies
 from unleak.cli import app
 
 SIZE = ["--steps", "2", "--seeds", "0,1"]

@@ -14,22 +14,22 @@ from typer.testing import CliRunner
 
 from tiny import tiny
 from unleak import models
-from unleak.bench import ale_bench, edit_each, editing, regions
-from unleak.bench.edit_rows import rows_of
-from unleak.bench.leaks import outcome
+from unleak.bench.regions import ale_bench, edit_each, editing, regions
+from unleak.bench.regions.edit_rows import rows_of
+from unleak.bench.regions.leaks import outcome
 from unleak.bench.run import Run
-from unleak.bench.stats import median
 from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask
 from unleak.judges.glyphs import Found, Reading, glyph_judge
 from unleak.metrics.background import psnr, widened
 from unleak.regions import presets
-from unleak.regions.blend import Blend
-from unleak.regions.ddcm import DDCM
-from unleak.regions.ore import ORE
+from unleak.regions.methods.blend import Blend
+from unleak.regions.methods.ddcm import DDCM
+from unleak.regions.methods.ore import ORE
+from unleak.regions.methods.rgbcam import RGBCAM
+from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.presets import PRESETS, preset
-from unleak.regions.rgbcam import RGBCAM
-from unleak.regions.selfattn import SelfInjection
+from unleak.stats.rows import median
 from unleak.world import load as load_world
 from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
 from unleak.world.render import Renderer

@@ -15,15 +15,16 @@ import torch
 
 import unleak
 from tiny import draw, tiny
-from unleak.bench import flow, repairs, tokens, verdicts, words
-from unleak.bench.results import Parts, Results
+from unleak.bench.results import Results
 from unleak.bench.run import Run
-from unleak.bench.stats import balanced_accuracy
+from unleak.bench.words import flow, repairs, tokens, verdicts, words
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.files.parts import Parts
 from unleak.judges.glyphs import glyph_judge
+from unleak.stats.rows import balanced_accuracy
 from unleak.text.items import Item
-from unleak.words.neglect import VERDICTS
+from unleak.words.diagnosis.neglect import VERDICTS
 from unleak.world import load as load_world
 
 WORLD = load_world()
@@ -59,7 +60,7 @@ def test_only_the_chosen_parts_run_and_notes_are_written(run: Run, monkeypatch: 
         monkeypatch.setattr(module, "rows", part(module.__name__))
     monkeypatch.setattr(words, "reconstructed", lambda *_: {"judge_reconstruction": 1.0})
     results = words.run(run.pipe, run.out, split="dev", methods=["flow", "patch"])
-    assert asked == {"unleak.bench.repairs": ["patch"], "unleak.bench.flow": ["flow"]}
+    assert asked == {"unleak.bench.words.repairs": ["patch"], "unleak.bench.words.flow": ["flow"]}
     assert results.to_dict()["notes"] == results.notes and len(results.notes) == 2
     assert "nothing to say" in (run.out / "results.md").read_text()
 

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from tiny import save_tiny
 from unleak import models
-from unleak.bench import repairs
 from unleak.bench import world as bench_world
-from unleak.bench.results import write_atomic
+from unleak.bench.words import repairs
 from unleak.cli import app
+from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.generate import rehearse
-from unleak.words import repair as words_repair
+from unleak.files.atomic import write_atomic
+from unleak.words.repair import repair as words_repair
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 MOUSE = "a mouse and a laptop"
@@ -232,7 +232,7 @@ def test_nothing_is_drawn_in_vain(
         raise AssertionError("an image was drawn")
 
     monkeypatch.setattr(words_repair, "generate", draw)
-    monkeypatch.setattr("unleak.generate.generate", draw)
+    monkeypatch.setattr("unleak.drawing.generate.generate", draw)
     done = unleak(*args, "-m", sd1_folder)
     assert (done.code, done.out) == (2, "") and says in done.err, done.err
     assert not files(tmp_path)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tiny import draw, tiny
-from unleak.core.branches import Branch, Rows, fold, grow, label_rows
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.core.rows import Branch, Rows, fold, grow, label_rows
+from unleak.engine.session import attach
 from unleak.errors import BadInput, Conflict, NotFinite, UnsupportedModel
 
 # -- rows by content -------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tiny import draw, tiny
-from unleak.core.clock import Clock
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.engine.clock import Clock
+from unleak.engine.session import attach
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from unleak.core.anatomy import Site
 from unleak.core.attention import AttentionCall, Layout
-from unleak.core.branches import Rows
 from unleak.core.edits import (
     Bias,
     KeyScale,
@@ -24,7 +23,8 @@ from unleak.core.edits import (
     Region,
     ValueSwap,
 )
-from unleak.core.execute import execute
+from unleak.core.rows import Rows
+from unleak.engine.execute import execute
 from unleak.errors import BadInput, Conflict, EmptyMask, UnsupportedModel
 
 HEIGHT, WIDTH, TEXT, HEADS, WIDE = 3, 4, 5, 2, 8

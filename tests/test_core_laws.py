@@ -16,11 +16,11 @@ from torch.overrides import _get_current_function_mode_stack
 
 from tiny import NAMES, draw, tiny
 from unleak.core.anatomy import Anatomy
-from unleak.core.branches import Branch
 from unleak.core.edits import Bias, KeyScale, KeyValueSwap, Mask, Partition, Region
 from unleak.core.intervention import SEAMS, Intervention, Window
+from unleak.core.rows import Branch
 from unleak.core.scores import RunningMean
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import Conflict, NoSite, NotFinite, Unobservable, UnsupportedModel
 
 
@@ -284,7 +284,7 @@ def test_n_interventions_are_one_kernel_call(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_executors_agree_through_a_pipeline(name, monkeypatch):
-    from unleak.core import denoising, execute
+    from unleak.engine import denoising, execute
 
     pipe, drawn = tiny(name), {}
     Anatomy.of(pipe).denoiser.double()

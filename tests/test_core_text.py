@@ -10,7 +10,7 @@ import torch
 
 from tiny import draw, tiny
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnsupportedModel
 
 ENCODERS = {"sd1": 1, "sd2": 1, "sdxl": 2, "sd3": 3, "flux": 2}

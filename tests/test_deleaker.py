@@ -17,13 +17,13 @@ from scipy import ndimage
 from tiny import draw, tiny
 from unleak.core.edits import MapEdit
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NoSite, UnsupportedModel
-from unleak.words.boost import Boost
-from unleak.words.deleaker import DeLeaker
-from unleak.words.maps import Maps
-from unleak.words.own_region import own_regions, smoothed, standing_out
-from unleak.words.repairs import Patch
+from unleak.words.methods.boost import Boost
+from unleak.words.methods.deleaker import DeLeaker
+from unleak.words.methods.maps import Maps
+from unleak.words.methods.own_region import own_regions, smoothed, standing_out
+from unleak.words.methods.patch import Patch
 
 PROMPT = "a red cat and a horse by a bus"
 ITEMS = ("red cat", "horse", "bus")

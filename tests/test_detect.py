@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import draw, tiny
-from unleak.copies import detect
-from unleak.copies.detectors import (
+from unleak.copies.detect import detect
+from unleak.copies.detect.detectors import (
     DETECTORS,
     Agreement,
     BrightEnding,
@@ -25,11 +25,11 @@ from unleak.copies.detectors import (
     detectors,
     summary_tokens,
 )
-from unleak.copies.significance import Significance, token_significance
-from unleak.core.branches import Branch
-from unleak.core.first_steps import first_steps
+from unleak.copies.detect.significance import Significance, token_significance
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.core.rows import Branch
+from unleak.drawing.first_steps import first_steps
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnsupportedModel
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 3}

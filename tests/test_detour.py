@@ -9,9 +9,9 @@ import torch
 
 from test_guard import guidance, near
 from tiny import draw
-from unleak.copies.detour import OTHER, Detour
+from unleak.copies.methods.detour import OTHER, Detour
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput
 
 PROMPT = "a red mouse and a laptop"

@@ -18,21 +18,21 @@ from tiny import NAMES, draw, save_tiny, tiny
 from unleak.cli import app
 from unleak.errors import BadInput, UnleakError
 from unleak.judges.glyphs import glyph_judge
-from unleak.judges.rate import Rate
 from unleak.models import load, settings
 from unleak.report import diagnosis as report
 from unleak.report import repair as repair_report
+from unleak.stats.rate import Rate
 from unleak.text.encode import weights_digest
 from unleak.text.items import Item, known
 from unleak.text.subsets import Subset
-from unleak.words.automatic import Best, choose, left_over
-from unleak.words.candidates import CANDIDATES, Case, suggested, trials
-from unleak.words.classifier import Classifier
-from unleak.words.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
-from unleak.words.lens import Lens
-from unleak.words.neglect import VERDICTS, Says, verdict
-from unleak.words.redundancy import Prune
-from unleak.words.repair import repair
+from unleak.words.diagnosis.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
+from unleak.words.diagnosis.neglect import VERDICTS, Says, verdict
+from unleak.words.methods.lens import Lens
+from unleak.words.presets import CANDIDATES, Case, suggested, trials
+from unleak.words.repair.automatic import Best, choose, left_over
+from unleak.words.repair.repair import repair
+from unleak.words.tokens.classifier import Classifier
+from unleak.words.tokens.redundancy import Prune
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}
 TABLE = {

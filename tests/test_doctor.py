@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from tiny import NAMES, draw, tiny
-from unleak.core.doctor import doctor
+from unleak.drawing.doctor import doctor
 from unleak.errors import UnsupportedModel
 
 KEYS = {"schema", "pipeline", "encoders", "denoiser", "layout", "sites", "observable", "identity", "restored"}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tiny import NAMES, save_tiny, tiny
 from unleak import models
 from unleak.cli import app
-from unleak.core.doctor import doctor
+from unleak.drawing.doctor import doctor
 
 KEYS = {"schema", "pipeline", "encoders", "denoiser", "layout", "sites", "observable", "identity", "restored"}
 MOUSE = "a mouse and a laptop"

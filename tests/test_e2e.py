@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import unleak
-from unleak.bench import words
-from unleak.generate import generate
+from unleak.bench.words import words
+from unleak.drawing.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import embedded_folder, load, settings
 from unleak.text.items import Item
-from unleak.words.repair import repair
+from unleak.words.repair.repair import repair
 from unleak.world import load as load_world
 
 pytestmark = pytest.mark.e2e

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unleak.generate import generate
+from unleak.drawing.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import embedded_folder, guidance, load, settings
-from unleak.words.diagnose import diagnose
-from unleak.words.repair import repair
+from unleak.words.diagnosis.diagnose import diagnose
+from unleak.words.repair.repair import repair
 from unleak.world import load as load_world
 
 pytestmark = pytest.mark.e2e

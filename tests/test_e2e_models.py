@@ -7,7 +7,7 @@ import pytest
 
 import unleak
 from unleak.bench import world
-from unleak.generate import generate
+from unleak.drawing.generate import generate
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import EMBEDDED, embedded_folder, load, settings
 from unleak.world import load as load_world

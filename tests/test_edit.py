@@ -17,17 +17,17 @@ import unleak
 from tiny import draw, tiny
 from unleak.cli import app
 from unleak.core.anatomy import Anatomy
-from unleak.core.doctor import _marks
 from unleak.core.intervention import Intervention
+from unleak.drawing.doctor import _marks
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.regions import photo
 from unleak.regions.check import background_psnr, judged
 from unleak.regions.edit import edit
-from unleak.regions.masks import foreground
-from unleak.regions.own_masks import FROM, above
+from unleak.regions.masks.masks import foreground
+from unleak.regions.masks.own_masks import FROM, above
+from unleak.regions.methods.schedule import follows, variance_preserving
 from unleak.regions.plan import Edit
-from unleak.regions.schedule import follows, variance_preserving
 from unleak.report import edit as report
 from unleak.world import Placement, Scene
 from unleak.world import load as load_world

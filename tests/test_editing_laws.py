@@ -12,16 +12,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tiny import draw, latents, tiny
 from unleak.core.edits import Partition
-from unleak.core.execute import execute
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.execute import execute
+from unleak.engine.session import attach
 from unleak.metrics.leakage import leakage
-from unleak.regions.ddcm import DDCM, SOURCE
-from unleak.regions.inversion import invert
+from unleak.regions.methods.ddcm import DDCM, SOURCE
+from unleak.regions.methods.inversion import invert
+from unleak.regions.methods.rgbcam import RGBCAM
+from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.presets import preset
-from unleak.regions.rgbcam import RGBCAM
-from unleak.regions.schedule import variance_preserving
-from unleak.regions.selfattn import SelfInjection
 
 SIZE, STEPS = (64, 96), 3
 PROMPT, OBJECTS = "a red cup and a big dog", ("red cup", "big dog")

@@ -10,16 +10,16 @@ import torch
 from diffusers import DDIMScheduler
 
 from tiny import tiny
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput
-from unleak.regions.baselines.p2p import P2P
-from unleak.regions.blend import Blend
-from unleak.regions.ddcm import DDCM
 from unleak.regions.edit import edit
-from unleak.regions.ore import ORE
-from unleak.regions.own_masks import own_masks
+from unleak.regions.masks.own_masks import own_masks
+from unleak.regions.methods.blend import Blend
+from unleak.regions.methods.ddcm import DDCM
+from unleak.regions.methods.ore import ORE
+from unleak.regions.methods.p2p import P2P
+from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.plan import Edit
-from unleak.regions.rgbcam import RGBCAM
 from unleak.report.edit import to_dict
 
 SIZE = (64, 96)

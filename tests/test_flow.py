@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tiny import NAMES, tiny
+from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, ItemNotFound
-from unleak.generate import rehearse
 from unleak.models import load
 from unleak.text.items import Item
 from unleak.text.scene import Scene
-from unleak.words.flow import WITHOUT, Change, Flow, _share, flow
-from unleak.words.lens import reads_as
+from unleak.words.diagnosis.flow import WITHOUT, Change, Flow, _share, flow
+from unleak.words.methods.lens import reads_as
 
 PROMPT = "a red mouse and a laptop on a table"
 ITEMS = ["mouse", "laptop", "table"]

@@ -11,12 +11,12 @@ import pytest
 
 from tiny import NAMES, tiny
 from unleak.errors import BadInput
-from unleak.judges.rate import Rate
 from unleak.report import diagnosis as report
 from unleak.report.flow import image_heat_map
+from unleak.stats.rate import Rate
 from unleak.text.items import Item
-from unleak.words.diagnose import diagnose
-from unleak.words.flow_images import ImageChange, image_flow
+from unleak.words.diagnosis.diagnose import diagnose
+from unleak.words.diagnosis.flow_images import ImageChange, image_flow
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import draw, tiny
-from unleak.copies.attenuate import ATTENUATED, Attenuate, spikes
-from unleak.copies.baselines.repulsion import RepulsionOnly
-from unleak.copies.guard import Guard, orthogonal
+from unleak.copies.methods.attenuate import ATTENUATED, Attenuate, spikes
+from unleak.copies.methods.guard import Guard, orthogonal
+from unleak.copies.methods.repulsion import RepulsionOnly
 from unleak.core import scores
 from unleak.core.intervention import ALL, Intervention, Window
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NoSite, PromptTruncated, Unobservable
 
 UNETS = ("sd1", "sdxl")
@@ -140,7 +140,7 @@ def test_only_the_prompts_rows_change(unet_pipe):
 
 
 def test_scaling_keys_is_scaling_logits(monkeypatch):
-    from unleak.core import denoising, execute
+    from unleak.engine import denoising, execute
 
     pipe, drawn = tiny("sd1"), {}
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):

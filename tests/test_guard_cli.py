@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from tiny import save_tiny, tiny
 from unleak import models
 from unleak.cli import app
-from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.guard import Guard
+from unleak.copies.methods.guard import Guard
 from unleak.copies.presets import PRESETS
 from unleak.copies.protect import protect
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.judges.copies import scene_judge
 from unleak.judges.glyphs import glyph_judge
 from unleak.report import guard as report

@@ -11,23 +11,23 @@ import torch
 
 from tiny import draw, latents, tiny
 from unleak.core.anatomy import Anatomy
-from unleak.core.branches import Rows
-from unleak.core.doctor import _marks
 from unleak.core.edits import FeatureSwap
-from unleak.core.features import swap_features
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.core.rows import Rows
+from unleak.drawing.doctor import _marks
+from unleak.engine.features import swap_features
+from unleak.engine.session import attach
 from unleak.errors import BadInput, EmptyWindow, NoSite, UnsupportedModel
-from unleak.regions.baselines.infedit import LayoutBlend, UnifiedAttention
-from unleak.regions.baselines.null_text import null_text
-from unleak.regions.baselines.pnp import PlugAndPlay
-from unleak.regions.ddcm import DDCM
 from unleak.regions.edit import edit
-from unleak.regions.inversion import Retrace, invert
-from unleak.regions.masks import foreground
+from unleak.regions.masks.masks import foreground
+from unleak.regions.methods.ddcm import DDCM
+from unleak.regions.methods.infedit import LayoutBlend, UnifiedAttention
+from unleak.regions.methods.inversion import Retrace, invert
+from unleak.regions.methods.null_text import null_text
+from unleak.regions.methods.pnp import PlugAndPlay
+from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
 from unleak.regions.presets import preset
-from unleak.regions.schedule import variance_preserving
 
 SIZE, STEPS = (64, 96), 3
 SOURCE, TARGET = ("a red cup and a cat", ("cat",)), ("a red cup and a dog", ("dog",))

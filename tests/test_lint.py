@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from tiny import NAMES, save_tiny, tiny
 from unleak import models
-from unleak.core.listen import listen
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.prompt_file import LONGEST, format_of
+from unleak.files.jsonl import Stream, encode
+from unleak.files.prompt_file import LONGEST, format_of
 from unleak.report import lint as report
-from unleak.report.stream import Stream, encode
-from unleak.words.calibration import Calibration, fit, read, shipped
-from unleak.words.company import NEUTRAL, Norm
-from unleak.words.lint import CHUNK, Linter, PromptLint, calibrate, lint
-from unleak.words.prompt_file import line, read_prompts
-from unleak.words.shift import REST, Change, Encoder, Reading, changes, sense_position, towards, variants
+from unleak.text.encoder_calls import listen
+from unleak.words.lint import lint_file
+from unleak.words.lint.calibration import Calibration, fit, read, shipped
+from unleak.words.lint.company import NEUTRAL, Norm
+from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate, lint
+from unleak.words.lint.prompt_file import line, read_prompts
+from unleak.words.lint.shift import REST, Change, Encoder, Reading, changes, sense_position, towards, variants
 
 PROMPT, FOUND = "a mouse and a laptop by a zebra", ((2, 7), (14, 20), (26, 31))
 
@@ -314,7 +315,7 @@ class Echo:
 
 def run_to(path: Path) -> int:
     echo = Echo()
-    report.run(echo, LINES, HEAD, path)
+    lint_file.run(echo, LINES, HEAD, path)
     return echo.encoded
 
 
@@ -350,9 +351,9 @@ def test_results_of_other_prompts_are_not_gone_on_with(whole, tmp_path):
     path.write_bytes(whole)
     changed = [*LINES[:5], line(6, "another [mouse]"), *LINES[6:]]
     with pytest.raises(BadInput, match=r"line 6 .* changed"):
-        report.run(Echo(), changed, HEAD, path)
+        lint_file.run(Echo(), changed, HEAD, path)
     with pytest.raises(BadInput, match="more prompts"):
-        report.run(Echo(), LINES[:-1], HEAD, path)
+        lint_file.run(Echo(), LINES[:-1], HEAD, path)
     path.write_bytes(whole.replace(b'{"line": 3,', b'"line": 3,'))
     with pytest.raises(BadInput, match=r"line 4 .* damaged"):
         run_to(path)
@@ -377,14 +378,14 @@ def test_equal_chunks_give_equal_bits(sd1):
 
 def test_no_usable_line_is_an_error(tmp_path):
     with pytest.raises(BadInput, match="there is no prompt"):
-        report.run(Echo(), [], HEAD)
+        lint_file.run(Echo(), [], HEAD)
     with pytest.raises(BadInput, match="no usable prompt; line 2"):
-        report.run(Echo(), read_prompts(io.BytesIO(b"\nx\n")), HEAD)
+        lint_file.run(Echo(), read_prompts(io.BytesIO(b"\nx\n")), HEAD)
 
 
 def test_the_page_shows_the_riskiest_and_escapes(sd1):
     lines = read_prompts(io.BytesIO(b"a [mouse] and a <script> [laptop]\n\xff\n"))
-    found = report.run(Linter(sd1), lines, HEAD)
+    found = lint_file.run(Linter(sd1), lines, HEAD)
     html = report.page(found)
     assert "&lt;script&gt;" in html and "<script" not in html and "1 lines could not be used" in html
 
@@ -399,7 +400,7 @@ def emoji():
 
 @pytest.mark.e2e
 def test_leaks_of_held_out_prompts_are_told_from_the_rest(emoji):
-    from unleak.bench.lint import figures, labelled
+    from unleak.bench.words.lint import figures, labelled
     from unleak.world import load
 
     found = {(r.metric, r.subset): r for r in figures(Linter(emoji), labelled(load(), "heldout", 10))}

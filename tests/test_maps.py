@@ -10,10 +10,10 @@ import torch
 
 from tiny import draw
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, ItemNotFound, NoSite
 from unleak.report.maps import overlay, sheet
-from unleak.words.maps import Maps
+from unleak.words.methods.maps import Maps
 
 PROMPT = "a red mouse and a laptop"
 ITEMS = "red mouse,laptop"
@@ -145,7 +145,7 @@ def test_a_sheet_has_a_row_for_each_item(sd1):
 @pytest.mark.e2e
 def test_a_map_is_hottest_where_the_item_is_drawn():
     """On the embedded model the judge says where each object stands (its corner in cells; it covers 4 x 4)."""
-    from unleak.generate import generate
+    from unleak.drawing.generate import generate
     from unleak.judges.glyphs import glyph_judge
     from unleak.models import load
     from unleak.world import load as load_world

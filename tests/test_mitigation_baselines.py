@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from tiny import draw, tiny
-from unleak.copies.baselines.delayed import DelayedGuidance
-from unleak.copies.baselines.neurons import Norm, PruneNeurons, outliers
-from unleak.copies.baselines.noise import NoisyRows
-from unleak.copies.baselines.optimise import OptimiseRows
-from unleak.copies.baselines.pads import PadSwap
-from unleak.copies.baselines.prss import PRSS, anchored
-from unleak.copies.baselines.repulsion import RepulsionOnly
-from unleak.copies.baselines.summary import MaskSummary
-from unleak.copies.baselines.words import InsertWords, with_words
-from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.guard import Guard
+from unleak.copies.methods.delayed import DelayedGuidance
+from unleak.copies.methods.guard import Guard
+from unleak.copies.methods.neurons import Norm, PruneNeurons, outliers
+from unleak.copies.methods.noise import NoisyRows
+from unleak.copies.methods.optimise import OptimiseRows
+from unleak.copies.methods.pads import PadSwap
+from unleak.copies.methods.prss import PRSS, anchored
+from unleak.copies.methods.repulsion import RepulsionOnly
+from unleak.copies.methods.summary import MaskSummary
+from unleak.copies.methods.words import InsertWords, with_words
 from unleak.copies.presets import PRESETS, preset
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 
 PROMPT = "a red mouse and a laptop"

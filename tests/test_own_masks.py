@@ -11,8 +11,8 @@ from tiny import tiny
 from unleak.errors import EmptyMask
 from unleak.models import load
 from unleak.regions import photo
-from unleak.regions.evidence import without
-from unleak.regions.own_masks import level, own_masks, smooth, unit
+from unleak.regions.masks.evidence import without
+from unleak.regions.masks.own_masks import level, own_masks, smooth, unit
 from unleak.text.items import Item
 from unleak.world import load as load_world
 from unleak.world.edits import edit_cases

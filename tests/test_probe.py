@@ -14,6 +14,7 @@ import unleak
 from tiny import NAMES, draw, tiny
 from unleak import Intervention, Keep, Subset, probe
 from unleak.core.anatomy import Anatomy
+from unleak.drawing.generate import generate
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated
 from unleak.text.encode import PADS
 from unleak.text.spans import item_span, tokenize
@@ -301,7 +302,7 @@ def test_probe_draws_every_subset_at_every_seed(sd1):
         handle.remove()
     assert list(got) == list(subsets) and told == [4, 2]
     assert all(images.shape == (2, 64, 64, 3) and images.dtype == np.uint8 for images in got.values())
-    plain = unleak.generate.generate(sd1, PROMPT, [4, 7], **SMALL)[0]
+    plain = generate(sd1, PROMPT, [4, 7], **SMALL)[0]
     assert np.abs(got["all"].astype(int) - plain).max() <= 1
     again = probe(sd1, PROMPT, {"all": subsets["all"]}, seeds=[7, 4], pooled="full", call=SMALL)["all"]
     assert np.abs(got["all"].astype(int) - again[::-1]).max() <= 1

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unleak.errors import BadInput
-from unleak.prompt_file import LONGEST, opened, read_prompts
+from unleak.files.prompt_file import LONGEST, opened, read_prompts
 
 
 def read(folder: Path, name: str, data: bytes, column: str | None = None):

@@ -16,14 +16,14 @@ import unleak
 from test_probe import encode, layers, no_grad, pooled  # noqa: F401
 from tiny import NAMES, draw, tiny
 from unleak import Prune, Subset
-from unleak.bench import redundancy as bench
 from unleak.errors import BadInput, BrokenFile, ItemNotFound, WrongEncoder
 from unleak.text.items import Item
 from unleak.text.spans import item_span
-from unleak.words.classifier import Classifier, features, read_by, remove
-from unleak.words.learning import Examples, cross_validate, folds, train
-from unleak.words.reading import rows_read
-from unleak.words.redundancy import causal, plan, tokens
+from unleak.words.tokens import learn as bench
+from unleak.words.tokens.classifier import Classifier, features, read_by, remove
+from unleak.words.tokens.learning import Examples, cross_validate, folds, train
+from unleak.words.tokens.reading import rows_read
+from unleak.words.tokens.redundancy import causal, plan, tokens
 
 PROMPT = "a laptop and squirrels on a table"
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}

@@ -7,12 +7,12 @@ import torch
 
 from tiny import clip_tokenizer, tiny
 from unleak.core.intervention import Window
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import BadInput, EmptyWindow, ItemNotFound
-from unleak.regions.baselines import alignment
-from unleak.regions.baselines.local_blend import LocalBlend
-from unleak.regions.baselines.masactrl import MasaCtrl
-from unleak.regions.baselines.p2p import P2P
+from unleak.regions.methods import alignment
+from unleak.regions.methods.local_blend import LocalBlend
+from unleak.regions.methods.masactrl import MasaCtrl
+from unleak.regions.methods.p2p import P2P
 from unleak.regions.presets import preset
 
 SOURCE, TARGET, LONGER = "a red cup and a cat", "a red cup and a dog", "a big red cup and a cat"

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from tiny import draw, tiny
 from unleak.core.intervention import Intervention, Window
-from unleak.core.session import attach
+from unleak.engine.session import attach
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated, SpanMismatch, UnsupportedModel
-from unleak.regions import ddcm
-from unleak.regions.blend import Blend
-from unleak.regions.ddcm import DDCM, SOURCE, transport
-from unleak.regions.masks import foreground, partition
-from unleak.regions.ore import ORE, Slots, among_things, embed, embeddings
+from unleak.regions.masks.masks import foreground, partition
+from unleak.regions.methods import ddcm
+from unleak.regions.methods.blend import Blend
+from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
+from unleak.regions.methods.ore import ORE, Slots, among_things, embed, embeddings
+from unleak.regions.methods.rgbcam import RGBCAM
+from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.plan import Edit, located, named, plan
 from unleak.regions.presets import OFFICIAL, Ale, preset
-from unleak.regions.rgbcam import RGBCAM
-from unleak.regions.selfattn import SelfInjection
 from unleak.text.items import Item
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
@@ -227,7 +227,7 @@ def test_region_guided_attention_is_the_materialised_equation(pipe, key_embed):
     def look(ctx, site):
         if site.kind != "cross":
             return
-        from unleak.core.execute import execute
+        from unleak.engine.execute import execute
 
         edits = part.on_attention(ctx, site)
         out = execute(site, edits, lambda q, k, v, m: torch.nn.functional.scaled_dot_product_attention(q, k, v, m))
@@ -244,7 +244,7 @@ def test_region_guided_attention_is_the_materialised_equation(pipe, key_embed):
 
 
 def test_words_of_an_object_have_no_weight_outside_its_region(one):
-    from unleak.core.effects import effects
+    from unleak.engine.effects import effects
 
     masks = boxes()
     part = RGBCAM(OBJECTS, masks)
@@ -462,7 +462,7 @@ def test_the_injected_map_is_the_sources_with_the_targets_values(one):
 
     def look(ctx, site):
         if site.kind == "self" and ctx.step == 0:
-            from unleak.core.effects import swapped
+            from unleak.engine.effects import swapped
 
             q, k, v = swapped(site, SelfInjection(1.0).on_attention(ctx, site))
             for target, source in (("cond", "source_cond"), ("uncond", "source_uncond")):
@@ -582,14 +582,14 @@ def test_presets_know_their_options():
 
 def test_a_phrase_cut_otherwise_alone_is_an_error():
     with pytest.raises(SpanMismatch):
-        from unleak.regions import ore
+        from unleak.regions.methods import ore
 
         tokens = tiny("sd1").tokenizer
         ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [ore.Own("zebra crossing", (0, 14))], "first")
 
 
 def test_words_between_objects_that_are_cut_otherwise_in_an_objects_text_are_an_error():
-    from unleak.regions import ore
+    from unleak.regions.methods import ore
     from unleak.text.spans import tokenize
 
     tokenizer = tiny("sd1").tokenizer
@@ -604,7 +604,7 @@ def test_words_between_objects_that_are_cut_otherwise_in_an_objects_text_are_an_
 def test_inversion_is_what_diffusers_computes_for_predicted_noise(one):
     from diffusers import DDIMInverseScheduler
 
-    from unleak.regions.inversion import invert
+    from unleak.regions.methods.inversion import invert
 
     clean, own = rows(7, 1, 4, 4, 6), one.scheduler
     path = invert(one, clean, "a dog", (32, 48), 4)
@@ -619,7 +619,7 @@ def test_inversion_is_what_diffusers_computes_for_predicted_noise(one):
 def test_inversion_leads_back_to_the_image_the_better_the_more_steps():
     from diffusers import DDIMScheduler
 
-    from unleak.regions.inversion import invert
+    from unleak.regions.methods.inversion import invert
 
     pipe = tiny("sd1")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from unleak.errors import BadInput, EmptyMask
-from unleak.regions import masks as masking
-from unleak.regions.masks import as_stack, check, dilate, foreground, partition, read, to_grid
+from unleak.regions.masks import masks as masking
+from unleak.regions.masks.masks import as_stack, check, dilate, foreground, partition, read, to_grid
 
 SIZE = (32, 48)
 

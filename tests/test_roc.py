@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import tiny
-from unleak.copies import fit
-from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.roc import auroc, tpr_at_fpr
-from unleak.copies.scan import plan
+from unleak.copies.scan import fit
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
+from unleak.copies.scan.scan import plan
 from unleak.errors import BadInput, NotFinite
+from unleak.stats.roc import auroc, tpr_at_fpr
 
 scores = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=30)
 

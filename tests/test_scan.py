@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 from tiny import save_tiny, tiny
 from unleak.cli import app
-from unleak.copies import scan_file as module
-from unleak.copies.calibrate import Calibration, fingerprint_of
-from unleak.copies.detectors import DETECTORS
-from unleak.copies.scan import plan, scan
-from unleak.copies.scan_file import rejects_of, scan_file
-from unleak.core.session import attach
+from unleak.copies.detect.detectors import DETECTORS
+from unleak.copies.scan import scan_file as module
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
+from unleak.copies.scan.scan import plan, scan
+from unleak.copies.scan.scan_file import rejects_of, scan_file
+from unleak.engine.session import attach
 from unleak.errors import BadInput, Conflict, NotFinite, PromptTruncated
 from unleak.report.scan import page
 
@@ -101,7 +101,7 @@ def test_a_calibrated_scan_flags(sd1):
     ({"call": {"generator": None}}, BadInput, "by the scan itself"),
 ])  # fmt: skip
 def test_bad_use_is_found_before_anything_is_measured(sd1, monkeypatch, arguments, error, says):
-    monkeypatch.setattr("unleak.copies.scan.measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr("unleak.copies.scan.scan.measure", lambda *_: pytest.fail("it measured"))
     with pytest.raises(error, match=says):
         scan(sd1, **{"prompts": PROMPTS[:1], "seeds": 2, "call": CALL, **arguments})
 
@@ -175,7 +175,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tiny import tiny
-from unleak.copies import scan_file as module
+from unleak.copies.scan import scan_file as module
 from test_scan import run
 measure, batches = module.measure, []
 def dying(*args):

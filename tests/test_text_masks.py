@@ -16,8 +16,8 @@ from tiny import clip_tokenizer, save_tiny, tiny
 from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask, NotFinite, UnsupportedModel
 from unleak.regions.edit import edit
+from unleak.regions.masks.text_masks import BoxSegmenter, TextSegmenter, load_masker
 from unleak.regions.plan import Edit
-from unleak.regions.text_masks import BoxSegmenter, TextSegmenter, load_masker
 from unleak.report import edit as report
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))

@@ -30,11 +30,11 @@ import unleak
 from tiny import draw
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
+from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.generate import rehearse
 from unleak.text.spans import item_span, tokenize
-from unleak.words.lens import Lens
-from unleak.words.neglect import Says
+from unleak.words.diagnosis.neglect import Says
+from unleak.words.methods.lens import Lens
 
 PROMPT = "a hot dog and a laptop"
 #: every method of words, on text rows, attention or both

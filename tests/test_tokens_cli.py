@@ -13,8 +13,8 @@ from test_redundancy import LINES, Alternating
 from unleak import models
 from unleak.judges.glyphs import glyph_judge
 from unleak.report import tokens as report
-from unleak.words.classifier import Classifier
-from unleak.words.redundancy import tokens
+from unleak.words.tokens.classifier import Classifier
+from unleak.words.tokens.redundancy import tokens
 
 PROMPT = "a hot dog and a cat"
 DRAWN = (*SMALL[:-1], "0:4")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from unleak import models
-from unleak.generate import generate
+from unleak.drawing.generate import generate
 from unleak.text.spans import item_span
 from unleak.world import load as load_world
 

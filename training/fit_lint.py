@@ -15,10 +15,10 @@ from pathlib import Path
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unleak import models, world
-from unleak.bench.lint import figures, labelled
-from unleak.bench.results import write_atomic
-from unleak.words.calibration import file_of
-from unleak.words.lint import Linter, calibrate
+from unleak.bench.words.lint import figures, labelled
+from unleak.files.atomic import write_atomic
+from unleak.words.lint.calibration import file_of
+from unleak.words.lint.lint import Linter, calibrate
 
 
 def main() -> None:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from unleak.bench.published import Beside, beside, beside_table
-from unleak.bench.stats import Row
-from unleak.files import write_atomic
-
-
-def versions() -> dict[str, str]:
-    """Versions that a figure can depend on."""
-    names = ("unleak", "torch", "diffusers", "transformers", "numpy")
-    return {"python": platform.python_version()} | {n: version(n) for n in names}
+from unleak.files.atomic import versions, write_atomic
+from unleak.stats.rows import Row
 
 
 @dataclass
@@ -81,24 +72,3 @@ class Results:
         write_atomic(folder / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
         notes = "".join(f"\n{note}\n" for note in self.notes)
         write_atomic(folder / "results.md", head + self.overview() + self.table() + notes)
-
-
-class Parts:
-    """Finished parts of a run, one JSON file each; a part is reused only if its inputs are the same."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder / "parts"
-
-    def get(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        file = self.folder / f"{name}.json"
-        if file.is_file():
-            saved = json.loads(file.read_text("utf-8"))
-            if saved["inputs"] == key:
-                return saved["value"]
-        value = compute()
-        write_atomic(file, json.dumps({"inputs": key, "value": value}))
-        return value
-
-
-__all__ = ["Parts", "Results", "versions", "write_atomic"]

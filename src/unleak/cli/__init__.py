@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from unleak import __version__
+from unleak.cli.console import tolerant
 from unleak.cli.options import app
-from unleak.console import tolerant
 
 
 def version(show: bool) -> None:

@@ -7,17 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unleak.cli.options import (
-    Folder,
-    Guidance,
-    JsonFile,
-    Model,
-    Seeds,
-    Size,
-    Steps,
-    app,
-)
-from unleak.console import (
+from unleak.cli.console import (
     call_arguments,
     check_file,
     check_folder,
@@ -29,6 +19,16 @@ from unleak.console import (
     say,
     ticking,
 )
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    JsonFile,
+    Model,
+    Seeds,
+    Size,
+    Steps,
+    app,
+)
 from unleak.errors import PromptTruncated
 
 
@@ -38,7 +38,7 @@ def doctor(model: Model = "emoji-sd", json_file: JsonFile = None) -> None:
     with errors():
         check_file(json_file, "--json")
         pipe = open_model(model)
-        from unleak.core.doctor import doctor as examine
+        from unleak.drawing.doctor import doctor as examine
 
         with err.status("examining it"):
             report = examine(pipe)
@@ -64,7 +64,8 @@ def generate(
 ) -> None:
     """Draw a prompt at several seeds; with an embedded model, also say what is in the images."""
     with errors():
-        from unleak.generate import check_prompt, parse_seeds
+        from unleak.drawing.generate import parse_seeds
+        from unleak.text.prompt import check_prompt
 
         check_prompt(prompt)
         numbers = parse_seeds(seeds)
@@ -74,9 +75,9 @@ def generate(
         pipe = open_model(model)
         from PIL import Image
 
-        from unleak.bench.results import write_atomic
-        from unleak.generate import generate as draw
-        from unleak.generate import image_size, rehearse
+        from unleak.drawing.generate import generate as draw
+        from unleak.drawing.generate import image_size, rehearse
+        from unleak.files.atomic import write_atomic
         from unleak.report.pictures import contact_sheet, png
 
         judge = judge_for(model, image_size(pipe, call))

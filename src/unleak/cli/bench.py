@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from unleak.cli.options import (
-    Folder,
-    Guidance,
-    JudgeName,
-    Model,
-    Seeds,
-    Steps,
-    bench_app,
-)
-from unleak.console import (
+from unleak.cli.console import (
     call_arguments,
     check_folder,
     err,
@@ -33,8 +24,17 @@ from unleak.console import (
     say,
     ticking,
 )
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    JudgeName,
+    Model,
+    Seeds,
+    Steps,
+    bench_app,
+)
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.files import only_writer
+from unleak.files.atomic import only_writer
 
 if TYPE_CHECKING:
     from unleak.bench.results import Results
@@ -56,13 +56,13 @@ def run_suite(
     **options: Any,
 ) -> None:
     """Run one benchmark suite of the embedded world; `options` are its own."""
-    from unleak.generate import parse_seeds
+    from unleak.drawing.generate import parse_seeds
 
     numbers, chosen = parse_seeds(seeds), listed(methods)
     suite.check(split, chosen)
     folder = check_folder(out)
     pipe = open_model(model)
-    from unleak.generate import image_size
+    from unleak.drawing.generate import image_size
     from unleak.world import load as load_world
 
     side, size = load_world().image, image_size(pipe, call)
@@ -83,8 +83,8 @@ def run_on_prompts(
     call: dict[str, Any],
 ) -> None:
     """`unleak bench words` on the prompts of a file, with the judge that the user names."""
-    from unleak.bench import own_prompts as suite
-    from unleak.generate import image_size, parse_seeds
+    from unleak.bench.words import own_prompts as suite
+    from unleak.drawing.generate import image_size, parse_seeds
 
     numbers, chosen = parse_seeds(seeds), listed(methods)
     suite.check(chosen)
@@ -175,7 +175,7 @@ def words(
             return
         if judge is not None:
             raise BadInput("the embedded world has its own judge: --judge goes with --prompts")
-        from unleak.bench import words as suite
+        from unleak.bench.words import words as suite
 
         run_suite(suite, model, out, seeds, split, limit, methods, call)
 
@@ -201,7 +201,7 @@ def copies(
     with errors():
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance)
         if memorized is None and ordinary is None:
-            run_suite(import_module("unleak.bench.copies"), model, out, seeds, split, limit, methods, call)
+            run_suite(import_module("unleak.bench.copies.copies"), model, out, seeds, split, limit, methods, call)
         elif memorized is None or ordinary is None:
             raise BadInput("give both --memorized FILE and --ordinary FILE")
         else:
@@ -214,16 +214,16 @@ def copies_of_files(
     column: str | None, call: dict[str, Any],
 ) -> None:  # fmt: skip
     """Detectors on the prompts of two files and any model."""
-    from unleak.generate import parse_seeds
+    from unleak.drawing.generate import parse_seeds
 
     numbers = parse_seeds(seeds)
     kinds = {kind: prompts_of(file, column) for kind, file in files.items()}
     folder = check_folder(out)
-    from unleak.bench import real_copies
+    from unleak.bench.copies import real_copies
 
     names = real_copies.check(listed(methods))
     pipe = open_model(model)
-    from unleak.copies.scan import fits, plan
+    from unleak.copies.scan.scan import fits, plan
 
     check = fits(pipe, plan(pipe, numbers, 1, names, call=call))
     kinds = {kind: fitting(texts, check)[:limit] for kind, texts in kinds.items()}
@@ -260,15 +260,15 @@ def regions(
 ) -> None:
     """Edits of one, two and three objects: does each target appear in its region, and what leaks?"""
     with errors():
-        from unleak.bench.edit_each import MASKS
-        from unleak.regions.ore import choose
+        from unleak.bench.regions.edit_each import MASKS
+        from unleak.regions.methods.ore import choose
 
         choose("--suite", suite, ("world", "ale-bench"))
         masks = choose("--masks", masks or ("exact" if suite == "world" else "own"), MASKS)
         given = {"steps": steps, "target_guidance": guidance}
         call = {name: value for name, value in given.items() if value is not None}
         if suite == "world":
-            from unleak.bench import regions as world
+            from unleak.bench.regions import regions as world
 
             run_suite(world, model, out, seeds, split, limit, methods, call, masks=masks)
         else:
@@ -280,11 +280,11 @@ def _ale_bench(
     limit: int | None, methods: str | None, call: dict[str, Any], masks: str,
 ) -> None:  # fmt: skip
     """Run the published benchmark and print its table beside ours."""
-    from unleak.generate import parse_seeds
+    from unleak.drawing.generate import parse_seeds
 
     if data is None:
         raise BadInput("--suite ale-bench needs --data DIR, the folder of ALE-Bench")
-    from unleak.bench import ale_bench
+    from unleak.bench.regions import ale_bench
     from unleak.metrics.features import load_clip, load_dino
     from unleak.metrics.perceptual import squeeze_lpips
 

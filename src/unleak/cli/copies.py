@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unleak.cli.options import (
-    Folder,
-    Guidance,
-    HtmlFile,
-    JsonFile,
-    Model,
-    Seeds,
-    Size,
-    Steps,
-    app,
-)
-from unleak.console import (
+from unleak.cli.console import (
     call_arguments,
     check_file,
     check_outputs,
@@ -31,6 +20,17 @@ from unleak.console import (
     prompts_of,
     say,
     ticking,
+)
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    HtmlFile,
+    JsonFile,
+    Model,
+    Seeds,
+    Size,
+    Steps,
+    app,
 )
 from unleak.errors import BadInput
 
@@ -84,18 +84,18 @@ def scan(
         check_file(html, "--html")
         if html is not None and html.absolute() == out.absolute():
             raise BadInput(f"-o and --html both write {str(out)!r}: name two files")
-        from unleak.prompt_file import count_lines
+        from unleak.files.prompt_file import count_lines
 
         lines = count_lines(file)
         call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
                               height=height, width=width)  # fmt: skip
-        from unleak.copies.calibrate import Calibration
+        from unleak.copies.scan.calibrate import Calibration
 
         known = Calibration.load(calibration) if calibration else None
         pipe = open_model(model)
-        from unleak.copies.scan import plan
-        from unleak.copies.scan_file import rejects_of, scan_file
-        from unleak.files import write_atomic
+        from unleak.copies.scan.scan import plan
+        from unleak.copies.scan.scan_file import rejects_of, scan_file
+        from unleak.files.atomic import write_atomic
         from unleak.report import scan as report
 
         made = plan(pipe, seeds, count, detector, known, call=call)
@@ -143,8 +143,8 @@ def calibrate(
         call = call_arguments(model, num_inference_steps=inference_steps, guidance_scale=guidance,
                               height=height, width=width)  # fmt: skip
         pipe = open_model(model)
-        from unleak.copies.fit import calibrate as fit
-        from unleak.copies.scan import DEFAULT, fits, plan
+        from unleak.copies.scan.fit import calibrate as fit
+        from unleak.copies.scan.scan import DEFAULT, fits, plan
 
         check = fits(pipe, plan(pipe, seeds, count, detector or DEFAULT, call=call))
         kinds = [fitting(texts, check) for texts in kinds]
@@ -185,10 +185,11 @@ def guard(
     nemo.
     """
     with errors():
-        from unleak.copies.calibrate import Calibration
         from unleak.copies.presets import preset as mitigation
-        from unleak.generate import check_prompt, image_size, parse_seeds
+        from unleak.copies.scan.calibrate import Calibration
+        from unleak.drawing.generate import image_size, parse_seeds
         from unleak.text.items import find_all, parse_items
+        from unleak.text.prompt import check_prompt
 
         check_prompt(prompt)
         numbers = parse_seeds(seeds)
@@ -202,7 +203,7 @@ def guard(
         if calibration is not None:
             calibration.check(pipe)
         from unleak.copies.protect import protect
-        from unleak.files import write_atomic
+        from unleak.files.atomic import write_atomic
         from unleak.judges.copies import scene_judge
         from unleak.report import guard as report
 

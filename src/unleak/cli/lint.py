@@ -8,18 +8,11 @@ from typing import Annotated
 
 import typer
 
+from unleak.cli.console import check_file, errors, open_model, say, ticking, world_items
 from unleak.cli.options import (
     HtmlFile,
     Model,
     app,
-)
-from unleak.console import (
-    check_file,
-    errors,
-    open_model,
-    say,
-    ticking,
-    world_items,
 )
 from unleak.errors import BadInput
 
@@ -51,9 +44,9 @@ def lint(
 ) -> None:
     """Which items of which prompts would leak? Reads text encodings alone and draws nothing."""
     with errors():
-        from unleak.prompt_file import format_of, opened
+        from unleak.files.prompt_file import format_of, opened
         from unleak.text.items import parse_items
-        from unleak.words.prompt_file import read_prompts
+        from unleak.words.lint.prompt_file import read_prompts
 
         form, watched = format_of(file, form), parse_items(items) if items else world_items(model)
         for path, option in ((out, "-o"), (html, "--html"), (fit, "--fit")):
@@ -61,14 +54,15 @@ def lint(
             if path is not None and path.exists() and Path(file).exists() and path.samefile(file):
                 raise BadInput(f"{option} {str(path)!r} is the file with the prompts: choose another")
         with opened(file) as (stream, total):
-            from unleak.words import calibration as calibrations
+            from unleak.words.lint import calibration as calibrations
 
             fitted = calibrations.read(calibration) if calibration else None
             pipe = open_model(model, text_only=True)
-            from unleak.bench.results import write_atomic
+            from unleak.files.atomic import write_atomic
             from unleak.models import settings
             from unleak.report import lint as report
-            from unleak.words.lint import Linter, calibrate
+            from unleak.words.lint import lint_file
+            from unleak.words.lint.lint import Linter, calibrate
 
             linter, lines = Linter(pipe, fitted, **settings(model)), read_prompts(stream, form, watched, column)
             if fit is not None:
@@ -78,10 +72,10 @@ def lint(
                 return
             if not linter.calibrated:
                 say("note", "no calibration belongs to these text encoders: the risk is a score, no probability; --fit")
-            head = report.header(linter, model, file, items=items, format=form, column=column)
+            head = lint_file.header(linter, model, file, items=items, format=form, column=column)
             show = (lambda record: print(json.dumps(record, ensure_ascii=False))) if out is None else None
             with ticking("reading", total) as tick:
-                found = report.run(linter, lines, head, out, show, tick)
+                found = lint_file.run(linter, lines, head, out, show, tick)
         if html is not None:
             write_atomic(html, report.page(found))
         if found.bad:

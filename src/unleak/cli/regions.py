@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unleak.cli.console import check_outputs, emit, err, errors, judge_for, open_model, say
 from unleak.cli.options import (
     Folder,
     Guidance,
@@ -16,15 +17,6 @@ from unleak.cli.options import (
     Size,
     Steps,
     app,
-)
-from unleak.console import (
-    check_outputs,
-    emit,
-    err,
-    errors,
-    judge_for,
-    open_model,
-    say,
 )
 from unleak.errors import BadInput
 
@@ -74,16 +66,16 @@ def edit_image(
         from unleak.regions import photo
 
         picture = photo.read(image)
-        from unleak.regions.own_masks import FROM
+        from unleak.regions.masks.own_masks import FROM
 
         masker: Any = masks_from[0] if masks_from and masks_from[0] in FROM else FROM[0]
         if masks_from and masks_from != [masker]:
-            from unleak.regions.text_masks import load_masker
+            from unleak.regions.masks.text_masks import load_masker
 
             with err.status("loading the masker"):
                 masker = load_masker(*masks_from)
         pipe = open_model(model)
-        from unleak.bench.results import write_atomic
+        from unleak.files.atomic import write_atomic
         from unleak.regions.check import judged
         from unleak.regions.edit import edit
         from unleak.report import edit as report

@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unleak.cli.options import (
-    Folder,
-    Guidance,
-    HtmlFile,
-    JsonFile,
-    JudgeName,
-    Model,
-    Seeds,
-    Size,
-    Steps,
-    app,
-)
-from unleak.console import (
+from unleak.cli.console import (
     call_arguments,
     check_file,
     check_outputs,
@@ -33,6 +21,18 @@ from unleak.console import (
     read_lines,
     say,
     ticking,
+)
+from unleak.cli.options import (
+    Folder,
+    Guidance,
+    HtmlFile,
+    JsonFile,
+    JudgeName,
+    Model,
+    Seeds,
+    Size,
+    Steps,
+    app,
 )
 from unleak.errors import UnsupportedModel
 
@@ -62,8 +62,8 @@ def diagnose(
 ) -> None:
     """Why is an item of the prompt wrong or missing, and what repairs it?"""
     with errors():
-        from unleak.generate import parse_seeds
-        from unleak.words.diagnose import check_evidence, items_of, senses_of
+        from unleak.drawing.generate import parse_seeds
+        from unleak.words.diagnosis.diagnose import check_evidence, items_of, senses_of
 
         check_evidence(evidence)
         others = {**known_senses(model), **senses_of(senses or "")}
@@ -72,9 +72,9 @@ def diagnose(
         folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
-        from unleak.generate import image_size
+        from unleak.drawing.generate import image_size
         from unleak.report import diagnosis as report
-        from unleak.words.diagnose import diagnose as examine
+        from unleak.words.diagnosis.diagnose import diagnose as examine
 
         looks = judge_for(model, image_size(pipe, call), judge)
         if looks is None:
@@ -119,9 +119,9 @@ def repair(
 ) -> None:
     """Before and after a repair, at the same seeds, judged."""
     with errors():
-        from unleak.generate import parse_seeds
-        from unleak.words.classifier import Classifier
-        from unleak.words.repair import plan
+        from unleak.drawing.generate import parse_seeds
+        from unleak.words.repair.repair import plan
+        from unleak.words.tokens.classifier import Classifier
 
         redundant = Classifier.load(redundancy) if redundancy else None
         options = {k: v for k, v in (("isolation", isolation), ("eos_pads", eos_pads), ("unequal", unequal)) if v}
@@ -130,10 +130,10 @@ def repair(
         folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
-        from unleak.bench.results import write_atomic
-        from unleak.generate import image_size
+        from unleak.drawing.generate import image_size
+        from unleak.files.atomic import write_atomic
         from unleak.report import repair as report
-        from unleak.words.repair import repair as mend
+        from unleak.words.repair.repair import repair as mend
 
         looks = judge_for(model, image_size(pipe, call), judge)
         if looks is None and only is None:
@@ -188,10 +188,10 @@ def show_tokens(
 ) -> None:
     """One picture per token: which tokens of an item carry it, and which are redundant."""
     with errors():
-        from unleak.generate import parse_seeds
-        from unleak.words.probe import Keep
-        from unleak.words.redundancy import VIEWS, check, plan
-        from unleak.words.redundancy import tokens as study
+        from unleak.drawing.generate import parse_seeds
+        from unleak.words.methods.probe import Keep
+        from unleak.words.tokens.redundancy import VIEWS, check, plan
+        from unleak.words.tokens.redundancy import tokens as study
 
         check(prompt, items)
         numbers = parse_seeds(seeds)
@@ -200,8 +200,8 @@ def show_tokens(
         folder = check_outputs(out, json_file, html)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
-        from unleak.bench.results import write_atomic
-        from unleak.generate import image_size
+        from unleak.drawing.generate import image_size
+        from unleak.files.atomic import write_atomic
         from unleak.report import tokens as report
 
         looks = judge_for(model, image_size(pipe, call), judge)
@@ -246,21 +246,21 @@ def redundancy(
 ) -> None:
     """Train a classifier that tells redundant tokens of your encoder without drawing. Resumes where it stopped."""
     with errors():
-        from unleak.generate import parse_seeds
-        from unleak.words.probe import Keep
-        from unleak.words.redundancy import VIEWS
+        from unleak.drawing.generate import parse_seeds
+        from unleak.words.methods.probe import Keep
+        from unleak.words.tokens.redundancy import VIEWS
 
         numbers = parse_seeds(seeds)
         Keep(VIEWS["nothing"], pad=pad, pooled=pooled)
         check_file(out, "--out")
         check_file(json_file, "--json")
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
-        from unleak.bench import redundancy as suite
+        from unleak.words.tokens import learn as suite
 
         suite.check_kind(kind)
         records = suite.read_records(file)
         pipe = open_model(model)
-        from unleak.generate import image_size
+        from unleak.drawing.generate import image_size
 
         looks = judge_for(model, image_size(pipe, call), judge)
         if looks is None:

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unleak.core.branches import Branch
-from unleak.core.first_steps import first_steps
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.core.rows import Branch
+from unleak.drawing.first_steps import first_steps
+from unleak.drawing.generate import memory_errors, pixels
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
-from unleak.generate import memory_errors, pixels
 from unleak.judges.copies import CopyJudge
 
 if TYPE_CHECKING:

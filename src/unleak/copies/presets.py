@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from unleak.copies.attenuate import Attenuate
-from unleak.copies.baselines.delayed import DelayedGuidance
-from unleak.copies.baselines.neurons import PruneNeurons
-from unleak.copies.baselines.noise import NoisyRows
-from unleak.copies.baselines.optimise import OptimiseRows
-from unleak.copies.baselines.pads import PadSwap
-from unleak.copies.baselines.prss import PRSS
-from unleak.copies.baselines.repulsion import RepulsionOnly
-from unleak.copies.baselines.summary import MaskSummary
-from unleak.copies.baselines.words import InsertWords
-from unleak.copies.detour import Detour
-from unleak.copies.gate import Gated
-from unleak.copies.guard import Guard
+from unleak.copies.methods.attenuate import Attenuate
+from unleak.copies.methods.delayed import DelayedGuidance
+from unleak.copies.methods.detour import Detour
+from unleak.copies.methods.gate import Gated
+from unleak.copies.methods.guard import Guard
+from unleak.copies.methods.neurons import PruneNeurons
+from unleak.copies.methods.noise import NoisyRows
+from unleak.copies.methods.optimise import OptimiseRows
+from unleak.copies.methods.pads import PadSwap
+from unleak.copies.methods.prss import PRSS
+from unleak.copies.methods.repulsion import RepulsionOnly
+from unleak.copies.methods.summary import MaskSummary
+from unleak.copies.methods.words import InsertWords
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 

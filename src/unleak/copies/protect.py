@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from unleak.copies.attenuate import ATTENUATED
-from unleak.copies.positions import prompt_tokens
+from unleak.copies.methods.attenuate import ATTENUATED
+from unleak.copies.methods.positions import prompt_tokens
 from unleak.core.intervention import Intervention
-from unleak.core.session import Session, attach
-from unleak.generate import check_prompt, generate, rehearse
+from unleak.drawing.generate import generate, rehearse
+from unleak.engine.session import Session, attach
 from unleak.judges import Judge
 from unleak.judges.copies import CopyJudge
 from unleak.text.items import Item
+from unleak.text.prompt import check_prompt
 from unleak.text.spans import Tokens
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unleak.errors import UnsupportedModel
+from unleak.text.encoders import Encoder, text_encoders
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +24,6 @@ class Site:
 
     name: str
     module: nn.Module
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """One text encoder with its tokenizer; `suffix` ("", "_2", ...) is that of its prompt argument."""
-
-    name: str
-    suffix: str
-    module: nn.Module
-    tokenizer: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +86,6 @@ def _is_denoiser(part: Any) -> bool:
         and "controlnet_cond" not in accepts
         and any(_is_attention(module) for module in part.modules())
     )
-
-
-def text_encoders(parts: Mapping[str, Any]) -> list[Encoder]:
-    """Text encoders that are loaded together with the tokenizer of the same suffix."""
-    found = []
-    for name, part in parts.items():
-        suffix = name.removeprefix("text_encoder")
-        tokenizer = parts.get(f"tokenizer{suffix}")
-        if name.startswith("text_encoder") and isinstance(part, nn.Module) and tokenizer is not None:
-            found.append(Encoder(name, suffix, part, tokenizer))
-    return found
 
 
 class Grid:

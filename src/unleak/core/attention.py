@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unleak.core import scores
 from unleak.core.anatomy import Site
-from unleak.core.branches import Rows, Which
+from unleak.core.rows import Rows, Which
 from unleak.errors import BadInput, UnsupportedModel
 
 T = TypeVar("T")

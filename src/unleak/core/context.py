@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from unleak.core.anatomy import Grid
-from unleak.core.branches import Branch, Rows, Which
-from unleak.core.prompts import TextRows
-from unleak.core.text_call import Encoded
+from unleak.core.rows import Branch, Rows, Which
+from unleak.text.call import Encoded
+from unleak.text.prompts import TextRows
 
 if TYPE_CHECKING:
-    from unleak.core.session import Session
+    from unleak.engine.session import Session
 
 
 class Context:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from unleak.core.branches import Which
+from unleak.core.rows import Which
 
 Where: TypeAlias = Tensor | Sequence[int] | str | None
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from unleak.core.anatomy import Anatomy, Site
     from unleak.core.attention import AttentionCall
-    from unleak.core.branches import Branch
     from unleak.core.context import Context
-    from unleak.core.text_call import TextCall
+    from unleak.core.rows import Branch
+    from unleak.text.call import TextCall
 
 SEAMS = ("on_text", "branches", "on_attention", "on_prediction", "on_latents")
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.core.session import attach
+from unleak.drawing.generate import for_each, memory_errors, rehearse
+from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
-from unleak.generate import for_each, memory_errors, rehearse
-from unleak.regions import masks as masking
 from unleak.regions import photo
 from unleak.regions.edited import Edited
+from unleak.regions.masks import masks as masking
+from unleak.regions.masks.own_masks import own_masks
+from unleak.regions.masks.text_masks import Masker
 from unleak.regions.method import Method
-from unleak.regions.own_masks import own_masks
 from unleak.regions.plan import Edit, Plan, plan
-from unleak.regions.text_masks import Masker
 
 
 @dataclass(frozen=True, eq=False)

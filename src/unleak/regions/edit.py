@@ -17,13 +17,13 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.regions.drawing import Drawing, alike
 from unleak.regions.edited import Edited
+from unleak.regions.masks.own_masks import FROM
+from unleak.regions.masks.text_masks import Masker
 from unleak.regions.method import Method
-from unleak.regions.ore import choose
-from unleak.regions.own_masks import FROM
+from unleak.regions.methods.ore import choose
+from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
 from unleak.regions.presets import POSTERIOR, preset
-from unleak.regions.schedule import variance_preserving
-from unleak.regions.text_masks import Masker
 
 
 def edit(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unleak.regions import masks as masking
+from unleak.regions.masks import masks as masking
 from unleak.regions.plan import Edit, Plan
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.regions.images import Phrases, Prompts, each_prompt
+from unleak.regions.methods.images import Phrases, Prompts, each_prompt
 
 Side: TypeAlias = tuple[Prompts, Phrases]
 """A prompt, and its phrases that are edited; or the prompt of each image, and the phrases of each."""

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from unleak.drawing.generate import image_size
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
-from unleak.generate import image_size
 
 MOST_PIXELS = 100_000_000
 

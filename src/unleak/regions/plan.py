@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from unleak.errors import BadInput
-from unleak.generate import check_prompt
 from unleak.text.items import Item, find_all
 from unleak.text.match import Chars, occurrences
+from unleak.text.prompt import check_prompt
 
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 

@@ -9,9 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.drawing.generate import check_call
 from unleak.errors import BadInput
-from unleak.generate import check_call
-from unleak.regions.baselines.presets import (
+from unleak.regions.method import Method, Side
+from unleak.regions.methods.blend import Blend
+from unleak.regions.methods.ddcm import DDCM
+from unleak.regions.methods.images import Phrases
+from unleak.regions.methods.ore import ORE
+from unleak.regions.methods.rgbcam import RGBCAM
+from unleak.regions.methods.selfattn import SelfInjection
+from unleak.regions.published import (
     DirectInversion,
     Inversion,
     MutualAttention,
@@ -20,13 +27,6 @@ from unleak.regions.baselines.presets import (
     PromptToPrompt,
     UnifiedAttentionControl,
 )
-from unleak.regions.blend import Blend
-from unleak.regions.ddcm import DDCM
-from unleak.regions.images import Phrases
-from unleak.regions.method import Method, Side
-from unleak.regions.ore import ORE
-from unleak.regions.rgbcam import RGBCAM
-from unleak.regions.selfattn import SelfInjection
 
 ALE_PAPER = "Mun et al., Addressing Text Embedding Leakage in Diffusion-based Image Editing (arXiv 2412.04715)"
 POSTERIOR = ("mode", "sample")

@@ -7,13 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from unleak.bench.results import versions, write_atomic
-from unleak.judges.rate import Rate
+from unleak.files.atomic import versions, write_atomic
 from unleak.report.flow import heat_map, image_heat_map
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png
-from unleak.words.diagnosis import Diagnosis, Finding, described
-from unleak.words.neglect import Evidence
+from unleak.stats.rate import Rate
+from unleak.words.diagnosis.diagnosis import Diagnosis, Finding, described
+from unleak.words.diagnosis.neglect import Evidence
 
 COLOURS = {"ok": "good", "leak": "bad", "suspect": "bad", "neglect": "warn"}
 RED, GREEN, GREY = "214, 48, 49", "39, 174, 96", "128, 128, 128"

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from unleak.bench.results import versions, write_atomic
+from unleak.files.atomic import versions, write_atomic
 from unleak.regions.check import Check, background_psnr
 from unleak.regions.edited import Edited
 from unleak.report.pages import data_uri, render

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unleak.text.items import Item
-from unleak.words.flow import Flow
-from unleak.words.flow_images import ImageFlow
+from unleak.words.diagnosis.flow import Flow
+from unleak.words.diagnosis.flow_images import ImageFlow
 
 Cells = Mapping[tuple[int, int], tuple[float, str]]
 """By (i, j): -1 (blue) to 1 (red), and the text of the cell."""

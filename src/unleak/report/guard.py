@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unleak.bench.results import versions
-from unleak.bench.stats import share
 from unleak.copies.protect import Attenuated, Protection
-from unleak.files import write_atomic
+from unleak.files.atomic import versions, write_atomic
 from unleak.judges.copies import CopyJudge, SceneJudge
 from unleak.report.pages import data_uri, render
 from unleak.report.pictures import contact_sheet, png
+from unleak.stats.rows import share
 
 
 def to_dict(p: Protection, images: dict[str, list[str]]) -> dict[str, Any]:

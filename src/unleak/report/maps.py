@@ -11,7 +11,7 @@ from skimage.transform import resize
 
 from unleak.errors import BadInput
 from unleak.report.pictures import contact_sheet
-from unleak.words.maps import ItemMaps
+from unleak.words.methods.maps import ItemMaps
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.8, colours: str = "inferno") -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
-from unleak.bench.results import versions
+from unleak.files.atomic import versions
 from unleak.report.pictures import enlarge, png
 from unleak.text.match import Chars
 

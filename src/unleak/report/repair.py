@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from unleak.bench.results import versions, write_atomic
-from unleak.bench.stats import share
+from unleak.files.atomic import versions, write_atomic
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png
-from unleak.words.repair import ItemOutcome, Repair
+from unleak.stats.rows import share
+from unleak.words.repair.repair import ItemOutcome, Repair
 
 
 def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:

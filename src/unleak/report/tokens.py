@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unleak.bench.results import versions, write_atomic
-from unleak.bench.stats import share
+from unleak.files.atomic import versions, write_atomic
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import PAPER, contact_sheet, png
+from unleak.stats.rows import share
 from unleak.text.match import Chars
-from unleak.words.redundancy import TokenStudy
+from unleak.words.tokens.redundancy import TokenStudy
 
 CARRIES = (20, 108, 46)  #: the frame of a representative token
 

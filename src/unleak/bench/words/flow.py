@@ -1,0 +1,67 @@
+"""The flow half of `unleak bench words`: which pairs of items leave each other's rows alone. Nothing is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from unleak.bench.run import Run
+from unleak.stats.rows import Row, share
+from unleak.text.items import Item
+from unleak.words.diagnosis.flow import Flow, flow
+from unleak.world import World
+from unleak.world.prompts import Case
+
+T = TypeVar("T")
+METHODS = DEFAULT = ("flow",)
+#: kind of prompt -> how many
+KINDS = {"pair": 120, "neutral": 60, "trigger": 100}
+
+
+def rows(run: Run, methods: Sequence[str]) -> list[Row]:
+    """Of prompts that name two items: `pairs_isolated`, no meaning flows either way; `pairs_leaking`, some leaks.
+
+    "pair" and "neutral" are company that turns no word into another sense, "trigger" is company that does.
+    """
+    made: list[Row] = []
+    for kind, n in KINDS.items():
+        cases = [case for case in run.cases(kind, n) if len(case.things) == 2]
+        if not cases:  # a --limit may leave a kind without pairs
+            continue
+        made += measured(run, kind, cases, [case.prompt for case in cases], lambda case: seen(run, case))
+    return made
+
+
+def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, look: Callable[[T], Flow]) -> list[Row]:
+    """`pairs_isolated` and `pairs_leaking` of some pairs, whose flow `look` measures; `inputs` names them."""
+    tick = run.ticking("flow", len(cases))
+
+    def kinds() -> list[list[str]]:
+        found = []
+        for case in cases:
+            found.append(_kinds(look(case)))
+            tick(1)
+        return found
+
+    pairs = run.part(f"flow-{kind}", [inputs], kinds)
+    return [
+        share([set(pair) == {"none"} for pair in pairs], "flow", kind, "pairs_isolated"),
+        share(["leak" in pair for pair in pairs], "flow", kind, "pairs_leaking"),
+    ]
+
+
+def seen(run: Run, case: Case) -> Flow:
+    """The flow of a prompt of the world, whose words' senses are known."""
+    items, senses = of_world(run.world, case)
+    return flow(run.pipe, case.prompt, items, senses=senses, call=run.call)
+
+
+def of_world(world: World, case: Case) -> tuple[list[Item], dict[str, list[str]]]:
+    """The items of a prompt, a polyseme with the sense that it has alone, and the other senses of each."""
+    known = {t.phrase: world.polysemes[t.word] for t in case.things if t.word in world.polysemes}
+    items = [Item(t.phrase, sense=known[t.phrase].default_name if t.phrase in known else None) for t in case.things]
+    return items, {phrase: [p.other_name] for phrase, p in known.items()}
+
+
+def _kinds(found: Flow) -> list[str]:
+    return [found.kind(i, j) for i, j in found.changes]

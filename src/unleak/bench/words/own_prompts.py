@@ -1,0 +1,157 @@
+"""`unleak bench words --prompts FILE`: the same questions on the user's own prompts, model and judge.
+
+Nobody knows here which items will leak, so a diagnosis of other seeds decides what is repaired: an item that it calls
+a leak or neglected. The repairs are measured on seeds that this choice has not seen, so that they gain nothing by
+chance. Every method draws the same prompts from the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from unleak.bench.results import Results
+from unleak.bench.run import Run
+from unleak.bench.words import flow, own_repairs, tokens
+from unleak.drawing.generate import rehearse
+from unleak.errors import BadInput
+from unleak.files.prompt_file import format_of, opened
+from unleak.judges import Judge
+from unleak.stats.rows import Row, share
+from unleak.words.diagnosis.diagnose import diagnose
+from unleak.words.diagnosis.flow import flow as flow_between
+from unleak.words.diagnosis.neglect import VERDICTS
+from unleak.words.lint.prompt_file import Line, line, read_prompts
+from unleak.words.repair.repair import fresh
+from unleak.words.tokens.learn import Record
+from unleak.words.tokens.redundancy import check as check_items
+
+DIAGNOSIS = "diagnosis"
+METHODS = (DIAGNOSIS, *own_repairs.METHODS, *tokens.METHODS, *flow.METHODS)
+
+
+def check(methods: Sequence[str] | None) -> None:
+    """Refuse a method that does not exist. Raises BadInput."""
+    if unknown := set(methods or ()) - set(METHODS):
+        raise BadInput(f"bench words has no {sorted(unknown)} for prompts of a file; choose from {list(METHODS)}")
+
+
+def read(file: Path, limit: int | None = None) -> tuple[list[Record], list[str]]:
+    """The usable prompts of a file, at most `limit`, and what is wrong with the others.
+
+    JSONL and CSV as in `unleak.words.lint.prompt_file`; JSON as Attend-and-Excite publishes it: lists by name of
+    ``{"prompt": "a dog and a frog", "indices": [2, 5]}``, words counted from 1, or of records with `items`.
+
+    Raises BadInput where no prompt can be used.
+    """
+    with opened(str(file)) as (stream, _):
+        found = _listed(stream.read()) if file.suffix.lower() == ".json" else read_prompts(stream, format_of(file))
+        lines = list(islice(found, limit))
+    records = [(one.prompt, one.items) for one in lines if one.error is None]
+    if not records:
+        raise BadInput(f"{file} holds no prompt with items" + (f": {lines[0].error}" if lines else ""))
+    return records, [f"{file.name}, {one.number}: {one.error}" for one in lines if one.error is not None]
+
+
+def _listed(data: bytes) -> list[Line]:
+    try:
+        lists = json.loads(data)
+        records = [record for one in (lists.values() if isinstance(lists, dict) else [lists]) for record in one]
+        return [_line(number, record) for number, record in enumerate(records, 1)]
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise BadInput(f'no JSON lists of {{"prompt": "a dog and a frog", "indices": [2, 5]}} ({e})') from e
+
+
+def _line(number: int, record: dict[str, Any]) -> Line:
+    prompt, items = record.get("prompt"), record.get("items")
+    try:
+        if items is None and isinstance(prompt, str):
+            words = prompt.split()
+            items = [words[index - 1] for index in record.get("indices", ()) if 0 < index <= len(words)]
+        return line(number, prompt, items)
+    except BadInput as e:
+        return Line(number, error=str(e))
+
+
+def run(
+    pipe: Any,
+    out: Path,
+    records: Sequence[Record],
+    judge: Judge,
+    *,
+    model: str = "",
+    source: str = "prompts",
+    seeds: Sequence[int] = range(4),
+    methods: Sequence[str] | None = None,
+    call: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Results:
+    """Measure the chosen methods (default: all) on prompts with their items; finished parts are reused.
+
+    Args:
+        source: where the prompts come from, for the results.
+        notes: what is to be said beside the figures, such as lines of the file that could not be used.
+
+    Raises BadInput: of no prompt the judge can read the items, and the encoders the end.
+    """
+    check(methods)
+    chosen = [name for name in METHODS if methods is None or name in methods]
+    one = Run(pipe, out, model, source, list(seeds), None, dict(call or {}), progress, list(notes))
+    usable = _usable(one, records, judge)
+    results = Results("words", model, one.seeds, source, {"name": judge.name}, notes=one.notes)
+    repairs = [name for name in chosen if name in own_repairs.METHODS]
+    if repairs or DIAGNOSIS in chosen:
+        verdicts = judged(one, usable, judge)
+        results.rows += counted(verdicts)
+        if repairs:
+            results.rows += own_repairs.rows(one, repairs, usable, verdicts, judge)
+    if wanted := [name for name in chosen if name in tokens.METHODS]:
+        results.rows += tokens.measured(one, wanted, usable, ["prompts"] * len(usable), judge)
+    if set(chosen) & set(flow.METHODS):
+        pairs = [record for record in usable if len(record[1]) == 2]
+        named = [[prompt, list(map(str, items))] for prompt, items in pairs]
+        if pairs:
+            results.rows += flow.measured(one, "pair", pairs, named, lambda r: flow_between(pipe, *r, call=one.call))
+    results.save(out)
+    return results
+
+
+def _usable(run: Run, records: Sequence[Record], judge: Judge) -> list[Record]:
+    """The prompts that the encoders read whole and whose items the judge can look for; the others are noted."""
+    found = []
+    for prompt, items in records:
+        try:
+            judge.senses(check_items(prompt, items)[0])
+            rehearse(run.pipe, prompt, **run.call)
+            found.append((prompt, items))
+        except BadInput as e:
+            run.notes.append(f"left out: {prompt!r}: {e}")
+    if not found:
+        raise BadInput(f"no prompt can be used; {run.notes[-1]}")
+    return found
+
+
+def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]:
+    """The verdict on every item of every prompt, from other seeds than those of the run."""
+    tick, found = run.ticking(DIAGNOSIS, len(records)), []
+    for i, (prompt, items) in enumerate(records):
+
+        def verdicts(prompt: str = prompt, items: Any = items) -> list[str | None]:
+            seen = diagnose(
+                run.pipe, prompt, items, seeds=fresh(run.seeds), judge=judge, after=False, call=run.call
+            ).findings
+            return [finding.verdict for finding in seen]
+
+        found.append(run.part(f"{DIAGNOSIS}-{i:05d}", [judge.name, prompt, list(map(str, items))], verdicts))
+        tick(1)
+    return found
+
+
+def counted(verdicts: Sequence[Sequence[str]]) -> list[Row]:
+    """`verdict_share`: of all items those with each verdict."""
+    every = [verdict for each in verdicts for verdict in each]
+    return [share([said == name for said in every], DIAGNOSIS, name, "verdict_share") for name in VERDICTS]

@@ -1,0 +1,271 @@
+"""Detectors as interventions: each reads its numbers from a run and changes nothing.
+
+    with unleak.attach(pipe, Magnitude()) as run:
+        pipe("a prompt", num_images_per_prompt=4)
+    run.results["magnitude"]          # step -> one value per image
+
+`window` and `sites` choose the steps and sites that are looked at, as everywhere. A new detector is one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unleak.copies.detect.detect import (
+    agreement,
+    clean,
+    entropy,
+    late_entropy,
+    late_steps,
+    localised_magnitude,
+    magnitude,
+)
+from unleak.core.attention import AttentionCall
+from unleak.core.context import Context
+from unleak.core.intervention import Intervention
+from unleak.engine.session import Session
+from unleak.errors import BadInput, NotFinite, UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Detector(Intervention):
+    """Leaves one value per image and step in `run.results[name]`, a mapping from the step's number; of the last call.
+
+    name      as in results and on the command line
+    guided    reads the prediction without the prompt, so it needs classifier-free guidance
+    compares  compares the images of a prompt, so it needs two seeds or more
+    whole     needs the whole trajectory, not its first steps
+    """
+
+    name: ClassVar[str]
+    guided: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+
+    def note(self, ctx: Context, value: Tensor, step: int | None = None) -> None:
+        """Keep the value [images] of a step (default: this one); a sampler that predicts it twice is noted once."""
+        noted = ctx.run.results[self.name] = ctx.state.setdefault("noted", {})
+        noted.setdefault(ctx.step if step is None else step, value.detach())
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
+        self.note(ctx, self.measure(ctx, preds))
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        """One value per image from the predictions of the current step."""
+        raise NotImplementedError
+
+    def scores(self, run: Session) -> Tensor:
+        """One score per image [N], the mean over the steps; higher means memorized.
+
+        Raises:
+            NotFinite: a prediction was NaN or infinite.
+            UnsupportedModel: nothing was noted: the run never came to the detector's window or sites.
+        """
+        noted = run.results.get(self.name)
+        if not noted:
+            raise UnsupportedModel(f"{self.name} saw no step: its window or its sites lie outside of this run")
+        found = torch.stack(list(noted.values())).float().mean(0).cpu()
+        if not torch.isfinite(found).all():
+            raise NotFinite(f"{self.name} is NaN or infinite: run the model in a wider dtype")
+        return found
+
+
+def uncond(preds: Mapping[str, Tensor], name: str) -> Tensor:
+    """The prediction without the prompt. Raises UnsupportedModel where the pipeline makes none."""
+    if "uncond" not in preds:
+        free = ", ".join(n for n, d in DETECTORS.items() if not d.guided)
+        raise UnsupportedModel(
+            f"{name} needs classifier-free guidance and this run has none: raise guidance_scale above 1 if the model "
+            f"has it, or use a detector that works without: {free}"
+        )
+    return preds["uncond"]
+
+
+@dataclass(frozen=True)
+class Magnitude(Detector):
+    """Norm of the text-conditional noise (`detect.magnitude`), Wen et al."""
+
+    name = "magnitude"
+    guided = True
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        return magnitude(preds["cond"], uncond(preds, self.name))
+
+
+@dataclass(frozen=True)
+class Agreement(Detector):
+    """How far all seeds are pushed the same way by the text (`detect.agreement` of the text direction); ours."""
+
+    name = "agreement"
+    guided = True
+    compares = True
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        return by_prompt(ctx, preds["cond"] - uncond(preds, self.name))
+
+
+@dataclass(frozen=True)
+class Collapse(Detector):
+    """How far all seeds head for the same clean image (`detect.agreement` of `detect.clean`); ours.
+
+    Diversity over seeds that is lost at the first step. Needs no guidance, so it works on distilled models.
+    """
+
+    name = "collapse"
+    compares = True
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        latents = ctx.latents().to(preds["cond"])
+        return by_prompt(ctx, clean(ctx.pipe.scheduler, latents, preds["cond"], ctx.timestep))
+
+
+def prompts_of_images(ctx: Context, images: int) -> list[str]:
+    """The prompt of each image. Raises UnsupportedModel where the call did not name them."""
+    prompts = [p for p in ctx.encoded.prompts for _ in range(ctx.encoded.images_per_prompt)]
+    if len(prompts) != images:
+        raise UnsupportedModel(f"{images} images of {len(prompts)} known prompts: call the pipeline with `prompt`")
+    return prompts
+
+
+def by_prompt(ctx: Context, x: Tensor, of: Callable[[Tensor], Tensor] = agreement) -> Tensor:
+    """What `of` makes of the images of each prompt, [N] of [N, ...]; by default `detect.agreement` among them."""
+    prompts = prompts_of_images(ctx, len(x))
+    out = x.new_empty(len(x), dtype=torch.float32)
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, other in enumerate(prompts) if other == prompt]
+        out[rows] = of(x[rows])
+    return out
+
+
+def summary_tokens(ctx: Context) -> Tensor:
+    """[N, K] of bool: which of the denoiser's text rows are an encoder's EOS or stand after it."""
+    encoded = ctx.encoded
+    if encoded.cond is None or not encoded.calls:
+        raise UnsupportedModel("the prompts' tokens are not known: call the pipeline with `prompt`")
+    found = torch.zeros(encoded.cond.shape[:2], dtype=torch.bool)
+    for name, call in encoded.calls.items():
+        place = encoded.columns(name)
+        if place is None:
+            continue  # only its pooled vector is used
+        for i, mask in enumerate(call.tokenize(call.prompts).attention_mask):
+            images = slice(i * encoded.images_per_prompt, (i + 1) * encoded.images_per_prompt)
+            found[images, place.start + int(mask.sum()) - 1 : place.stop] = True
+    return found
+
+
+@dataclass(frozen=True)
+class TextAttention(Detector):
+    """Base of the entropies: attention of the average image cell to each text row, heads and sites averaged."""
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> None:
+        if site.kind == "self" or not site.rows.of("cond"):
+            return
+        seen = ctx.state.setdefault("attention", {})
+        seen.setdefault(site.name, site.text_shares("cond").mean(1))
+
+    def shares(self, ctx: Context) -> list[Tensor]:
+        """[N, K] for each site in the order in which they run; forgets them."""
+        seen = ctx.state.pop("attention", {})
+        if not seen:
+            raise UnsupportedModel(f"{self.name}: none of the chosen sites attends to the text")
+        return list(seen.values())
+
+
+@dataclass(frozen=True)
+class Entropy(TextAttention):
+    """Entropy of attention to the text over all chosen sites (`detect.entropy`), Ren et al."""
+
+    name = "entropy"
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        return entropy(torch.stack(self.shares(ctx)).mean(0))
+
+
+@dataclass(frozen=True)
+class SiteEntropy(TextAttention):
+    """Ren's metric E: the entropy at one site, counted from 0 in the order in which sites read the text."""
+
+    name = "site-entropy"
+    site: int = 3
+
+    def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        found = self.shares(ctx)
+        if not 0 <= self.site < len(found):
+            raise BadInput(f"site {self.site} of {len(found)} that read the text: choose 0 to {len(found) - 1}")
+        return entropy(found[self.site])
+
+
+@dataclass(frozen=True)
+class LateEntropy(TextAttention):
+    """Ren's metric D over the whole trajectory (`detect.late_entropy`)."""
+
+    name = "late-entropy"
+    whole = True
+    late: float = 0.2  #: the share of the steps at the end that counts as late
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
+        steps, here = ctx.state.setdefault("steps", []), torch.stack(self.shares(ctx)).mean(0)
+        if len(steps) == ctx.step:
+            steps.append(here)
+        if len(steps) == ctx.steps:
+            p = torch.stack(steps)
+            self.note(ctx, late_entropy(p, summary_tokens(ctx).to(p.device), late_steps(len(p), self.late)))
+
+
+@dataclass(frozen=True)
+class BrightEnding(Detector):
+    """Magnitude where the end token looks at the last step (`detect.localised_magnitude`), Chen et al.
+
+    The mask is the mean attention to EOS over the heads of all sites at the resolution of the latents, and stays in
+    `run.results["bright-ending/mask"]` [N, h, w]. `looked_at` are the steps whose magnitude counts (default: all).
+    """
+
+    name = "bright-ending"
+    guided = True
+    whole = True
+    looked_at: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> None:
+        last = ctx.step == ctx.steps - 1
+        if not last or site.kind == "self" or ctx.grid is None or site.grid != ctx.grid.size:
+            return
+        ends = summary_tokens(ctx).int().argmax(1).tolist()
+        tokens = sorted(set(ends))
+        columns = site.columns(tokens, "cond")  # [N, h, w, T]
+        mask = torch.stack([columns[i, :, :, tokens.index(end)] for i, end in enumerate(ends)])
+        ctx.state.setdefault("masks", {})[site.name] = mask
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
+        pairs = ctx.state.setdefault("pairs", {})
+        if self.looked_at is None or ctx.step in self.looked_at:
+            pairs.setdefault(ctx.step, (preds["cond"], uncond(preds, self.name)))
+        if ctx.step == ctx.steps - 1:
+            if not ctx.state.get("masks"):
+                raise UnsupportedModel("bright-ending: no site attends to the text at the resolution of the latents")
+            mask = torch.stack(list(ctx.state["masks"].values())).mean(0)
+            ctx.run.results[f"{self.name}/mask"] = mask
+            for step, (cond, without) in pairs.items():
+                self.note(ctx, localised_magnitude(cond, without, mask), step)
+
+
+DETECTORS: dict[str, type[Detector]] = {
+    d.name: d for d in (Magnitude, Agreement, Collapse, Entropy, SiteEntropy, LateEntropy, BrightEnding)
+}
+
+
+def detectors(names: Sequence[str | Detector]) -> tuple[Detector, ...]:
+    """Detectors by name (with their defaults) or as they are. Raises BadInput for an unknown or repeated one."""
+    made = []
+    for name in names:
+        if not isinstance(name, Detector) and name not in DETECTORS:
+            raise BadInput(f"no detector is called {name!r}; choose from {', '.join(DETECTORS)}")
+        made.append(name if isinstance(name, Detector) else DETECTORS[name]())
+    repeated = {d.name for d in made if [other.name for other in made].count(d.name) > 1}
+    if not made or repeated:
+        raise BadInput(f"give each detector once, and at least one: {', '.join(sorted(repeated)) or 'none is given'}")
+    return tuple(made)

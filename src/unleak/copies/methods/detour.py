@@ -1,0 +1,98 @@
+"""Detour: follow another text for as long as the prompt leads to the copy, and the prompt once it does not.
+
+A memorized prompt leads every seed to one picture x*, which its first prediction already shows. What stands where is
+decided early in the trajectory, what it is later. So with the prediction a for another text, c for the prompt, u for
+none, and x(c) the clean image that c stands for, each flagged image follows at each step
+
+    e_hat = u + w (a - u)   while cos(x(c), x*) >= near,     u + w (c - u)   otherwise.
+
+Once another layout has taken hold the prompt has to make do with it, and its objects return without the picture that
+they come from; where the prompt leads back to it, the other text takes over again. Ours. It closes the loop of delayed
+guidance (attraction basins, CVPR 2025), which has one fixed step of transition and follows nothing before it: left
+alone, a model draws what it has seen most, and that may be another training image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unleak.copies.detect.detect import clean
+from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.core.rows import Branch
+from unleak.errors import BadInput
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+OTHER = "detour"
+"""The label of extra rows that read the other text."""
+
+
+@dataclass(frozen=True)
+class Detour(Gated):
+    """Keep images from the picture that their prompt leads to; 1.5 times the rows of guidance while it does.
+
+    Attributes:
+        text: what is followed instead: anything that leaves the layout open, in the style that is wanted.
+        near: cosine -1 to 1 of clean latents, from which on the prompt leads to the copy.
+        scale: w; default: the pipeline's `guidance_scale`.
+        gate: see `Gated`. Without one every prompt is led away from its own first prediction.
+
+    `run.results["detour"]` has the cosines of the images that are acted on, a list for each step.
+    """
+
+    text: str = "a still life"
+    near: float = 0.5
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -1 <= self.near <= 1:
+            raise BadInput(f"near is a cosine, -1 to 1, not {self.near}")
+
+    def branches(self, ctx: Context) -> Sequence[Branch] | None:
+        """Rows of the other text for the images that followed it at the step before."""
+        away: tuple[int, ...] = ctx.state.get("away", ())
+        return [self._rows(ctx, away, "cond")] if away else None
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
+        cond, _ = guidance_pair(preds)
+        chosen = self.decide(ctx, preds)
+        if chosen == ():
+            return None
+        here = tuple(range(len(cond))) if chosen is None else chosen
+        latents = ctx.latents(_asked(ctx)).to(cond)
+        picture = clean(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
+        copy = ctx.state.setdefault("copy", picture)
+        leads = torch.cosine_similarity(picture, copy)
+        ctx.run.results.setdefault(OTHER, []).append(leads.tolist())
+        away = [i for i, cosine in zip(here, leads.tolist(), strict=True) if cosine >= self.near]
+        followed = self._others(ctx, preds, away)
+
+        def change(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
+            target = torch.stack([followed.get(i, c) for i, c in zip(here, cond, strict=True)])
+            return uncond + w * (target - uncond)
+
+        return self.settled(ctx, preds, change, self.scale)
+
+    def _others(self, ctx: Context, preds: Mapping[str, Tensor], away: list[int]) -> dict[int, Tensor]:
+        """Predictions for the other text by image; those that were not asked for in this call cost another one."""
+        found = dict(zip(ctx.state.get("away", ()), preds.get(OTHER, ()), strict=True))
+        if new := tuple(i for i in away if i not in found):
+            found |= dict(zip(new, ctx.predict([self._rows(ctx, new, _asked(ctx))])[OTHER], strict=True))
+        ctx.state["away"] = tuple(away)
+        return {i: found[i] for i in away}
+
+    def _rows(self, ctx: Context, images: tuple[int, ...], like: str) -> Branch:
+        rows, pooled = ctx.encode([self.text])
+        return Branch(OTHER, like, images, rows[0], pooled)
+
+
+def _asked(ctx: Context) -> str:
+    """A label of this call's own rows: some pipelines call with and without prompt apart, on the same latents."""
+    return "cond" if "cond" in ctx.rows.labels else "uncond"

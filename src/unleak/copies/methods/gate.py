@@ -1,0 +1,135 @@
+"""Which prompts of a batch a mitigation is for, decided once, from predictions that guidance makes anyway.
+
+At the first step the ordinary predictions already hold what a detector needs: the text-conditional noise of Wen et
+al. (ICLR 2024), the agreement of the seeds. Images of a prompt under the threshold are never touched, at no cost. All
+images of a prompt share its score, which is what a calibration is of: one by one, some fall on the wrong side.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unleak.copies.detect.detectors import Detector, by_prompt, detectors
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
+from unleak.core.intervention import Intervention
+from unleak.errors import BadInput, NotFinite
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+Combine = Callable[[Tensor, Tensor, float], Tensor]
+"""(cond, uncond, scale of guidance) -> combined prediction, all [N, ...]."""
+
+
+@dataclass(frozen=True)
+class Gated(Intervention):
+    """Base of mitigations inside the denoiser. Without a gate they act on every image.
+
+    Attributes:
+        gate: act on the prompts whose score at the first step reaches this threshold; a `Calibration` gives
+            the threshold, what is read, and the model that it holds for.
+        reads: (detector, weight) pairs whose weighted sum is the score, the mean over the prompt's images in the call,
+            as in `unleak.scan`. A call that names no prompts (`prompt_embeds`) is judged image by image.
+        model: fingerprint of the model that the threshold was made for; another is refused.
+    """
+
+    gate: Any = field(default=None, kw_only=True)
+    reads: tuple[tuple[str, float], ...] = field(default=(("magnitude", 1.0),), kw_only=True)
+    model: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.gate, Calibration):
+            made = self.gate
+            if made.steps != 1:
+                raise BadInput(f"a gate decides at the first step; this calibration is of {made.steps} steps")
+            object.__setattr__(self, "reads", tuple(made.weights.items()) or ((made.detector, 1.0),))
+            object.__setattr__(self, "model", made.fingerprint)
+            object.__setattr__(self, "gate", made.threshold - made.bias)
+        if self.gate is None:
+            return
+        if not isinstance(self.gate, int | float) or math.isnan(self.gate):
+            raise BadInput(f"a gate is a calibration or a threshold, not {self.gate!r}")
+        if self.window.start > 0:
+            raise BadInput("a gate decides at the first step: let the window start at 0, or leave the gate out")
+        self._detectors()
+
+    def _detectors(self) -> list[tuple[Detector, float]]:
+        found = detectors([name for name, _ in self.reads])
+        for detector in found:
+            if detector.has("on_attention") or detector.whole:
+                raise BadInput(f"a gate reads the first predictions; {detector.name} needs more: calibrate another")
+        return [(detector, weight) for detector, (_, weight) in zip(found, self.reads, strict=True)]
+
+    def undecided(self, ctx: Context) -> bool:
+        """The gate has not seen this generation's first predictions yet."""
+        return self.gate is not None and "chosen" not in ctx.state
+
+    def chosen(self, ctx: Context) -> tuple[int, ...] | None:
+        """Images to act on in this call; None for all of them, () for none."""
+        if self.gate is None:
+            return None
+        found: tuple[int, ...] = ctx.state.get("chosen", ())
+        return found
+
+    def decide(self, ctx: Context, preds: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """`chosen`, once the gate has looked at these predictions if it had not yet."""
+        if self.undecided(ctx):
+            self._check_model(ctx)
+            guidance_pair(preds)
+            score = torch.stack([weight * d.measure(ctx, preds) for d, weight in self._detectors()]).sum(0)
+            if ctx.encoded.prompts:
+                score = by_prompt(ctx, score, torch.mean)
+            if not torch.isfinite(score).all():
+                raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
+            ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
+            seen = ctx.run.results.setdefault("gate", [])
+            seen += [{"score": value, "acted": value >= self.gate} for value in score.tolist()]
+        return self.chosen(ctx)
+
+    def _check_model(self, ctx: Context) -> None:
+        """Once per session: the threshold belongs to these weights."""
+        if self.model is None or ctx.run.results.get("gate"):
+            return
+        if fingerprint_of(ctx.pipe) != self.model:
+            raise BadInput("the gate was calibrated on another model: make one for this with `unleak calibrate`")
+
+    def settled(self, ctx: Context, preds: Mapping[str, Tensor], change: Combine, scale: float | None = None) -> Any:
+        """The combined prediction: `change` of the chosen images, plain guidance of the others; None if none is."""
+        chosen = self.decide(ctx, preds)
+        if chosen == ():
+            return None
+        (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
+        here = slice(None) if chosen is None else list(chosen)
+        combined = uncond + w * (cond - uncond)
+        combined[here] = change(cond[here], uncond[here], w)
+        return combined
+
+
+def guidance_pair(preds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(cond, uncond) predictions, or BadInput where the pipeline runs without classifier-free guidance."""
+    if "uncond" not in preds:
+        raise BadInput(
+            "this needs classifier-free guidance, and the pipeline runs without: call it with guidance_scale "
+            "above 1 (true_cfg_scale and a negative prompt where it has them)"
+        )
+    return preds["cond"], preds["uncond"]
+
+
+def guidance_scale(ctx: Context, given: float | None) -> float:
+    """The scale of guidance: as given, or the pipeline's own `guidance_scale`."""
+    pipe: Any = ctx.pipe
+    if getattr(pipe, "guidance_rescale", 0):
+        raise BadInput("a combined prediction cannot be rescaled afterwards: leave guidance_rescale out")
+    if given is not None:
+        return given
+    if not hasattr(pipe, "guidance_scale") or "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
+        raise BadInput(f"{type(pipe).__name__} does not tell the scale of its guidance: give it as scale=")
+    return float(pipe.guidance_scale)

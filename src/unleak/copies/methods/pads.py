@@ -1,0 +1,55 @@
+"""Pads that say nothing (arXiv 2605.02908): where pads repeat the end of text they repeat its summary of the prompt.
+
+The prompt is read with "!" as its pad token, and the end of text is hidden from the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from unleak.copies.methods.positions import rows_by_end
+from unleak.core.edits import Mask
+from unleak.core.intervention import Intervention
+from unleak.errors import BadInput
+from unleak.text.rows import each_layer
+from unleak.text.spans import tokenize
+
+if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
+    from unleak.core.context import Context
+    from unleak.text.call import TextCall
+
+
+@dataclass(frozen=True)
+class PadSwap(Intervention):
+    """Pad rows of the prompt become those of `pad`; with `mask_eos` the end-of-text key is forbidden."""
+
+    pad: str = "!"
+    mask_eos: bool = True
+
+    def on_text(self, ctx: Context, call: TextCall) -> Any:
+        tokens = call.tokenizer(self.pad, add_special_tokens=False).input_ids
+        if len(tokens) != 1 or tokens[0] == call.tokenizer.unk_token_id:
+            raise BadInput(f"{call.name} reads the pad {self.pad!r} as {len(tokens)} tokens: choose one of one token")
+        ends = [tokenize(call.tokenizer, text, call.length, call.name).tail.start for text in call.prompts]
+        ids = call.ids.clone()
+        for row, end in zip(ids, ends, strict=True):
+            row[end + 1 :] = tokens[0]
+        padded = call.rerun(ids)
+
+        def swapped(layer: Any) -> Tensor:
+            rows: Tensor = layer(call.output).clone()
+            for b, end in enumerate(ends):
+                rows[b, end + 1 :] = layer(padded)[b, end + 1 :]
+            return rows
+
+        return each_layer(swapped, call.output)
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> list[Any] | None:
+        if site.kind == "self" or not self.mask_eos:
+            return None
+        ends = rows_by_end(ctx, site, "cond")
+        return [Mask([end], queries="image", rows=rows) for end, rows in ends.items()]

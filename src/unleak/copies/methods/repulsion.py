@@ -1,0 +1,38 @@
+"""GUARD's repulsion without its attraction: where attenuation does nothing, GUARD is guidance at w - rho(i).
+
+How much of GUARD is this, a guidance that is weaker in the early steps? It costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from unleak.copies.methods.attenuate import one_of
+from unleak.copies.methods.gate import Gated
+from unleak.copies.methods.guard import REPULSION
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+
+@dataclass(frozen=True)
+class RepulsionOnly(Gated):
+    """``u + (w - rho s(i/T)) (c - u)`` with the schedule s of GUARD (`REPULSION`)."""
+
+    rho: float = 2.0
+    repulsion: str = "cosine"
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("repulsion", self.repulsion, REPULSION)
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
+        if not self.rho:
+            return None
+        rho = self.rho * REPULSION[self.repulsion](ctx.step / ctx.steps)
+        return self.settled(ctx, preds, lambda c, u, w: u + (w - rho) * (c - u), self.scale)

@@ -1,0 +1,206 @@
+"""`unleak.scan`: memorization scores of many prompts, from the first denoising steps, without drawing an image.
+
+Image j of a prompt starts from a CPU generator seeded with `seeds[j]`, as in `generate`, so a score does not depend on
+the batch that it was computed in beyond the noise of floating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unleak.copies.detect.detectors import Detector, detectors
+from unleak.copies.scan.calibrate import Calibration
+from unleak.core.context import Context
+from unleak.core.intervention import Intervention
+from unleak.drawing.first_steps import first_steps
+from unleak.drawing.generate import for_each, images_at_once, memory_errors, rehearse
+from unleak.errors import BadInput
+from unleak.text.call import TextCall, check_length
+from unleak.text.prompt import check_prompt
+
+DEFAULT = ("agreement", "magnitude")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured and how; checked before anything runs. The first detector gives the score.
+
+    steps    how many denoising steps from the first are looked at; None for all of them
+    batch    prompts in one call of the pipeline
+    """
+
+    detectors: tuple[Detector, ...]
+    seeds: tuple[int, ...]
+    steps: int | None
+    batch: int
+    call: Mapping[str, Any]
+    calibration: Calibration | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(d.name for d in self.detectors)
+
+    @property
+    def score_name(self) -> str:
+        """What the score of a prompt is."""
+        return self.calibration.detector if self.calibration else self.names[0]
+
+    def score(self, scores: Mapping[str, float]) -> float:
+        return float(self.calibration.score(scores) if self.calibration else scores[self.names[0]])
+
+
+def plan(
+    pipe: Any,
+    seeds: int | Iterable[int] = 4,
+    steps: int | None = 1,
+    detectors_: Sequence[str | Detector] | None = None,
+    calibration: Calibration | None = None,
+    batch: int | None = None,
+    call: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Check the arguments of a scan against each other and the model.
+
+    Raises:
+        BadInput: unknown detectors; one that needs more steps or seeds than are given; a calibration that was made for
+            another model or other settings.
+    """
+    numbers = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    wanted = detectors_ or (calibration.detectors if calibration else DEFAULT)
+    made = Plan(detectors(wanted), numbers, steps, 1, dict(call or {}), calibration)
+    if not numbers or (steps is not None and steps < 1):
+        raise BadInput("give at least one seed and one step")
+    if ours := {"prompt", "num_images_per_prompt", "generator", "output_type"} & made.call.keys():
+        raise BadInput(f"{', '.join(sorted(ours))} is set by the scan itself: leave it out of the call")
+    if whole := [d.name for d in made.detectors if d.whole and steps is not None]:
+        raise BadInput(f"{', '.join(whole)} needs the whole trajectory, not {steps} step(s): ask for all steps")
+    if lonely := [d.name for d in made.detectors if d.compares and len(numbers) < 2]:
+        raise BadInput(f"{', '.join(lonely)} compares the images of a prompt: give at least two seeds")
+    if calibration:
+        calibration.check(pipe)
+        there = {"steps": steps, "seeds": len(numbers), "call": made.call}
+        other = [
+            f"{k} {getattr(calibration, k)!r}, not {v!r}" for k, v in there.items() if getattr(calibration, k) != v
+        ]
+        if missing := [name for name in calibration.detectors if name not in made.names]:
+            other.append(f"detector {', '.join(missing)}, which is not among {', '.join(made.names)}")
+        if other:
+            raise BadInput(f"the calibration holds for {'; '.join(other)}: scan as it was made, or make another")
+    most = batch or max(1, images_at_once(pipe, made.call) // len(numbers))
+    return Plan(made.detectors, numbers, steps, most, made.call, calibration)
+
+
+def measure(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, np.ndarray]:
+    """Scores [P, S] of one batch of prompts by detector, in one run of the pipeline.
+
+    Raises:
+        NotFinite: latents or predictions are NaN. UnsupportedModel: a detector cannot work on this pipeline.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts for seed in plan.seeds]
+    with memory_errors(len(generators)):
+        run = first_steps(
+            pipe, plan.steps, *plan.detectors, prompt=list(prompts), num_images_per_prompt=len(plan.seeds),
+            generator=generators, **for_each(plan.call, len(prompts)),
+        )  # fmt: skip
+    return {d.name: d.scores(run).numpy().reshape(len(prompts), -1) for d in plan.detectors}
+
+
+@dataclass(frozen=True)
+class _Lengths(Intervention):
+    """Learns how many tokens each encoder is given."""
+
+    def on_text(self, ctx: Context, call: TextCall) -> None:
+        ctx.run.results.setdefault("lengths", {})[call.name] = (call.tokenizer, call.length)
+
+
+def fits(pipe: Any, plan: Plan) -> Callable[[str], None]:
+    """A check whether a prompt fits every encoder of the pipeline; it raises PromptTruncated.
+
+    Also runs the part of the pipeline before the denoiser once, so that a call it refuses is found at once.
+    """
+    run = rehearse(pipe, "a", _Lengths(), num_images_per_prompt=len(plan.seeds), **plan.call)
+    lengths = run.results["lengths"]
+
+    def check(prompt: str) -> None:
+        for name, (tokenizer, length) in lengths.items():
+            check_length(name, tokenizer, [prompt], length)
+
+    return check
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Scores of prompts. `images` holds [P, S] by detector; higher means memorized.
+
+    Without a calibration a score orders prompts and says no more: `flagged` and `threshold` then raise.
+    """
+
+    prompts: tuple[str, ...]
+    images: dict[str, np.ndarray]
+    plan: Plan
+
+    @property
+    def scores(self) -> np.ndarray:
+        """One score per prompt [P]: of the calibration, or the first detector's mean over the images."""
+        means = {name: x.mean(1) for name, x in self.images.items()}
+        c = self.plan.calibration
+        return np.asarray(c.score(means) if c else means[self.plan.names[0]], float)
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a prompt counts as memorized. Raises BadInput without a calibration."""
+        if self.plan.calibration is None:
+            raise BadInput("these scores are uncalibrated: calibrate the model and give scan(calibration=...)")
+        return self.plan.calibration.threshold
+
+    @property
+    def flagged(self) -> np.ndarray:
+        """[P] of bool: which prompts reach the threshold."""
+        return self.scores >= self.threshold
+
+
+def scan(
+    pipe: Any,
+    prompts: str | Sequence[str],
+    seeds: int | Iterable[int] = 4,
+    steps: int | None = 1,
+    detectors: Sequence[str | Detector] | None = None,
+    *,
+    calibration: Calibration | None = None,
+    batch: int | None = None,
+    call: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scan:
+    """Memorization scores of prompts.
+
+    Args:
+        seeds: how many images of each prompt, or their seeds.
+        steps: denoising steps from the first; None for all of them, which some detectors need.
+        detectors: names (see `copies.detectors.DETECTORS`) or `Detector`s; default: the calibration's, or agreement
+            and magnitude.
+        batch: prompts in one call; default: about one megapixel of images, at most 32.
+        call: arguments of the pipeline call (steps of the whole trajectory, guidance, size ...).
+        progress: is told how many prompts each call measured; a repeated prompt is measured once.
+
+    Raises:
+        BadInput, PromptTruncated, UnsupportedModel, NotFinite: see `plan` and `measure`.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise BadInput("nothing to scan: give at least one prompt")
+    made, found = plan(pipe, seeds, steps, detectors, calibration, batch, call), []
+    check = fits(pipe, made)
+    for text in texts:
+        check(check_prompt(text))
+    unique = list(dict.fromkeys(texts))
+    for start in range(0, len(unique), made.batch):
+        part = unique[start : start + made.batch]
+        found.append(measure(pipe, part, made))
+        if progress:
+            progress(len(part))
+    rows = [unique.index(text) for text in texts]
+    return Scan(tuple(texts), {name: np.concatenate([f[name] for f in found])[rows] for name in made.names}, made)

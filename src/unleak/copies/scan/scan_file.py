@@ -1,0 +1,226 @@
+"""Scan a file of any length into a file of results, in constant memory, and go on after any interruption.
+
+The output is JSONL: a header (schema unleak/scan/1) and one record for each usable prompt, in the order of the input.
+A batch is written whole and flushed before the next begins; a scan that finds its own output measures again from the
+last whole batch on, so that the result is byte for byte that of an uninterrupted run on the same machine. Lines that
+cannot be used go to a second file, by number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from unleak.copies.scan.calibrate import fingerprint_of
+from unleak.copies.scan.scan import Plan, fits, measure
+from unleak.copies.scan.scan_log import SCHEMA, Records, append
+from unleak.errors import BadInput, Conflict, PromptTruncated
+from unleak.files.prompt_file import Entry, read_prompts
+
+HIGHEST = 20  #: prompts that a summary names
+
+
+@dataclass
+class Summary:
+    """What a scan found. `highest` holds (score, line, prompt) of the highest scores, the highest first.
+
+    `measured` counts the prompts of this run; the others were there from an interrupted one.
+    """
+
+    prompts: int = 0
+    measured: int = 0
+    rejected: int = 0
+    over: int = 0
+    limit: float | None = None
+    highest: list[tuple[float, int, str]] = field(default_factory=list)
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.prompts += 1
+        self.over += self.limit is not None and record["score"] >= self.limit
+        entry = (record["score"], -record["line"], record["prompt"])
+        (heapq.heappush if len(self.highest) < HIGHEST else heapq.heappushpop)(self.highest, entry)
+
+
+def rejects_of(out: Path) -> Path:
+    """Where a scan into `out` puts the lines it cannot use: scan.jsonl -> scan.rejects.jsonl."""
+    return out.with_name(f"{out.stem}.rejects{out.suffix}")
+
+
+def scan_file(
+    pipe: Any,
+    path: str | Path,
+    out: str | Path,
+    plan: Plan,
+    *,
+    model: str = "",
+    column: str | None = None,
+    limit: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Summary:
+    """Scan every prompt of a file (see `prompt_file.read_prompts`) into `out`; resumes if `out` is its beginning.
+
+    `limit` counts the prompts that score at least so much (default: a calibration's threshold). `progress` is told the
+    number of the line that was reached.
+
+    Raises:
+        Conflict: another scan writes to `out` now.
+        BadInput: `out` holds something else, or a scan with other settings, or of a file that has changed since.
+    """
+    out = Path(out)
+    if out.absolute() in (Path(path).absolute(), rejects_of(Path(path)).absolute()):
+        raise BadInput(f"{out} is the file of prompts itself: choose another output with -o")
+    if not out.parent.is_dir():
+        raise BadInput(f"cannot write {out}: there is no folder {str(out.parent)!r}; make it first")
+    if limit is None and plan.calibration:
+        limit = plan.calibration.threshold
+    check = fits(pipe, plan)
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Conflict(f"another scan writes to {out}: wait for it, or choose another output with -o") from None
+    except OSError as e:
+        raise BadInput(f"cannot write {out}: {e.strerror or e}; choose another output with -o") from e
+    try:
+        return _Run(pipe, plan, check, out, header_of(pipe, path, plan, model), limit, progress).over(path, column)
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            Path(lock.lock_file).unlink()  # while it is held: whoever opened it before sees that it is gone
+        lock.release()
+
+
+def header_of(pipe: Any, path: str | Path, plan: Plan, model: str) -> dict[str, Any]:
+    """Everything that decides the records, so that only an equal scan may go on with a file."""
+    return {
+        "schema": SCHEMA, "input": Path(path).name, "model": model, "fingerprint": fingerprint_of(pipe),
+        "detectors": list(plan.names), "score": plan.score_name, "steps": plan.steps, "seeds": list(plan.seeds),
+        "batch": plan.batch, "call": dict(plan.call), "calibrated": plan.calibration is not None,
+        "threshold": plan.calibration.threshold if plan.calibration else None,
+    }  # fmt: skip
+
+
+class _Run:
+    """One run over a file: reads lines, skips what is done, measures the rest batch by batch."""
+
+    def __init__(self, pipe: Any, plan: Plan, check: Callable[[str], None], out: Path, header: dict[str, Any],
+                 limit: float | None, progress: Callable[[int], None] | None) -> None:  # fmt: skip
+        self.pipe, self.plan, self.check, self.out, self.header = pipe, plan, check, out, header
+        self.summary, self.progress = Summary(limit=limit), progress
+        self.waiting: list[Entry] = []
+        self.kept: list[tuple[Entry, dict[str, Any]]] = []
+
+    def over(self, path: str | Path, column: str | None) -> Summary:
+        done, rejects = Records(self.out, self.header, self.plan.batch), rejects_of(self.out)
+        part = rejects.with_name(f".{rejects.name}.part")
+        try:
+            with self.out.open("ab") as results, part.open("wb") as refused:
+                for line in self._usable(path, column, refused):
+                    record = next(done.left, None)
+                    if record is None:
+                        self._measure(line, results, done)
+                    elif (record["line"], record["prompt"]) != (line.number, line.text):
+                        raise BadInput(f"{path} has changed since {self.out} was begun: scan into another file with -o")
+                    else:
+                        self.kept.append((line, record))
+                        self._settle()
+                if next(done.left, None) is not None:
+                    raise BadInput(f"{path} is shorter than when {self.out} was begun: scan into another file with -o")
+                if self.waiting or not done.count:
+                    self._flush(results, done)
+                for _, record in self.kept:
+                    self.summary.add(record)
+            if self.summary.rejected:
+                part.replace(rejects)
+            else:
+                rejects.unlink(missing_ok=True)
+        except OSError as e:
+            raise BadInput(f"cannot write {self.out}: {e.strerror or e}; choose another output with -o") from e
+        finally:
+            part.unlink(missing_ok=True)
+            if self.out.exists() and not self.out.stat().st_size:  # nothing came of it
+                self.out.unlink()
+        self.summary.highest = [(s, -n, p) for s, n, p in sorted(self.summary.highest, reverse=True)]
+        return self.summary
+
+    def _settle(self) -> None:
+        """Count the records of a whole batch; those of the last, unfinished one are kept until it is known whether
+        more prompts belong to it."""
+        if len(self.kept) == self.plan.batch:
+            for _, record in self.kept:
+                self.summary.add(record)
+            self.kept = []
+
+    def _usable(self, path: str | Path, column: str | None, rejects: BinaryIO) -> Iterator[Entry]:
+        """The lines that can be measured; the others are written down with the reason."""
+        seen = _Seen()
+        for line in read_prompts(path, column):
+            error = line.error or self._unfit(line.text) or seen.before(line)
+            if error is None:
+                yield line
+            else:
+                self.summary.rejected += 1
+                append(rejects, [{"line": line.number, "reason": error, "text": line.text}], sync=False)
+            if self.progress:
+                self.progress(line.number)
+
+    def _unfit(self, prompt: str) -> str | None:
+        try:
+            self.check(prompt)
+        except PromptTruncated as e:
+            return str(e)
+        return None
+
+    def _measure(self, line: Entry, results: BinaryIO, done: Records) -> None:
+        self.waiting += [*(kept for kept, _ in self.kept), line]  # an unfinished batch is measured again as a whole
+        self.kept = []
+        if len(self.waiting) == self.plan.batch:
+            self._flush(results, done)
+
+    def _flush(self, results: BinaryIO, done: Records) -> None:
+        done.cut(results, self.header)
+        if not self.waiting:
+            return
+        images = measure(self.pipe, [line.text for line in self.waiting], self.plan)
+        records = []
+        for i, line in enumerate(self.waiting):
+            scores = {name: float(x[i].mean()) for name, x in images.items()}
+            score, c = _round(self.plan.score(scores)), self.plan.calibration
+            records.append({
+                "line": line.number, "prompt": line.text, "score": score,
+                "memorized": score >= c.threshold if c else None,
+                "scores": {name: _round(x) for name, x in scores.items()},
+                "images": {name: [_round(v) for v in x[i].tolist()] for name, x in images.items()},
+            })  # fmt: skip
+            self.summary.add(records[-1])
+        append(results, records)
+        self.summary.measured += len(records)
+        self.waiting = []
+
+
+def _round(x: float) -> float:
+    """Six digits: what is beyond is noise of the batch."""
+    return float(f"{x:.6g}")
+
+
+class _Seen:
+    """Which prompts occurred before, in a temporary database on the disk, so that memory does not grow."""
+
+    def __init__(self) -> None:
+        self.known = sqlite3.connect("")
+        self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+
+    def before(self, line: Entry) -> str | None:
+        digest = hashlib.blake2b(line.text.encode(), digest_size=16).digest()
+        found = self.known.execute("SELECT line FROM prompts WHERE digest = ?", (digest,)).fetchone()
+        if found:
+            return f"the same prompt as line {found[0]}"
+        self.known.execute("INSERT INTO prompts VALUES (?, ?)", (digest, line.number))
+        return None

@@ -1,0 +1,193 @@
+"""What is this pipeline, can its attention be seen, and do the laws hold on it? `doctor(pipe)` runs and tells."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unleak.core.anatomy import Anatomy
+from unleak.core.attention import AttentionCall
+from unleak.core.context import Context
+from unleak.core.intervention import Intervention
+from unleak.engine.session import attach
+from unleak.errors import UnleakError, UnsupportedModel
+
+SCHEMA = "unleak/doctor/1"
+PROMPT = "a red cup and a dog"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of `doctor`. `layout` names how text reaches the image: "cross-attention", "joint, text first",
+    "joint, text last", or "unknown" where attention cannot be observed.
+
+    `observable`, `identity` (looking changes no bit) and `restored` (nothing is left behind, also after an
+    error) are the laws; `reason` says what is wrong and how to mend it. A site's `kind` is "cross", "joint",
+    "self", or None where it was not seen.
+    """
+
+    pipeline: str
+    encoders: tuple[dict[str, Any], ...]
+    denoiser: dict[str, Any]
+    layout: str
+    sites: tuple[dict[str, Any], ...]
+    observable: bool
+    identity: bool
+    restored: bool
+    reason: str | None = None
+    steps: int = 0
+    schema: str = field(default=SCHEMA, init=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.observable and self.identity and self.restored
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, with the schema first."""
+        return {"schema": self.schema, **{k: v for k, v in asdict(self).items() if k != "schema"}}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        kinds = Counter(site["kind"] or "unseen" for site in self.sites)
+        lines = [
+            f"{self.pipeline}: {self.denoiser['name']} ({self.denoiser['class']}), {self.layout}",
+            "encoders: " + ", ".join(f"{e['name']} ({e['class']})" for e in self.encoders),
+            f"{len(self.sites)} attention sites: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
+            ", ".join(
+                f"{name} {'yes' if getattr(self, name) else 'NO'}" for name in ("observable", "identity", "restored")
+            ),
+        ]
+        return "\n".join([*lines, self.reason] if self.reason else lines)
+
+
+@dataclass(frozen=True)
+class _Look(Intervention):
+    """Opens every seam, changes nothing; raises at the last step where told to."""
+
+    fail: bool = False
+
+    def on_text(self, ctx: Context, call: Any) -> None:
+        ctx.run.results.setdefault("lengths", {})[call.name] = call.length
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> None:
+        seen = ctx.run.results.setdefault("sites", {})
+        seen[site.name] = {"kind": site.kind, "heads": site.q.shape[1], "grid": site.grid}
+        text = site.layout.text_keys
+        if site.kind == "joint" and text is not None:
+            ctx.run.results["text_first"] = text.start == 0
+
+    def on_prediction(self, ctx: Context, preds: Any) -> None:
+        if self.fail and ctx.fraction == 1.0:
+            raise _OnPurposeError
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
+        return None
+
+
+class _OnPurposeError(Exception):
+    pass
+
+
+def doctor(pipe: Any, steps: int = 2) -> Report:
+    """Run the pipeline briefly at its smallest size and check it.
+
+    Args:
+        pipe: a loaded diffusers pipeline.
+        steps: denoising steps of each of the four short runs, at least 2.
+
+    Returns:
+        A `Report`; attention that cannot be observed is reported, not raised.
+
+    Raises:
+        UnsupportedModel: the pipeline has no text-conditioned denoiser with attention.
+    """
+    anatomy = Anatomy.of(pipe)
+    bare, before = _draw(pipe, steps), _marks(anatomy)
+    reason, identity, seen = None, False, {}
+    try:
+        with attach(pipe, _Look()) as run:
+            identity = torch.equal(_draw(pipe, steps), bare)
+        seen = run.results
+        reason = None if identity else "looking changed the image: is the pipeline deterministic on this device?"
+    except UnsupportedModel as error:
+        reason = str(error)
+    observable = bool(seen)
+    restored = (
+        _marks(anatomy) == before
+        and _restores(pipe, anatomy, steps, observable)
+        and torch.equal(_draw(pipe, steps), bare)
+    )
+    kinds = seen.get("sites", {})
+    return Report(
+        pipeline=type(pipe).__name__,
+        encoders=tuple(
+            {"name": e.name, "class": type(e.module).__name__, "length": seen.get("lengths", {}).get(e.name)}
+            for e in anatomy.encoders
+        ),
+        denoiser={
+            "name": anatomy.denoiser_name,
+            "class": type(anatomy.denoiser).__name__,
+            "parameters": sum(p.numel() for p in anatomy.denoiser.parameters()),
+        },
+        layout=_layout(seen),
+        sites=tuple({"name": s.name, "kind": None, **kinds.get(s.name, {})} for s in anatomy.sites),
+        observable=observable,
+        identity=identity,
+        restored=restored,
+        reason=reason if reason or restored else "something is left on the pipeline after a session",
+        steps=steps,
+    )
+
+
+def _draw(pipe: Any, steps: int) -> Tensor:
+    """Latents of a short run at 8 x 8 latent cells."""
+    side = 8 * getattr(pipe, "vae_scale_factor", 8)
+    with torch.no_grad():
+        latents: Tensor = pipe(
+            PROMPT,
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            generator=torch.Generator("cpu").manual_seed(0),
+            output_type="latent",
+            return_dict=False,
+        )[0]
+    return latents
+
+
+def _marks(anatomy: Anatomy) -> tuple[int, list[str]]:
+    """Hooks on all modules and attributes set on the pipeline and its scheduler."""
+    parts = [part for part in anatomy.pipe.components.values() if isinstance(part, nn.Module)]
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for part in parts for m in part.modules())
+    return hooks, sorted(
+        name for owner in (anatomy.pipe, anatomy.pipe.scheduler) for name in vars(owner) if callable(vars(owner)[name])
+    )
+
+
+def _restores(pipe: Any, anatomy: Anatomy, steps: int, observable: bool) -> bool:
+    """Whether an error in the middle of a run leaves the pipeline as it was."""
+    if not observable:
+        return True
+    before = _marks(anatomy)
+    try:
+        with attach(pipe, _Look(fail=True)):
+            _draw(pipe, steps)
+    except _OnPurposeError:
+        return _marks(anatomy) == before
+    except UnleakError:
+        return False
+    return False
+
+
+def _layout(seen: dict[str, Any]) -> str:
+    kinds = {site["kind"] for site in seen.get("sites", {}).values()}
+    if "joint" in kinds:
+        return "joint, text first" if seen["text_first"] else "joint, text last"
+    return "cross-attention" if "cross" in kinds else "unknown"

@@ -1,0 +1,164 @@
+"""Generate images for many prompts and seeds through the user's own pipeline.
+
+Image `j` of a prompt always comes from a CPU generator seeded with `seeds[j]`, whatever the batch, so that an
+image with and without an intervention starts from the same noise.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from unleak.core.intervention import Intervention
+from unleak.drawing.first_steps import first_steps
+from unleak.engine.session import Session
+from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
+from unleak.text.prompt import check_prompt
+
+MOST_SEEDS = 10_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"3"` -> [3]; `"0:4"` -> [0, 1, 2, 3]; `"1,5,7"` -> [1, 5, 7]. Raises BadInput."""
+    try:
+        first, colon, end = text.partition(":")
+        seeds = range(int(first), int(end)) if colon else [int(x) for x in text.split(",")]
+    except ValueError:
+        raise BadInput(f"cannot read seeds {text!r}: write 7, 0:4 or 1,5,9") from None
+    count = max(0, seeds.stop - seeds.start) if isinstance(seeds, range) else len(seeds)
+    if not 1 <= count <= MOST_SEEDS or min(seeds) < 0 or max(seeds) >= 2**63:
+        raise BadInput(f"seeds {text!r} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
+    if len(set(seeds)) < count:
+        raise BadInput(f"seeds {text!r} name a seed twice, which draws the same image again")
+    return list(seeds)
+
+
+def check_call(call: Mapping[str, Any]) -> None:
+    """Refuse pipeline arguments that no pipeline can follow. Raises BadInput."""
+    for name, value in call.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{name} is {value}: give a finite number")
+    if (call.get("height") is None) != (call.get("width") is None):
+        raise BadInput("only one of height and width is given, and some pipelines then ignore it: give both")
+
+
+def image_size(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width in pixels of what the call draws; None where the pipeline does not tell its default."""
+    if call.get("height") is not None:
+        return call["height"], call["width"]
+    parts = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    cells = getattr(pipe, "default_sample_size", None) or next(
+        (part.config.get("sample_size") for part in parts if part is not None), None
+    )
+    height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+    scale = getattr(pipe, "vae_scale_factor", None)
+    return (height * scale, width * scale) if height and width and scale else None
+
+
+def images_at_once(pipe: Any, call: Mapping[str, Any]) -> int:
+    """How many images share a batch by default: about one megapixel, at most 32."""
+    return min(32, max(1, 2**20 // math.prod(image_size(pipe, call) or (1024, 1024))))
+
+
+def for_each(call: Mapping[str, Any], prompts: int) -> dict[str, Any]:
+    """The call with one negative prompt for every prompt: some pipelines do not repeat it themselves."""
+    return {k: [v] * prompts if k == "negative_prompt" and isinstance(v, str) else v for k, v in call.items()}
+
+
+@contextmanager
+def memory_errors(images: int) -> Iterator[None]:
+    """Say what to do where the memory does not suffice for so many images at once. Raises UnleakError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:  # torch raises RuntimeErrors
+        if not (isinstance(e, MemoryError) or "out of memory" in str(e) or "allocate memory" in str(e)):
+            raise
+        raise UnleakError(f"out of memory for {images} images at once: draw smaller or fewer ones") from e
+
+
+def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Session:
+    """All of a generation that comes before the denoiser, so that nothing is drawn in vain.
+
+    Returns:
+        The session, with what the interventions left in its `results`.
+
+    Raises:
+        BadInput: the pipeline refuses the arguments, or would draw another size.
+        UnsupportedModel: it draws no prompts, or unleak cannot attach to it.
+        PromptTruncated: an encoder would drop the end of a prompt; and what the interventions raise.
+    """
+    check_call(call)
+    accepts = inspect.signature(pipe.__call__).parameters
+    if not {"prompt", "generator", "output_type"} <= accepts.keys():
+        raise UnsupportedModel(f"{type(pipe).__name__} does not draw prompts: give a text-to-image pipeline")
+    if unknown := call.keys() - accepts.keys():
+        raise BadInput(f"{type(pipe).__name__} takes no {', '.join(sorted(unknown))}: leave it out")
+    processor = getattr(pipe, "image_processor", None)
+    step = processor.config.get("vae_scale_factor", 1) if processor is not None else 1
+    if call.get("height") is not None and (call["height"] % step or call["width"] % step):
+        raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    try:
+        generator = torch.Generator("cpu").manual_seed(0)
+        return first_steps(pipe, 0, *interventions, prompt=texts, generator=generator, **for_each(call, len(texts)))
+    except UnleakError:
+        raise
+    except (ValueError, TypeError) as e:
+        raise BadInput(f"{type(pipe).__name__} refuses this call: {e}") from e
+
+
+def generate(
+    pipe: Any,
+    prompts: str | Sequence[str],
+    seeds: Iterable[int] = range(4),
+    batch: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    **call: Any,
+) -> np.ndarray:
+    """Images [P, S, H, W, 3] uint8 for P prompts and S seeds.
+
+    Prompts share a batch of `batch` images (default: about one megapixel, at most 32 images); `call` goes to
+    the pipeline unchanged (steps, guidance, size ...). `progress` is told how many images each call made.
+    Raises NotFinite if the pipeline returns NaN, BadInput for arguments that no pipeline can follow.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    seeds = list(seeds)
+    if not texts or not seeds:
+        raise BadInput("nothing to generate: give at least one prompt and one seed")
+    for t in texts:
+        check_prompt(t)
+    check_call(call)
+    jobs = [(t, s) for t in texts for s in seeds]
+    batch = batch or images_at_once(pipe, call)
+    out: list[np.ndarray] = []
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        out.append(draw(pipe, [t for t, _ in part], [s for _, s in part], **call))
+        if progress:
+            progress(len(part))
+    stacked = np.concatenate(out)
+    return stacked.reshape(len(texts), len(seeds), *stacked.shape[1:])
+
+
+def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np.ndarray:
+    """One call of the pipeline: an image [N, H, W, 3] uint8 for each prompt, from the noise of its own seed.
+
+    Raises NotFinite for NaN pixels, UnleakError when memory runs out.
+    """
+    generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+    with memory_errors(len(prompts)):
+        arguments = for_each(call, len(prompts))
+        return pixels(pipe(prompt=prompts, generator=generators, output_type="np", **arguments).images)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """What a pipeline returns, 0..1, as uint8. Raises NotFinite."""
+    if not np.isfinite(images).all():
+        raise NotFinite("the pipeline returned NaN pixels; load it in float32 or bfloat16")
+    return (np.asarray(images) * 255).round().astype(np.uint8)

@@ -1,0 +1,98 @@
+"""Attention maps mixed across batch rows (`MapMix`), carried out on values instead of maps.
+
+A target's output is ``A_source (take v) + A_target (keep v)``: the batch gets one more row for every target, with the
+source's queries and keys, and the two outputs are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unleak.core.attention import AttentionCall, additive
+from unleak.core.edits import MapMix
+from unleak.engine.effects import Effect, paired
+from unleak.errors import BadInput, Conflict
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """One target row of a call: the row it takes from, `take` [K, K] and `keep` [K]."""
+
+    target: int
+    source: int
+    take: Tensor
+    keep: Tensor
+
+
+def mixes(call: AttentionCall, edits: Sequence[object], made: Sequence[Effect]) -> list[Mix]:
+    """Every mixed row of a call.
+
+    Raises:
+        BadInput: `take` or `keep` does not fit the site's keys or the rows.
+        Conflict: a row is mixed twice, or from a mixed row, or a region gives it other values.
+    """
+    found: list[Mix] = []
+    for edit in edits:
+        if not isinstance(edit, MapMix):
+            continue
+        pairs, keys = paired(call.rows.of(edit.target), call.rows.of(edit.source)), call.k.shape[2]
+        take, keep = edit.take.to(call.v).reshape(-1, *edit.take.shape[-2:]), edit.keep.to(call.v)
+        keep = keep.reshape(-1, keep.shape[-1])
+        if take.shape[1:] != (keys, keys) or keep.shape[1:] != (keys,):
+            raise BadInput(f"a mix over {tuple(take.shape[1:])} keys does not fit the {keys} of site {call.name}")
+        if pairs and {len(take), len(keep)} - {1, len(pairs)}:
+            raise BadInput(f"{len(take)} and {len(keep)} tables do not fit {len(pairs)} target rows")
+        found += [Mix(t, s, take[i % len(take)], keep[i % len(keep)]) for i, (t, s) in enumerate(pairs)]
+    targets = [mix.target for mix in found]
+    valued = {row for effect in made if effect.values is not None for row in effect.rows}
+    if len(set(targets)) < len(targets) or {mix.source for mix in found} & set(targets) or valued & set(targets):
+        raise Conflict(f"a row of site {call.name} is mixed twice, from a mixed row, or has values by region")
+    return found
+
+
+def mixed_maps(weights: Tensor, wanted: Sequence[Mix]) -> Tensor:
+    """The definition, on materialised maps [B, H, N, K]."""
+    out = weights.clone()
+    for mix in wanted:
+        out[mix.target] = weights[mix.source] @ mix.take.to(weights) + weights[mix.target] * mix.keep.to(weights)
+    return out
+
+
+def grown(
+    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, made: Sequence[Effect], wanted: Sequence[Mix]
+) -> tuple[AttentionCall, Tensor, Tensor, Tensor, list[Effect]]:
+    """The call with one more row for each mix, whose values are ``take v``; the target's own become ``keep v``."""
+    sources, targets = [mix.source for mix in wanted], [mix.target for mix in wanted]
+    taken = torch.stack([mix.take @ v[mix.target] for mix in wanted])
+    kept = torch.stack([mix.keep[:, None] * v[mix.target] for mix in wanted])
+    values = torch.cat([v, taken])
+    values[targets] = kept
+    mask = call.mask
+    if mask is not None:
+        mask = additive(mask, q)
+        mask = mask if len(mask) == 1 else torch.cat([mask, mask[sources]])
+    new = [_with_copies(effect, sources, len(q)) for effect in made]
+    return replace(call, mask=mask), torch.cat([q, q[sources]]), torch.cat([k, k[sources]]), values, new
+
+
+def _with_copies(effect: Effect, sources: Sequence[int], batch: int) -> Effect:
+    """The effect also on the copies of its rows."""
+    at = [effect.rows.index(source) for source in sources if source in effect.rows]
+    copies = tuple(batch + i for i, source in enumerate(sources) if source in effect.rows)
+    parts = {name: getattr(effect, name) for name in ("queries", "keys", "values", "factor", "bias")}
+    own: dict[str, Any] = {name: torch.cat([t, t[at]]) for name, t in parts.items() if t is not None and len(t) > 1}
+    return replace(effect, rows=(*effect.rows, *copies), **own)
+
+
+def folded(out: Tensor, wanted: Sequence[Mix]) -> Tensor:
+    """The output of a grown call, with each target's two parts added."""
+    batch = len(out) - len(wanted)
+    result = out[:batch].clone()
+    for i, mix in enumerate(wanted):
+        result[mix.target] += out[batch + i]
+    return result

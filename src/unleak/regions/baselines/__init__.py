@@ -1,1 +1,0 @@
-"""Published editing methods to compare with, each over the same core and beside the same source."""

@@ -1,0 +1,76 @@
+"""Where the words of an object are looked for in a given image: the model's own attention.
+
+The pipeline denoises the image's caption, but after each step it is given the true image at the next noise level,
+``x' = sqrt(a') z0 + sqrt(1 - a') n``. The cross-attention columns of an object's words, averaged over sites, heads and
+steps, say where the model sees it. No second model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unleak.core.intervention import Intervention, Window
+from unleak.core.scores import RunningMean
+from unleak.regions.methods.images import Phrases, each_list, own_prompts, rows_of
+from unleak.regions.methods.ore import embed, reads_text
+from unleak.regions.methods.schedule import alphas
+
+if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
+    from unleak.core.context import Context
+    from unleak.text.spans import Span
+
+SEEN = Window(0.6, 1.0)
+"""When the image is clear enough to be recognised."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recognise(Intervention):
+    """Show the pipeline the images `clean` [images, C, h, w] at every noise level, and keep where `objects` are seen.
+
+    `objects` are phrases of the prompt, or a list of them for each prompt of the call. Leaves the mean attention to
+    each object's words, [K, h, w] on the latent grid for each prompt, in `run.results["seen"]`.
+    """
+
+    clean: Tensor
+    objects: Phrases
+    seed: int = 0
+    uses_text = True
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> None:
+        if not reads_text(site) or ctx.fraction not in SEEN:
+            return
+        if "spans" not in ctx.state:
+            objects = each_list(self.objects)
+            prompts, plain = own_prompts(ctx, len(objects))
+            ctx.state["spans"] = [one.slots.spans for one in embed(ctx, prompts, objects, "paper", "words", plain)]
+            ctx.state["means"] = [RunningMean() for _ in objects]
+        spans, means = ctx.state["spans"], ctx.state["means"]
+        for mine, mean, rows in zip(spans, means, rows_of(ctx, len(spans)), strict=True):
+            tokens = [token for span in mine for token in range(*span)]
+            mean.add(site.name, site.columns(tokens, rows).mean(0))
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        a = alphas(ctx.pipe.scheduler, ctx.step)[1]
+        random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
+        n = torch.randn(1, *latents.shape[1:], generator=random).to(latents)
+        if ctx.step == ctx.steps - 1:
+            both = zip(ctx.state["means"], ctx.state["spans"], strict=True)
+            ctx.run.results["seen"] = [_seen(means, spans, latents.shape[-2:]) for means, spans in both]
+        return a**0.5 * self.clean.to(latents) + (1 - a) ** 0.5 * n
+
+
+def _seen(means: RunningMean, spans: Sequence[Span], grid: Sequence[int]) -> Tensor:
+    """Of one prompt: the mean over sites, [K, h, w]."""
+    maps = []
+    for name in means:
+        column = means.mean(name).permute(2, 0, 1)  # [T, h, w]
+        words = torch.stack([part.mean(0) for part in column.split([end - start for start, end in spans])])
+        maps.append(F.interpolate(words[None].float(), size=tuple(grid), mode="bilinear", align_corners=False)[0])
+    return torch.stack(maps).mean(0)

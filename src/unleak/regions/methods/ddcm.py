@@ -1,0 +1,179 @@
+"""Denoise a source and a target together, with the exact source as anchor: no inversion is needed.
+
+Source: the consistency sampler of InfEdit (arXiv 2312.04965) as ALE (arXiv 2412.04715) uses it. Both branches start
+from one noise and share every later one. With a the cumulative alpha of this timestep, a' of the next, z the clean
+image that a branch predicts, z0 the true source and n fresh noise,
+
+    z_t  = z0 + (z(x_t) - z(x_s))                                    only the guided difference is carried over
+    x_t' = sqrt(a') z_t + sqrt((1 - eta)(1 - a')) d + sqrt(eta (1 - a')) n
+    x_s' = sqrt(a') z0  + sqrt((1 - eta)(1 - a')) d + sqrt(eta (1 - a')) n
+    d    = eps(x_t) - eps(x_s) + (x_s - sqrt(a) z0) / sqrt(1 - a)
+
+The difference of clean images holds for every parametrisation, and for a terminal alpha of 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unleak.core.intervention import Intervention
+from unleak.core.rows import Branch
+from unleak.errors import BadInput, UnsupportedModel
+from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, per_image
+from unleak.regions.methods.ore import embed
+from unleak.regions.methods.schedule import alphas
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+SOURCE = "source_latents"
+"""Where a method leaves the source's latents [images, C, h, w] at the target's noise level, in `run.results`."""
+
+
+class Prediction(NamedTuple):
+    """What a denoiser's output says: the clean latents and the noise."""
+
+    clean: Tensor
+    noise: Tensor
+
+
+def read(output: Tensor, x: Tensor, a: float, kind: str) -> Prediction:
+    """The clean latents and the noise in `output` at latents `x`; `kind` is the scheduler's prediction type."""
+    signal, sigma = a**0.5, (1 - a) ** 0.5
+    if kind == "epsilon":
+        return Prediction((x - sigma * output) / signal, output)
+    if kind == "v_prediction":
+        return Prediction(signal * x - sigma * output, signal * output + sigma * x)
+    if kind == "sample":
+        return Prediction(output, (x - signal * output) / sigma)
+    raise UnsupportedModel(f"the scheduler predicts {kind!r}; editing knows epsilon, v_prediction and sample")
+
+
+def transport(
+    target: Prediction, source: Prediction, x_s: Tensor, z0: Tensor, n: Tensor, a: float, after: float, eta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the equations above: (z_t, x_t', x_s'). `after` is a'."""
+    z_t = z0 + (target.clean - source.clean)
+    noise = (eta * (1 - after)) ** 0.5 * n
+    if eta < 1:
+        d = target.noise - source.noise + (x_s - a**0.5 * z0) / (1 - a) ** 0.5
+        noise = noise + ((1 - eta) * (1 - after)) ** 0.5 * d
+    return z_t, after**0.5 * z_t + noise, after**0.5 * z0 + noise
+
+
+def guided(uncond: Tensor | None, cond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, u + w (c - u)."""
+    if uncond is None:
+        if scale != 1.0:
+            raise BadInput(f"guidance {scale} needs unconditional rows: call the pipeline with guidance_scale above 1")
+        return cond
+    return uncond + scale * (cond - uncond)
+
+
+@dataclass(frozen=True, eq=False)
+class DDCM(Intervention):
+    """Add the source's rows to each denoiser call and step both branches as above; the last step leaves z_t.
+
+    The pipeline is called with the target's prompt; its scheduler gives the timesteps and alphas. After each step
+    `run.results[SOURCE]` holds the source's latents, at last the clean ones.
+
+    Attributes:
+        clean: z0, the source's latents as the denoiser knows them, [1 or images, C, h, w].
+        prompt: of the source; or one for each prompt of the call.
+        objects: phrases of that prompt with rows of their own (`ore.ORE`), or a list of them for each; none leaves its
+            rows as they are.
+        source_guidance, target_guidance: scales of the two branches; the pipeline's own is not used.
+        negative: of the source, where it differs from the target's.
+        eta: 1 is a fresh noise each step, 0 none.
+        noise: n of every step, [steps, 1 or images, C, h, w]; else drawn from `seed`.
+        base_index, find: see `ore.ORE`.
+        followers: names of further branches ("layout") that read the source's prompt at its guidance, start from the
+            same noise and carry their own difference from the source. Their latents are left under their names.
+    """
+
+    clean: Tensor
+    prompt: Prompts
+    objects: Phrases = ()
+    source_guidance: float = 1.0
+    target_guidance: float = 2.0
+    negative: str | None = None
+    eta: float = 1.0
+    noise: Tensor | None = None
+    seed: int = 0
+    base_index: str = "paper"
+    find: str = "words"
+    followers: tuple[str, ...] = ()
+    uses_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prompt", "objects"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+        if not 0.0 <= self.eta <= 1.0:
+            raise BadInput(f"eta={self.eta}: give a number from 0 to 1")
+
+    def branches(self, ctx: Context) -> list[Branch]:
+        """Rows of the source and of its followers: at first on the target's noise, then on latents of their own."""
+        if "rows" not in ctx.state:
+            ctx.state["rows"] = self._rows(ctx)
+        text, pooled, empty, empty_pooled = ctx.state["rows"]
+        made = []
+        for name in ("source", *self.followers):
+            latents = {"sample": ctx.state[name]} if name in ctx.state else {}
+            made += [
+                Branch(f"{name}_cond", like="cond", text=text, pooled=pooled, replace=latents),
+                Branch(f"{name}_uncond", like="uncond", text=empty, pooled=empty_pooled, replace=latents),
+            ]
+        return made
+
+    def _rows(self, ctx: Context) -> tuple[Tensor | None, ...]:
+        """Text rows and pooled vectors of the source's prompt and negative prompt (None: as the target's)."""
+        prompts = each_prompt(self.prompt)
+        objects = each_list(self.objects) if self.objects else ((),) * len(prompts)
+        made = embed(ctx, prompts, objects, self.base_index, self.find)
+        vectors = [one.pooled for one in made if one.pooled is not None]
+        text = per_image(ctx, torch.stack([one.base for one in made]))
+        pooled = per_image(ctx, torch.cat(vectors)) if vectors else None
+        empty = None if self.negative is None else ctx.encode([self.negative])
+        return text, pooled, *((None, None) if empty is None else (empty.rows[0], empty.pooled))
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        """Read all guided predictions; the target's is the step's own."""
+        target = guided(preds.get("uncond"), preds["cond"], self.target_guidance)
+        ctx.state["read"] = {"target": (target, ctx.latents("cond"))}
+        for name in ("source", *self.followers):
+            output = guided(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
+            ctx.state["read"][name] = output, ctx.latents(f"{name}_cond")
+        return target
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        """x_t', or z_t after the last step; the scheduler's own result is not used."""
+        schedule, last = ctx.pipe.scheduler, ctx.step == ctx.steps - 1
+        a, after = alphas(schedule, ctx.step)
+        kind = schedule.config.prediction_type
+        said = {name: read(out.float(), x.float(), a, kind) for name, (out, x) in ctx.state["read"].items()}
+        x_s = ctx.state["read"]["source"][1].float()
+        z0, n = self.clean.to(x_s), self._noise(ctx, x_s)
+        moved = {}
+        for name in ("target", *self.followers):
+            z, x, x_source = transport(said[name], said["source"], x_s, z0, n, a, after, self.eta)
+            moved[name] = z if last else x
+            ctx.state[name] = x
+            if name == "target":
+                ctx.state["source"] = x_source
+        ctx.run.results |= {name: moved[name] for name in self.followers}
+        ctx.run.results[SOURCE] = z0.expand_as(x_s) if last else ctx.state["source"]
+        return moved["target"]
+
+    def _noise(self, ctx: Context, like: Tensor) -> Tensor:
+        if self.noise is not None:
+            if len(self.noise) != ctx.steps:
+                raise BadInput(f"noise for {len(self.noise)} steps does not fit a run of {ctx.steps}")
+            return self.noise[ctx.step].to(like)
+        random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
+        return torch.randn(like.shape, generator=random).to(like)

@@ -1,0 +1,132 @@
+"""DDIM inversion: the noise from which deterministic sampling returns to an image, as nearly as its steps allow.
+
+Source: Song et al. (arXiv 2010.02502), run backwards as Dhariwal and Nichol (arXiv 2105.05233) do. From the clean end,
+with a the cumulative alpha of the present noise level and a' of the next higher one,
+
+    z' = sqrt(a') (z - sqrt(1 - a) eps) / sqrt(a) + sqrt(1 - a') eps,
+
+where eps is predicted at z with the timestep of z': the approximation that fewer and larger steps make worse. On the
+way back, with z(x) the clean latents that are predicted and a' of the next lower level,
+
+    x' = sqrt(a') z(x) + sqrt(1 - a') eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unleak.core.anatomy import Anatomy
+from unleak.core.intervention import Intervention
+from unleak.core.rows import Branch
+from unleak.engine.session import attach
+from unleak.errors import BadInput, UnsupportedModel
+from unleak.regions.methods.ddcm import SOURCE, guided, read
+from unleak.regions.methods.images import Prompts, each_prompt, per_image
+from unleak.regions.methods.schedule import alphas, last_alpha, variance_preserving
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+
+@dataclass(frozen=True)
+class _Climb(Intervention):
+    """Carry out the equation while the pipeline walks up the timesteps; `first` is a of the clean image."""
+
+    first: float
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
+        schedule, z = ctx.pipe.scheduler, ctx.latents("cond").float()
+        after = float(schedule.alphas_cumprod[int(ctx.timestep)])
+        ctx.state["step"] = z, read(preds["cond"].float(), z, after, schedule.config.prediction_type).noise, after
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        (z, eps, after), a = ctx.state["step"], ctx.state.get("a", self.first)
+        ctx.state["a"] = after
+        z = after**0.5 * (z - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - after) ** 0.5 * eps
+        ctx.run.results.setdefault("trajectory", []).append(z)
+        return z
+
+
+def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], steps: int = 50) -> Tensor:
+    """Latents of images at every noise level, [steps + 1, images, C, h, w]: first the clean ones, last the noise.
+
+    Args:
+        clean: the images' latents [images, C, h, w]. prompt: the caption of each; guidance is off.
+        size: (height, width) of the images in pixels.
+
+    Raises UnsupportedModel: the pipeline has no noise schedule that can be walked backwards.
+    """
+    from diffusers import DDIMInverseScheduler
+
+    with variance_preserving(pipe, steps):
+        own = pipe.scheduler
+        if own.config.get("timestep_spacing", "leading") not in ("leading", "trailing"):
+            raise UnsupportedModel(f"timesteps spaced {own.config.timestep_spacing!r} cannot be walked backwards")
+        dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
+        pipe.scheduler = DDIMInverseScheduler.from_config(own.config)
+        with attach(pipe, _Climb(last_alpha(own))) as run:
+            pipe(
+                prompt=[*each_prompt(prompt)], latents=clean.to(dtype), num_inference_steps=steps,
+                height=size[0], width=size[1], guidance_scale=1.0, output_type="latent",
+            )  # fmt: skip
+    return torch.stack([clean.to(run.results["trajectory"][0]), *run.results["trajectory"]])
+
+
+def descend(ctx: Context, output: Tensor, x: Tensor) -> Tensor:
+    """One DDIM step from x by the denoiser's (guided) output, on the pipeline's own schedule."""
+    schedule = ctx.pipe.scheduler
+    a, after = alphas(schedule, ctx.step)
+    after = last_alpha(schedule) if ctx.step == ctx.steps - 1 else after
+    said = read(output, x, a, schedule.config.prediction_type)
+    return after**0.5 * said.clean + (1 - after) ** 0.5 * said.noise
+
+
+@dataclass(frozen=True, eq=False)
+class Retrace(Intervention):
+    """Walk down from inverted noise with the prompt of the call, while the source stays on the latents that led there.
+
+    After each step `run.results[SOURCE]` holds the source's latents, at last the clean ones.
+
+    Attributes:
+        path: the source's latents at every noise level, as `invert` gives them.
+        target_guidance: the scale of the call's prompt; the pipeline's own is not used.
+        prompt: of the source, or one for each prompt of the call, where its conditional rows stand beside the target's
+            for others to read.
+        empty: unconditional rows of each step [steps, L, D] instead of the pipeline's (null-text inversion).
+    """
+
+    path: Tensor
+    target_guidance: float = 7.5
+    prompt: Prompts | None = None
+    empty: Tensor | None = None
+    uses_text = True
+
+    def branches(self, ctx: Context) -> list[Branch]:
+        """Raises BadInput: the run has another number of steps than the path."""
+        if len(self.path) != ctx.steps + 1:
+            raise BadInput(f"a path of {len(self.path) - 1} steps does not fit a run of {ctx.steps}")
+        made = []
+        if self.prompt is not None:
+            rows, pooled = ctx.encode(each_prompt(self.prompt))
+            inputs = {"sample": self.path[ctx.steps - ctx.step]}
+            vectors = None if pooled is None else per_image(ctx, pooled)
+            made.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))
+        if self.empty is not None:
+            made.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
+        return made
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        uncond = preds.get("uncond") if self.empty is None else preds["empty"]
+        output = guided(uncond, preds["cond"], self.target_guidance)
+        ctx.state["read"] = output, ctx.latents("cond")
+        return output
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        output, x = (part.float() for part in ctx.state["read"])
+        ctx.run.results[SOURCE] = self.path[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
+        return descend(ctx, output, x)

@@ -1,0 +1,113 @@
+"""Null-text inversion: unconditional rows for each step, under which guidance leads back to the image.
+
+Source: Mokady et al., Null-text Inversion (arXiv 2211.09794). Guidance leaves the path z* that inversion found without
+it. From the noise downwards, at step i of N with x(z, e) the guided DDIM step from z under unconditional rows e,
+
+    minimise ||x(z_i, e) - z*_(i+1)||^2 over e, at most `iterations` steps of Adam,     z_(i+1) = x(z_i, e),
+
+where e begins as the step before left it. Learning rate and tolerance change over the run as published for 50 steps:
+0.01 (1 - i / 2N), and 1e-5 + 1e-3 i / N, below which a step is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unleak.core.anatomy import Anatomy
+from unleak.core.intervention import Intervention
+from unleak.core.rows import Branch
+from unleak.engine.session import attach
+from unleak.errors import BadInput, NotFinite
+from unleak.regions.methods.ddcm import guided
+from unleak.regions.methods.images import Prompts, each_prompt
+from unleak.regions.methods.inversion import descend
+from unleak.regions.methods.schedule import variance_preserving
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
+
+RATE, TOLERANCE, SLACK = 0.01, 1e-5, 1e-3
+
+
+class NullText(NamedTuple):
+    """The optimised rows [steps, L, D]; the path [steps + 1, 1, C, h, w] that they lead along, the clean latents first
+    and exact; and the loss at the end of each step."""
+
+    empty: Tensor
+    path: Tensor
+    losses: list[float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Optimise(Intervention):
+    """Draws the source along `path` and leaves rows, latents and losses of each step in `run.results`."""
+
+    path: Tensor
+    guidance: float
+    iterations: int
+    uses_text = True
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
+        x, cond, part = ctx.latents("cond").float(), preds["cond"].float(), ctx.step / ctx.steps
+        goal = self.path[ctx.steps - 1 - ctx.step].to(x)
+        if "rows" not in ctx.state:
+            assert ctx.encoded.uncond is not None
+            ctx.state["rows"] = ctx.encoded.uncond[0].float()
+        with torch.enable_grad():
+            rows = ctx.state["rows"].clone().requires_grad_()
+            optimiser = torch.optim.Adam([rows], lr=RATE * (1 - part / 2))
+            for k in range(self.iterations + 1):
+                output = guided(self._uncond(ctx, rows), cond, self.guidance)
+                loss = F.mse_loss(descend(ctx, output, x), goal)
+                if k == self.iterations or loss < TOLERANCE + SLACK * part:
+                    break
+                (rows.grad,) = torch.autograd.grad(loss, [rows])
+                optimiser.step()
+        if not torch.isfinite(rows).all():
+            raise NotFinite("the optimised rows hold NaN or infinity; run the model in a wider dtype")
+        ctx.state["rows"], output = rows.detach(), output.detach()
+        ctx.state["next"] = descend(ctx, output, x)
+        for name, value in (("rows", rows.detach()), ("path", x), ("losses", float(loss.detach()))):
+            ctx.run.results.setdefault(name, []).append(value)
+        return output.to(preds["cond"])
+
+    def _uncond(self, ctx: Context, rows: Tensor) -> Tensor:
+        return ctx.predict([Branch("empty", like="uncond", text=rows)])["empty"].float()
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        found: Tensor = ctx.state["next"]
+        return found
+
+
+def null_text(
+    pipe: Any, path: Tensor, prompt: Prompts, size: tuple[int, int], guidance: float = 7.5, iterations: int = 10
+) -> NullText:
+    """Unconditional rows for each step under which the guided prompt draws the image again.
+
+    Args:
+        path: as `inversion.invert` gives it, [steps + 1, 1, C, h, w]. prompt: what was inverted.
+        size: (height, width) of the image in pixels.
+        iterations: at most, for each step; each is a forward and a backward pass of one denoiser row. With 0 the
+            rows are the empty prompt's.
+
+    Raises:
+        BadInput: a negative number of iterations, or guidance 1, which reads no unconditional rows.
+        NotFinite: the optimisation diverged.
+    """
+    if iterations < 0 or guidance == 1.0:
+        raise BadInput(f"iterations={iterations}, guidance={guidance}: give 0 or more, and a guidance other than 1")
+    steps = len(path) - 1
+    dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
+    with variance_preserving(pipe, steps), attach(pipe, _Optimise(path, guidance, iterations)) as run:
+        pipe(
+            prompt=[*each_prompt(prompt)], latents=path[-1].to(dtype), num_inference_steps=steps, height=size[0],
+            width=size[1], guidance_scale=2.0, output_type="latent",
+        )  # fmt: skip
+    found = run.results
+    return NullText(torch.stack(found["rows"]), torch.stack([path[0], *reversed(found["path"])]), found["losses"])

@@ -1,0 +1,118 @@
+"""Region-guided blending of cross-attention (RGB-CAM): in each region, only that region's words and values.
+
+Source: ALE (arXiv 2412.04715). With masks m_i, M = softmax(Q K^T / sqrt d + bias) and V_i the values of object i's
+own embedding E_i,
+
+    A = sum_i (M . m_i) V_i + (M . m_bg) V_base,        bias = -100 for words of i outside m_i.
+
+The masks partition the queries, so this is one attention per region over its own queries: no map is materialised and
+the cost does not grow with the number of objects. Only the prompt's own rows are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unleak.core.edits import Bias, Partition, Region
+from unleak.core.intervention import Intervention
+from unleak.errors import BadInput
+from unleak.regions.masks.masks import OVERLAP, as_stack, partition
+from unleak.regions.methods.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
+from unleak.regions.methods.ore import BASE_INDEX, FIND, KEY_EMBED, REST, choose, embed, reads_text
+
+if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
+    from unleak.core.context import Context
+    from unleak.text.spans import Span
+
+VALUES = ("restricted", "plain")
+BIAS = ("region", "mask")
+
+
+class _Ready(NamedTuple):
+    """Of one prompt: its regions that are not empty, with their numbers, and which tokens are shut out where."""
+
+    regions: list[tuple[int, Tensor]]
+    shut: list[tuple[range, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class RGBCAM(Intervention):
+    """Words of an object act in its region alone, with the object's own embedding; also in plain generation.
+
+    ``with attach(pipe, RGBCAM(["red car", "dog"], masks)): pipe("red car and dog")`` puts each into its place.
+
+    Attributes:
+        objects: phrases of the prompt ("red car", "red car#2"), one for each mask; or such a list for each prompt of
+            the call.
+        masks: bool [K, H, W] over the image, any size, or [prompts, K, H, W]; what no mask holds is background.
+        overlap: who owns a cell under several masks, see `masks.partition`.
+        bias: ``"region"``: words of i are shut out wherever i does not own the cell. ``"mask"``: only outside
+            mask i, also where i lost the cell (the release).
+        values: ``"restricted"``: of object-restricted embeddings. ``"plain"``: of the prompt, so that only the
+            bias acts.
+        rest: of restricted embeddings, what they hold besides their object; see `ore`.
+        base_index, key_embed, find: see `ore.ORE`.
+        masked_logit: added to the logits of words that are shut out, finite.
+    """
+
+    objects: Phrases
+    masks: Tensor
+    overlap: str = "smallest"
+    bias: str = "region"
+    values: str = "restricted"
+    rest: str = "alone"
+    base_index: str = "paper"
+    key_embed: str = "plain"
+    find: str = "words"
+    masked_logit: float = -100.0
+    uses_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "objects", frozen(self.objects))
+        object.__setattr__(self, "masks", as_stack(self.masks))
+        objects, masks = [len(some) for some in each_list(self.objects)], each_stack(self.masks)
+        if objects != [len(some) for some in masks]:
+            raise BadInput(f"{objects} objects and {[len(some) for some in masks]} masks: give one mask for each")
+        choose("overlap", self.overlap, OVERLAP)
+        choose("bias", self.bias, BIAS)
+        choose("values", self.values, VALUES)
+        choose("base_index", self.base_index, BASE_INDEX)
+        choose("key_embed", self.key_embed, KEY_EMBED)
+        choose("find", self.find, FIND)
+        choose("rest", self.rest, REST)
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> list[Any] | None:
+        if not reads_text(site):
+            return None
+        if "ready" not in ctx.state:
+            ctx.state["ready"] = self._prepare(ctx)
+        texts, ready = ctx.state["ready"]
+        edits: list[Any] = []
+        for i, (one, rows) in enumerate(zip(ready, rows_of(ctx, len(ready)), strict=True)):
+            if self.values == "restricted":
+                keys, values = (part.unflatten(0, (len(ready), -1))[i] for part in site.encode(texts))
+                base = keys[-1] if self.key_embed == "base" else None  # [K + 1, H, L, d], the base last
+                edits.append(Partition([Region(at, keys=base, values=values[k]) for k, at in one.regions], rows))
+            edits += [Bias(self.masked_logit, tokens, places, rows) for tokens, places in one.shut]
+        return edits
+
+    def _prepare(self, ctx: Context) -> tuple[Tensor, list[_Ready]]:
+        """Text rows [prompts (K + 1), L, D], and regions of each prompt; made once for a generation."""
+        objects = each_list(self.objects)
+        prompts, plain = own_prompts(ctx, len(objects))
+        made = embed(ctx, prompts, objects, self.base_index, self.find, plain, self.rest)
+        ready = [self._regions(one.slots.spans, masks) for one, masks in zip(made, each_stack(self.masks), strict=True)]
+        return torch.cat([one.stacked for one in made]), ready
+
+    def _regions(self, spans: Sequence[Span], masks: Tensor) -> _Ready:
+        regions = partition(masks, self.overlap)
+        open_to = regions[:-1] if self.bias == "region" else masks
+        shut = [(range(*span), ~place) for span, place in zip(spans, open_to, strict=True)]
+        return _Ready([(k, region) for k, region in enumerate(regions) if region.any()], shut)

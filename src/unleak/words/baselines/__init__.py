@@ -1,1 +1,0 @@
-"""Published repairs that `Patch` is compared with, one file each, under the same interface."""

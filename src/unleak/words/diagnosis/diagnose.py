@@ -1,0 +1,226 @@
+"""`unleak.diagnose`: why is an item of the prompt wrong or missing, and what repairs it?
+
+The prompt is drawn and judged. For every item that is missing, in the sense that is meant, from more than half of
+the images, what its text rows say and the item alone are drawn from the same seeds, and give its verdict
+(`unleak.words.diagnosis.neglect`). The flow between items (`unleak.words.diagnosis.flow`) tells which item changed it.
+Without a judge the flow is the only evidence: there is no verdict, and the images are for the reader to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from unleak.core.intervention import Intervention
+from unleak.drawing.generate import generate, rehearse
+from unleak.engine.session import attach
+from unleak.errors import BadInput, UnleakError
+from unleak.judges import Judge
+from unleak.stats.rate import Rate
+from unleak.text.call import Encoded
+from unleak.text.items import Item, bracketed, find_all, parse_items
+from unleak.text.match import Chars
+from unleak.text.prompt import check_prompt
+from unleak.text.scene import Scene
+from unleak.words.diagnosis.diagnosis import Diagnosis, Finding
+from unleak.words.diagnosis.flow import flow_of
+from unleak.words.diagnosis.flow_images import image_flow
+from unleak.words.diagnosis.neglect import flags, look, nothing, probes, verdict
+from unleak.words.methods.lens import Lens, reads_as
+from unleak.words.presets import Trial, suggested, trials
+
+MOST_ITEMS = 12
+EVIDENCE = ("failures", "all")
+
+
+def items_of(prompt: str, items: str | Iterable[str | Item] | None = None) -> tuple[str, tuple[Item, ...]]:
+    """The prompt without brackets, and its items: those named, else those in brackets.
+
+    Raises:
+        BadInput: there are none, or more than `MOST_ITEMS`, or two overlap. ItemNotFound, AmbiguousItem.
+    """
+    check_prompt(prompt)
+    if items is None:
+        prompt, named = bracketed(prompt)
+    else:
+        named = parse_items(items)
+    if not named:
+        raise BadInput(f"no item is named in {prompt!r}: list them, or use brackets, 'a [mouse] and a [laptop]'")
+    if len(named) > MOST_ITEMS:
+        raise BadInput(f"{len(named)} items are named and a diagnosis takes {MOST_ITEMS}: name those in doubt")
+    find_all(prompt, named)
+    return prompt, named
+
+
+def senses_of(text: str) -> dict[str, list[str]]:
+    """``"mouse=computer mouse,bat=cricket bat"`` -> the other senses of each word. Raises BadInput."""
+    found: dict[str, list[str]] = {}
+    for item in parse_items(text) if text else ():
+        if item.sense is None:
+            raise BadInput(f"{text!r} names no sense of '{item}': write '{item}=its other sense'")
+        found.setdefault(item.text, []).append(item.sense)
+    return found
+
+
+def check_evidence(evidence: str) -> str:
+    """`evidence`, if it is one of `EVIDENCE`. Raises BadInput."""
+    if evidence not in EVIDENCE:
+        raise BadInput(f"{evidence=}: choose one of {', '.join(EVIDENCE)}")
+    return evidence
+
+
+def diagnose(
+    pipe: Any,
+    prompt: str,
+    items: str | Iterable[str | Item] | None = None,
+    *,
+    seeds: Iterable[int] = range(4),
+    judge: Judge | None = None,
+    senses: Mapping[str, Sequence[str]] | None = None,
+    evidence: str = "failures",
+    lens: Sequence[float] = (),
+    flow_images: bool = False,
+    after: bool = True,
+    model: str = "",
+    call: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Diagnosis:
+    """Find out for every item of a prompt whether it is drawn as it is meant, and if not, why and what repairs it.
+
+    Args:
+        items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the sense that is meant. Without
+            it those in brackets: "a [mouse] and a [laptop]".
+        judge: who looks for the items; one that it cannot read gets no verdict and the judge's words as its note.
+        senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``.
+        evidence: ``"failures"``: draw what explains an item where it is missing; ``"all"``: for every item.
+        lens: depths 0..1 of the encoder's layers to draw, too, e.g. (0.25, 0.5, 0.75).
+        flow_images: draw how each item changes the image of every other (`unleak.words.diagnosis.flow_images`).
+        after: draw the suggested repair, too; with a judge, suggest the next one where it does not help.
+        call: arguments of the pipeline. progress: is told how many images each call made.
+
+    Raises:
+        BadInput, ItemNotFound, AmbiguousItem, PromptTruncated: before anything is drawn.
+    """
+    prompt, named = items_of(prompt, items)
+    check_evidence(evidence)
+    seeds, call, senses = list(seeds), dict(call or {}), senses or {}
+    findings = [_finding(judge, *pair, senses) for pair in zip(named, find_all(prompt, named), strict=True)]
+    watched = [_watched(judge, findings, i) for i in range(len(findings))]
+    meant = [f.meant for f in findings]
+
+    encoded = rehearse(pipe, prompt, **call).prompts.encoded
+    causal = _causal(encoded, named)
+    for depth in lens:
+        rehearse(pipe, prompt, Lens(depth), **call)
+    bank = dict.fromkeys((*(m.sense or m.text for m in meant), *(n for names in senses.values() for n in names)))
+    for i, item in enumerate(named):
+        if len(bank) > 1:
+            findings[i].reads = reads_as(encoded, named, i, bank)
+        for _, text, interventions in probes(prompt, item, _others(named, i), causal).values():
+            rehearse(pipe, text, *interventions, **call)
+
+    def draw(text: str, *interventions: Intervention) -> np.ndarray:
+        with attach(pipe, *interventions):
+            return generate(pipe, text, seeds, progress=progress, **call)[0]
+
+    flow = flow_of(encoded, prompt, meant, senses)
+    who = judge.name if judge else None
+    found = Diagnosis(prompt, model, findings, flow, seeds, who, call, draw(prompt))
+    for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
+        full = look(judge, found.images, things, "The prompt")
+        f.present, f.instead = full.rate, tuple(name for name in full.instead if name in f.senses)
+        if evidence == "all" or (f.present and not f.present.yes):
+            f.evidence = {
+                name: look(judge, draw(text, *interventions), things, title, len(f.senses))
+                for name, (title, text, interventions) in probes(prompt, f.item, _others(named, i), causal).items()
+            }
+        if f.present:
+            f.verdict, f.flags = _judged(f)
+    every = list(dict.fromkeys(thing for things in watched for thing in things))
+    if any(f.evidence for f in findings) and judge:
+        title, interventions = nothing()
+        found.control = look(judge, draw(prompt, *interventions), every, title)
+    if flow_images and len(meant) > 1:
+        found.image_flow = image_flow(
+            pipe, prompt, meant, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
+        )
+    for depth in lens:
+        title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
+        found.layers[depth] = look(judge, draw(prompt, Lens(depth)), every, title)
+    _suggest(pipe, found, judge, partial(draw, prompt) if after else None)
+    return found
+
+
+@torch.no_grad()
+def _causal(encoded: Encoded, items: Sequence[Item]) -> bool:
+    """Does an encoder whose rows the denoiser reads look to the left only?"""
+    return any(Scene(call, items).causal for name, call in encoded.calls.items() if encoded.layer(name))
+
+
+def _others(items: Sequence[Item], i: int) -> Sequence[Item]:
+    return [*items[:i], *items[i + 1 :]]
+
+
+def _finding(judge: Judge | None, item: Item, span: Chars, senses: Mapping[str, Sequence[str]]) -> Finding:
+    """The item and what is looked for; the judge's objection where it cannot read the item."""
+    sense, note = item.sense or item.text, ""
+    if judge is not None:
+        try:
+            sense = judge.senses([item])[0]
+        except BadInput as e:
+            note = f"not judged: {e}"
+    return Finding(item, span, sense, tuple(s for s in senses.get(item.text, ()) if s != sense), note=note)
+
+
+def _watched(judge: Judge | None, findings: Sequence[Finding], i: int) -> list[Item]:
+    """What the judge looks for on the images of item i: the item, its other senses, the other items it can read."""
+    f = findings[i]
+    if judge is None or f.note:
+        return []
+    others = [o.meant for j, o in enumerate(findings) if j != i and not o.note]
+    things = [f.meant, *(Item(f.item.text, sense=name) for name in f.senses), *others]
+    judge.senses(things)  # refuses a sense that it cannot read
+    return things
+
+
+def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
+    assert f.present is not None
+    said = {name: bool(e.rate and e.rate.yes) for name, e in f.evidence.items()}
+    encoded = said.get("encoded", False) and said.get("gathered", True)  # the latter in causal encoders
+    result = verdict(f.present.yes, encoded, said.get("alone", False))
+    return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
+
+
+def _suggest(
+    pipe: Any, found: Diagnosis, judge: Judge | None, draw: Callable[[Intervention], np.ndarray] | None
+) -> None:
+    """Add a repair, and with `draw` what it draws: the cheapest that is meant for what was found and that this
+    pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
+    none brings them back, the first."""
+    drawn: list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]] = []
+    for trial in (trials if judge and draw else suggested)(found.case):
+        try:
+            rehearse(pipe, found.prompt, trial.repair, **found.call)
+            images = draw(trial.repair) if draw else None
+        except UnleakError as e:
+            found.failed[trial.name] = str(e)
+            continue
+        readable = {k: f.meant for k, f in enumerate(found.findings) if judge and not f.note}
+        rates = {} if images is None else {k: look(judge, images, [m], "After").rate for k, m in readable.items()}
+        drawn.append((trial, images, rates))
+        acted = {m.text: rate for k, m in readable.items() if m in trial.items and (rate := rates.get(k))}
+        if all(rate.yes for rate in acted.values()):
+            break
+        found.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
+    else:
+        drawn = drawn[:1]
+    if drawn:
+        trial, found.after, rates = drawn[-1]
+        found.method, found.repair = trial.name, trial.repair
+        found.failed.pop(trial.name, None)
+        for k, f in enumerate(found.findings):
+            f.repaired, f.after = f.meant in trial.items, rates.get(k)

@@ -1,0 +1,167 @@
+"""What `unleak.diagnose` returns: verdicts, evidence and the suggested repair, to read, to save and to act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unleak.core.intervention import Intervention
+from unleak.stats.rate import Rate
+from unleak.text.items import Item
+from unleak.text.match import Chars
+from unleak.words.diagnosis.flow import Flow
+from unleak.words.diagnosis.flow_images import ImageFlow
+from unleak.words.diagnosis.neglect import Evidence
+from unleak.words.presets import Case
+
+
+@dataclass
+class Finding:
+    """One item of the prompt.
+
+    Attributes:
+        item: as the user named it. span: its characters in the prompt.
+        sense: what was looked for: the judge's name for it, else the user's; ``senses``: its other known senses.
+        verdict: one of `unleak.words.diagnosis.neglect.VERDICTS`; None where nobody judged; ``note`` then says why.
+        flags: ``"latent leak"``, ``"carried elsewhere"`` (`unleak.words.diagnosis.neglect.flags`).
+        present: on how many images of the prompt it is there as it is meant; ``after``: with the repair.
+        instead: the other senses that are there on half of the images or more.
+        evidence: what was drawn beside the prompt, by name: ``encoded``, ``alone``, and in
+            a causal encoder ``own`` and ``gathered``.
+        reads: what its own last row reads as, names with their cosines, nearest first (`unleak.words.methods.lens`).
+        repaired: the suggested repair acts on it.
+    """
+
+    item: Item
+    span: Chars
+    sense: str
+    senses: tuple[str, ...] = ()
+    verdict: str | None = None
+    note: str = ""
+    flags: tuple[str, ...] = ()
+    present: Rate | None = None
+    after: Rate | None = None
+    instead: tuple[str, ...] = ()
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    reads: list[tuple[str, float]] = field(default_factory=list)
+    repaired: bool = False
+
+    @property
+    def meant(self) -> Item:
+        """The item with the sense that is meant, where that has another name."""
+        return replace(self.item, sense=self.sense if self.sense != self.item.text else None)
+
+
+@dataclass
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        findings: one for each item, in the order given. flow: between the items.
+        images: [S, H, W, 3] uint8 of the prompt. after: with the suggested ``repair``, from the same seeds.
+        control: images from pad rows alone, and what the judge found there by mistake.
+        image_flow: between the images of the items' rows, where it was asked for.
+        layers: by depth 0..1, what the rows of earlier encoder layers draw (`unleak.words.methods.lens.Lens`).
+        method: the name of the suggested repair in `unleak.words.presets.CANDIDATES`; None if there is none.
+        failed: repairs that were considered first, and why they are not suggested: this pipeline cannot make them, or
+            with them the judge still misses what they act on.
+    """
+
+    prompt: str
+    model: str
+    findings: list[Finding]
+    flow: Flow
+    seeds: list[int]
+    judge: str | None
+    call: dict[str, Any]
+    images: np.ndarray
+    control: Evidence | None = None
+    image_flow: ImageFlow | None = None
+    layers: dict[float, Evidence] = field(default_factory=dict)
+    method: str | None = None
+    repair: Intervention | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    after: np.ndarray | None = None
+
+    @property
+    def suspects(self) -> list[bool]:
+        """Which items are to be repaired: those with the verdict leak or neglect; where nobody judged, those that
+        another item leaks into."""
+        return [
+            bool(self.flow.leaks_into(i)) if f.verdict is None else f.verdict in ("leak", "neglect")
+            for i, f in enumerate(self.findings)
+        ]
+
+    @property
+    def case(self) -> Case:
+        """What a repair is asked to do."""
+        marked = list(zip(self.findings, self.suspects, strict=True))
+        return Case(
+            tuple(f.meant for f, broken in marked if broken),
+            tuple(f.meant for f, broken in marked if not broken),
+            tuple(f.verdict for f, broken in marked if broken),
+        )
+
+    def because(self, i: int) -> list[tuple[str, str, float]]:
+        """(other item, name, share): what leaks into item i, and the share of the way to that name it went."""
+        found = [(self.findings[j].item.text, *self.flow.meaning(i, j)) for j in self.flow.leaks_into(i)]
+        return [(item, name, share) for item, name, share in found if name]
+
+    def head(self, i: int) -> str:
+        """The verdict in a word or two."""
+        verdict = self.findings[i].verdict
+        return verdict or ("suspect" if self.suspects[i] else "unjudged")
+
+    def reasons(self, i: int) -> list[str]:
+        """Why item i has its verdict, one sentence each."""
+        f = self.findings[i]
+        out = [f.note] if f.note else []
+        out += [f"instead of it: {name}" for name in f.instead if f.present and not f.present.yes]
+        for e in f.evidence.values():
+            if e.rate is not None:
+                out.append(f"{e.title}: {e.rate}" + (f", {' and '.join(e.instead)} instead" if e.instead else ""))
+        if self.suspects[i]:
+            out += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”" for j, n, share in self.because(i)]
+        if f.reads and (self.suspects[i] or f.evidence):
+            out.append("its own last row reads as " + ", ".join(f"“{n}” ({c:.2f})" for n, c in f.reads[:3]))
+        return out
+
+    def __str__(self) -> str:
+        seeds = ", ".join(map(str, self.seeds))
+        who = f"judge {self.judge}" if self.judge else "no judge: only the text rows were read, so there is no verdict"
+        lines = [self.prompt, f"  {who}; seeds {seeds}"]
+        for i, f in enumerate(self.findings):
+            lines.append(f"  {f.item.text:<14} {self.head(i):<9}{_counts(f)}".rstrip())
+            lines += [f"      {reason}" for reason in self.reasons(i)]
+        lines += [f"  {name} is not suggested: {why}" for name, why in self.failed.items()]
+        lines.append(f"  suggested repair: {described(self.repair) if self.repair else 'none'}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write the diagnosis as one HTML page. Raises BadInput where the file cannot be written."""
+        from unleak.files.atomic import write_atomic  # only here: pages need what the library does not
+        from unleak.report.diagnosis import page
+
+        write_atomic(Path(path), page(self))
+
+
+def described(repair: Intervention) -> str:
+    """A repair as it is written in Python, without what is default."""
+    plain = {k: v for k, v in repair.to_dict().items() if k not in ("type", "window", "sites", "items")}
+    given = [repr(item) for item in getattr(repair, "items", ())]
+    for name, value in plain.items():
+        if getattr(repair, name) != getattr(type(repair), name, None):
+            given.append(f"{name}={value!r}")
+    return f"unleak.{type(repair).__name__}({', '.join(given)})"
+
+
+def _counts(f: Finding) -> str:
+    if f.present is None:
+        return ""
+    sense = f" as “{f.sense}”" if f.sense != f.item.text else ""
+    after = f", with the repair {f.after}" if f.after else ""
+    interval = f" ({100 * f.present.low:.0f} to {100 * f.present.high:.0f} %)"
+    return f"{f.present}{sense}{interval}{after}" + "".join(f", {flag}" for flag in f.flags)

@@ -1,0 +1,160 @@
+"""Flow between items in images: how much item j's presence changes what the rows of item i draw.
+
+Source: Follow the Flow (arXiv 2504.01137), flow between items: the images of S = span(i), once with the rows of the
+prompt and once with rows that have not read item j. What an item's rows are in a causal encoder is said in
+`unleak.words.diagnosis.neglect`. Without j means that another word stands in its place: "a mouse and a thing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from unleak.drawing.generate import generate, rehearse
+from unleak.engine.session import attach
+from unleak.errors import BadInput
+from unleak.judges import Judge
+from unleak.stats.rate import Rate
+from unleak.text.items import Item, find_all, parse_items
+from unleak.text.match import Chars, occurrences
+from unleak.text.phrases import rename
+from unleak.text.prompt import check_prompt
+from unleak.words.diagnosis.neglect import Evidence, Says, look
+
+SUBSTITUTE = "thing"
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """What item j's presence does to the images of item i's rows.
+
+    Attributes:
+        distance: root mean square difference of the pixels from the same noise, 0..1; 0 exactly where j cannot
+            reach these rows.
+        beside, without: how often item i is there as it is meant, its other senses, and item j, by name; empty
+            where nobody judged.
+    """
+
+    distance: float
+    beside: dict[str, Rate]
+    without: dict[str, Rate]
+
+    @property
+    def appears(self) -> list[str]:
+        """What is there on half of the images or more only because of j; not item i itself."""
+        return [n for n, rate in list(self.beside.items())[1:] if rate.yes and not self.without[n].yes]
+
+    @property
+    def kind(self) -> str | None:
+        """``"leak"``: item i is lost, or something else appears; ``"disambiguation"``: it is there only because of j;
+        ``"none"``; None where nobody judged."""
+        if not self.beside:
+            return None
+        there, alone = next(iter(self.beside.values())).yes, next(iter(self.without.values())).yes
+        if self.appears or (alone and not there):
+            return "leak"
+        return "disambiguation" if there and not alone else "none"
+
+
+@dataclass(frozen=True)
+class ImageFlow:
+    """All changes of one prompt, by (i, j): the images of item i's rows, changed by item j."""
+
+    prompt: str
+    items: tuple[Item, ...]
+    seeds: list[int]
+    changes: dict[tuple[int, int], ImageChange]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        pairs = []
+        for (i, j), change in self.changes.items():
+            seen = {
+                name: {"beside": list(change.beside[name]), "without": list(change.without[name])}
+                for name in change.beside
+            }
+            pairs.append({"item": i, "by": j, "kind": change.kind, "distance": change.distance, "seen": seen})
+        return {"seeds": self.seeds, "pairs": pairs}
+
+
+def image_flow(
+    pipe: Any,
+    prompt: str,
+    items: str | Iterable[str | Item],
+    *,
+    seeds: Iterable[int] = range(4),
+    judge: Judge | None = None,
+    senses: Mapping[str, Sequence[str]] | None = None,
+    rows: str = "all",
+    call: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImageFlow:
+    """Draw each item's rows in the prompt and in the prompt without each other item: n x n x seeds images.
+
+    Args:
+        items: every item of the prompt; "mouse=furry mouse" names the sense that is meant.
+        judge: who looks; an item that it cannot read has distances alone. senses: for the text of an item, the
+            names of its other senses. rows: of an item, as in `unleak.words.diagnosis.neglect.Says`.
+        call: arguments of the pipeline. progress: is told how many images each call made.
+
+    Raises:
+        BadInput, ItemNotFound, AmbiguousItem, PromptTruncated: before anything is drawn.
+    """
+    check_prompt(prompt)
+    named, seeds, call = parse_items(items), list(seeds), dict(call or {})
+    found = find_all(prompt, named)
+    texts = {None: (prompt, named)} | {j: _without(prompt, found, j) for j in range(len(named))}
+    jobs = {
+        (i, j): (text, Says(own[i], own[:i] + own[i + 1 :], rows))
+        for j, (text, placed) in texts.items()
+        for own in [tuple(str(replace(item, sense=None)) for item in placed)]
+        for i in range(len(named))
+        if i != j
+    }
+    for text, says in jobs.values():
+        rehearse(pipe, text, says, **call)
+
+    def drawn(text: str, says: Says) -> np.ndarray:
+        with attach(pipe, says):
+            return generate(pipe, text, seeds, progress=progress, **call)[0]
+
+    images = {pair: drawn(*job) for pair, job in jobs.items()}
+    changes = {}
+    for i, j in permutations(range(len(named)), 2):
+        seen = [_seen(judge, images[i, at], named, i, j, senses or {}) for at in (None, j)]
+        changes[i, j] = ImageChange(_distance(images[i, None], images[i, j]), seen[0].seen, seen[1].seen)
+    return ImageFlow(prompt, named, seeds, changes)
+
+
+def _without(prompt: str, found: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:
+    """The prompt with another word for item j, and all items as they are written in it."""
+    text, phrases = rename(prompt, [(at, SUBSTITUTE if k == j else None) for k, at in enumerate(found)])
+    return text, tuple(_at(text, one.item) for one in phrases)
+
+
+def _at(text: str, chars: Chars) -> Item:
+    every = occurrences(text, text[slice(*chars)])
+    return Item(text[slice(*chars)], every.index(chars) + 1 if len(every) > 1 else None)
+
+
+def _seen(
+    judge: Judge | None, images: np.ndarray, items: Sequence[Item], i: int, j: int, senses: Mapping[str, Sequence[str]]
+) -> Evidence:
+    """How often item i, its other senses and item j are there; nothing where the judge cannot read item i or j."""
+    if judge is None:
+        return Evidence("", images, {})
+    try:
+        meant, other = judge.senses([items[i], items[j]])
+    except BadInput:
+        return Evidence("", images, {})
+    others = [name for name in senses.get(items[i].text, ()) if name != meant]
+    watched = [replace(items[i], sense=meant), *(Item(items[i].text, sense=name) for name in others)]
+    return look(judge, images, [*watched, replace(items[j], sense=other)], "", len(others))
+
+
+def _distance(one: np.ndarray, two: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(((one.astype(float) - two) / 255) ** 2)))

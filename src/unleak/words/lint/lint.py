@@ -1,0 +1,265 @@
+"""`unleak.lint`: which items of a prompt mean something else because of their company? No image is drawn.
+
+Per item and encoder the shift that each other item causes (`unleak.words.lint.shift`) is measured against neutral
+company (`unleak.words.lint.company`); the largest z-score becomes a risk (`unleak.words.lint.calibration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice, tee
+from typing import Any, NamedTuple
+
+from unleak.errors import BadInput
+from unleak.text.encode import weights_digest
+from unleak.text.encoder_calls import listen
+from unleak.text.items import Item, parse_items
+from unleak.text.phrases import phrase, rename
+from unleak.words.lint.calibration import Calibration, fit, shipped
+from unleak.words.lint.company import Company
+from unleak.words.lint.prompt_file import Line, line
+from unleak.words.lint.shift import (
+    REST,
+    Cut,
+    Encoder,
+    Reading,
+    Sentence,
+    Without,
+    changes,
+    sense_position,
+    towards,
+    variants,
+)
+
+CHUNK = 64  #: prompts encoded together
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One place where an item can shift: its own rows, or the rows after the text. See `unleak.words.lint.shift`."""
+
+    size: float
+    loss: float
+    z: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One item in one encoder, beside the company that shifts it most.
+
+    Attributes:
+        by: that company; None for the rest of a prompt with one item.
+        channels: ``own`` and, in a causal encoder, ``after``.
+        towards: other item -> cosine of the shift that it causes in the item's own rows with the way to its row.
+        senses: known other sense -> channel -> position between the sense that is meant (0) and that one (1).
+    """
+
+    by: str | None
+    channels: dict[str, Channel]
+    towards: dict[str, float]
+    senses: dict[str, dict[str, float]]
+
+    @property
+    def z(self) -> float:
+        return max(channel.z for channel in self.channels.values())
+
+
+@dataclass(frozen=True)
+class ItemLint:
+    """One item: its characters in the prompt, its risk in 0..1, the largest z-score and where it comes from."""
+
+    text: str
+    span: tuple[int, int]
+    risk: float
+    z: float
+    encoder: str
+    by: str | None
+    encoders: dict[str, Finding]
+
+
+@dataclass(frozen=True)
+class PromptLint:
+    """One prompt of a file, or why it could not be read (`error`); `line` is its number."""
+
+    line: int
+    prompt: str = ""
+    items: list[ItemLint] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def risk(self) -> float:
+        """The largest of its items'."""
+        return max((item.risk for item in self.items), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.error is not None:
+            return {"line": self.line, "prompt": self.prompt, "error": self.error}
+        return {"line": self.line, "prompt": self.prompt, "risk": self.risk, "items": [asdict(i) for i in self.items]}
+
+
+class Work(NamedTuple):
+    """One line and, per encoder, its sentences (variants by what is replaced, senses by item and rank), cut."""
+
+    line: Line
+    cuts: dict[str, dict[Any, Cut]]
+
+
+class Linter:
+    """The text encoders of one pipeline, ready to lint. `calibrated` says whether the risk is theirs.
+
+    Args:
+        pipe: a diffusers pipeline; its denoiser may be missing.
+        calibration: default: the shipped one of these encoders, or else the embedded model's, uncalibrated.
+        call: how the pipeline will be called; only what concerns its text matters (``max_sequence_length=32``).
+
+    Raises:
+        UnsupportedModel: the pipeline's encoders cannot be read. BadInput: the calibration is another encoder's.
+    """
+
+    def __init__(self, pipe: Any, calibration: Calibration | None = None, **call: Any) -> None:
+        heard = listen(pipe, **call)
+        self.encoders = {h.call.name: Encoder(h) for h in heard}
+        self.companies = {name: Company(encoder) for name, encoder in self.encoders.items()}
+        self.digests = {h.call.name: weights_digest(h.call.module) for h in heard}
+        if calibration is not None and not calibration.fits(self.digests):
+            raise BadInput("this calibration was fitted on other text encoders: fit one on these with --fit")
+        self.calibration, self.calibrated = shipped(self.digests) if calibration is None else (calibration, True)
+
+    def __call__(self, lines: Iterable[Line]) -> Iterator[PromptLint]:
+        """One result per line, in order. Equal lines in equal chunks give equal results to the last bit."""
+        iterator = iter(lines)
+        while chunk := list(islice(iterator, CHUNK)):
+            yield from self.chunk(chunk)
+
+    def chunk(self, lines: Sequence[Line]) -> list[PromptLint]:
+        """`CHUNK` lines at most, encoded together."""
+        prepared = [self._prepare(each) for each in lines]
+        work = [one for one in prepared if isinstance(one, Work)]
+        readings = {name: self._read(name, work) for name in self.encoders}
+        done = iter([self._judge(one, {n: r[k] for n, r in readings.items()}) for k, one in enumerate(work)])
+        return [next(done) if isinstance(one, Work) else one for one in prepared]
+
+    def _prepare(self, given: Line) -> Work | PromptLint:
+        if given.error is not None:
+            return PromptLint(given.number, error=given.error)
+        sentences: dict[Any, Sentence] = dict(variants(given.prompt, given.found))
+        sentences.update(_by_sense(given))
+        try:
+            cuts = {n: {k: e.cut(s) for k, s in sentences.items()} for n, e in self.encoders.items()}
+            for a in range(len(given.items)):
+                self._measure(given, a)
+        except BadInput as e:
+            return PromptLint(given.number, given.prompt, error=str(e))
+        return Work(given, cuts)
+
+    def _measure(self, given: Line, a: int) -> None:
+        """Measure the item's banks now, where an error is still this prompt's alone."""
+        bare = phrase(given.prompt, given.found[a])
+        for company in self.companies.values():
+            for first in (True, False):
+                company.norms(bare.text, bare.item, first)
+
+    def _read(self, name: str, work: Sequence[Work]) -> list[dict[Any, Reading]]:
+        """The readings of every line in one encoder; a sentence that occurs twice is encoded once."""
+        every = list({_key(cut): cut for one in work for cut in one.cuts[name].values()}.values())
+        known = dict(zip(map(_key, every), self.encoders[name].read(every), strict=True))
+        return [{k: known[_key(cut)] for k, cut in one.cuts[name].items()} for one in work]
+
+    def _judge(self, one: Work, readings: Mapping[str, dict[Any, Reading]]) -> PromptLint:
+        items = []
+        for a, item in enumerate(one.line.items):
+            found = {name: self._finding(one.line, a, name, readings[name]) for name in readings}
+            encoder = max(found, key=lambda name: found[name].z)
+            z, risk = found[encoder].z, round(self.calibration.risk(found[encoder].z), 4)
+            items.append(ItemLint(item.text, one.line.found[a], risk, z, encoder, found[encoder].by, found))
+        return PromptLint(one.line.number, one.line.prompt, items)
+
+    def _finding(self, given: Line, a: int, name: str, readings: dict[Any, Reading]) -> Finding:
+        others = [b for b in range(len(given.items)) if b != a]
+        by = {b: self._channels(given, a, b, name, readings) for b in others or [REST]}
+        worst = max(by, key=lambda b: max(channel.z for channel in by[b].values()))
+        drawn = {_label(given.items[b]): _round(towards(readings, a, b)) for b in others}
+        senses = {}
+        for k, other in enumerate(_names(given.items[a])[1:], 1):
+            at = sense_position(readings[Without()], readings["sense", a, 0], readings["sense", a, k], a)
+            senses[other] = {channel: _round(value) for channel, value in at.items()}
+        return Finding(None if worst == REST else _label(given.items[worst]), by[worst], drawn, senses)
+
+    def _channels(self, given: Line, a: int, b: int, name: str, readings: dict[Any, Reading]) -> dict[str, Channel]:
+        """What company b does to item a, against what neutral company at its side of the item does."""
+        bare = phrase(given.prompt, given.found[a])
+        ahead = given.prompt[: bare.stands_for[0]].strip() if b == REST else given.found[b] < given.found[a]
+        norms = self.companies[name].norms(bare.text, bare.item, not ahead)
+        shifts = changes(readings, a, b)
+        return {c: Channel(_round(s.size), _round(s.loss), _round(norms[c].z(s))) for c, s in shifts.items()}
+
+
+def lint(
+    pipe: Any,
+    prompts: Iterable[str | Line],
+    items: str | Item | Iterable[str | Item] = (),
+    calibration: Calibration | None = None,
+    **call: Any,
+) -> Iterator[PromptLint]:
+    """One result per prompt, as it is done; a prompt that cannot be read has an `error` and is not lost.
+
+    Args:
+        pipe: any diffusers pipeline; only its text encoders run.
+        prompts: texts, with items in [brackets], or lines of `unleak.words.lint.lint.prompt_file.read_prompts`.
+        items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the sense that
+            is meant and further ones, and the result says how far the item moved from the one to the others.
+        calibration, call: see `Linter`.
+    """
+    watched = parse_items(items) if items else ()
+    return Linter(pipe, calibration, **call)(_lines(prompts, watched))
+
+
+def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
+    """(z, does it leak?) of every item of a labelled prompt. Raises BadInput for a line without labels or results."""
+    if result.error is not None or given.leaks is None:
+        raise BadInput(f"line {given.number}: {result.error or 'no field leaks that says which items leak'}")
+    return [(item.z, leaks) for item, leaks in zip(result.items, given.leaks, strict=True)]
+
+
+def calibrate(linter: Linter, lines: Iterable[Line], source: str) -> Calibration:
+    """The calibration of the linter's encoders from labelled prompts; errors: `scores`, `fit`."""
+    first, again = tee(lines)
+    pairs = [pair for result, given in zip(linter(first), again, strict=True) for pair in scores(result, given)]
+    return fit([z for z, _ in pairs], [leaks for _, leaks in pairs], linter.digests, source)
+
+
+def _lines(prompts: Iterable[str | Line], watched: Sequence[Item]) -> Iterator[Line]:
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            yield prompt if isinstance(prompt, Line) else line(number, prompt, watched=watched)
+        except BadInput as e:
+            yield Line(number, error=str(e))
+
+
+def _by_sense(given: Line) -> dict[tuple[str, int, int], Sentence]:
+    """("sense", item, rank) -> the prompt with the item named by that sense, for items with more senses than one."""
+    out = {}
+    for a, item in enumerate(given.items):
+        names = _names(item)
+        for k, name in enumerate(names if len(names) > 1 else ()):
+            text, placed = rename(given.prompt, [(at, name if i == a else None) for i, at in enumerate(given.found)])
+            out["sense", a, k] = Sentence(text, tuple((i, p.item) for i, p in enumerate(placed)))
+    return out
+
+
+def _names(item: Item) -> list[str]:
+    """The senses that are known, the one that is meant first."""
+    return [name.strip() for name in (item.sense or item.text).split("|")]
+
+
+def _label(item: Item) -> str:
+    return str(Item(item.text, item.occurrence))
+
+
+def _round(x: float) -> float:
+    return round(x, 3) + 0.0  # no -0.0
+
+
+def _key(cut: Cut) -> tuple[Any, ...]:
+    return cut.tokens.ids, tuple(cut.spans.items())

@@ -1,0 +1,101 @@
+"""Prompts with their items from a file. A bad line is reported by its number, never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from unleak.errors import BadInput
+from unleak.files import prompt_file
+from unleak.text.items import Item, bracketed, find_all, parse_items, present
+from unleak.text.match import Chars
+from unleak.text.prompt import check_prompt
+
+MOST_ITEMS = 12  #: of one prompt
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt of a file, or what is wrong with it.
+
+    Attributes:
+        number: of its first line in the file, from 1.
+        found: where the items are in the prompt.
+        leaks: for each item, whether it is known to leak; None where the file has no labels.
+        error: why there is nothing to work with; None for a usable line.
+    """
+
+    number: int
+    prompt: str = ""
+    items: tuple[Item, ...] = ()
+    found: tuple[Chars, ...] = ()
+    leaks: tuple[bool, ...] | None = None
+    error: str | None = None
+
+
+def read_prompts(
+    stream: BinaryIO, form: str = "text", items: Sequence[Item] = (), column: str | None = None
+) -> Iterator[Line]:
+    """Every prompt of a file; empty lines are skipped.
+
+    A prompt's items are those of its record, else those in [brackets] in it, else those of `items` that occur in it. An
+    item without a sense has that of the same word in `items`.
+
+    Args:
+        form, column: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
+            ``"leaks": [...]`` (in a table: separated by commas) and what an item is meant to be: as
+            ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``.
+    """
+    for entry in prompt_file.read(stream, form, column):
+        if entry.blank:
+            continue
+        try:
+            if entry.error is not None:
+                raise BadInput(entry.error)
+            yield line(entry.number, entry.text, _with_senses(entry.fields), entry.fields.get("leaks"), items)
+        except BadInput as e:
+            yield Line(entry.number, error=str(e))
+
+
+def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched: Sequence[Item] = ()) -> Line:
+    """A usable line, checked. Raises BadInput (and its kinds) for whatever cannot be used."""
+    check_prompt(prompt)
+    if items:
+        named = parse_items(_names("items", items))
+    else:
+        prompt, named = bracketed(prompt) if "[" in prompt else (prompt, ())
+        named = named or present(prompt, watched)
+    if not named:
+        raise BadInput("no item is named: give items in the file, in [brackets] or with --items")
+    if len(named) > MOST_ITEMS:
+        raise BadInput(f"{len(named)} items; at most {MOST_ITEMS} can be compared")
+    senses = {item.text: item.sense for item in watched}
+    named = tuple(replace(item, sense=item.sense or senses.get(item.text)) for item in named)
+    found = tuple(find_all(prompt, named))
+    if leaks is None:
+        return Line(number, prompt, named, found)
+    wrong = set(_names("leaks", leaks))
+    if unknown := wrong - {item.text for item in named}:
+        raise BadInput(f"'leaks' names {sorted(unknown)}, which are no items of this prompt")
+    return Line(number, prompt, named, found, tuple(item.text in wrong for item in named))
+
+
+def _with_senses(record: Mapping[str, Any]) -> Any:
+    """The record's items, with the senses that it names."""
+    items, senses = record.get("items"), record.get("sense")
+    if not senses:
+        return items
+    if not isinstance(senses, dict) or not all(isinstance(text, str) for pair in senses.items() for text in pair):
+        raise BadInput('\'sense\' must name items and what is meant: {"mouse": "furry mouse"}')
+    named = _names("items", items or list(senses))
+    if unknown := [text for text in senses if text not in named]:
+        raise BadInput(f"'sense' names {unknown}, which are no items of this prompt")
+    return [f"{text}={senses[text]}" if text in senses else text for text in named]
+
+
+def _names(field: str, value: Any) -> list[str]:
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{field!r} must be a list of texts")
+    return names

@@ -1,0 +1,105 @@
+"""Strengthen items where they are: the part of DeLeaker that does most of its work, on any layout.
+
+Source: DeLeaker (arXiv 2510.15015): the logits of an item's own rows times ``alpha`` inside the item's own region.
+Multiplying logits is scaling keys, and a region is a set of queries, so no attention map is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unleak.core.edits import Bias, Edit, KeyScale, Where
+from unleak.errors import BadInput, NoSite
+from unleak.words.methods.maps import ItemMaps
+from unleak.words.methods.on_items import OnItems
+from unleak.words.methods.own_region import own_regions
+from unleak.words.methods.places import Positions, alike, item_columns, places
+
+if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
+    from unleak.core.context import Context
+
+
+@dataclass(frozen=True)
+class Boost(OnItems):
+    """Let image cells attend more to the items: ``Boost("tuba")``, ``Boost("mouse,laptop", gain=1.4)``.
+
+    Attributes:
+        items: as `Item.of` writes them; every prompt must hold them.
+        gain: above 0; 1 changes nothing.
+        by: ``"scale"``: logits times ``gain``, which weakens where a logit is negative (the paper's).
+            ``"bias"``: logits plus ``log(gain)``, attention times ``gain`` before it is made to sum to one.
+        region: ``"own"``: in the cells that stand out in the item's attention map of the steps before; the first
+            step of `window` only looks. ``"all"``: everywhere, from the first step on.
+        spread: how far a cell must stand out, in standard deviations. smooth: without specks and holes.
+
+    Raises:
+        BadInput: a value is out of range; ``region="own"`` with a single step.
+        NoSite, and the errors of items, as `Maps`.
+    """
+
+    gain: float = 1.2
+    by: str = "scale"
+    region: str = "own"
+    spread: float = 1.0
+    smooth: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.gain < math.inf:
+            raise BadInput(f"gain={self.gain}: give a number above 0, e.g. 1.2; 1 changes nothing.")
+        if self.by not in ("scale", "bias") or self.region not in ("own", "all"):
+            raise BadInput(f"by={self.by!r}, region={self.region!r}: choose 'scale' or 'bias', and 'own' or 'all'.")
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> list[Edit] | None:
+        if site.kind == "self":
+            return None
+        found = places(ctx, self.names)
+        if self.region == "own":
+            self._check_steps(ctx)
+            if "maps" not in ctx.state:
+                ctx.state["maps"] = ItemMaps(self.names, found, ctx.encoded.prompts, ctx.encoded.images_per_prompt)
+            seen = item_columns(ctx, site, found)
+            if seen is not None:
+                ctx.state["maps"].add(*seen)
+            if "regions" not in ctx.state:
+                return None
+        edits = ctx.state.setdefault("edits", {})  # kept for a step, so that masks are resized once
+        key = (site.kind, site.rows.labels, site.rows.images)
+        if key not in edits:
+            edits[key] = [
+                self._edit(ctx, site, i, sorted(set().union(*own)), rows)
+                for at, rows in alike(ctx, site, found)
+                for i, own in enumerate(at)
+            ]
+        made: list[Edit] = edits[key]
+        return made
+
+    def _edit(self, ctx: Context, site: AttentionCall, i: int, tokens: list[int], rows: Positions) -> Edit:
+        """What happens to item i in these batch rows."""
+        where: Where = None if site.kind == "cross" else "image"
+        if self.region == "own":
+            where = torch.stack([ctx.state["regions"][site.rows.images[row]][i] for row in rows])
+        if self.by == "scale":
+            return KeyScale(tokens, self.gain, rows, queries=where)
+        return Bias(math.log(self.gain), keys=tokens, queries=where, rows=rows)
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
+        """The regions of the next step."""
+        if "places" not in ctx.state:
+            raise NoSite("none of the chosen sites reads text, so there is nothing to strengthen: choose other `sites`")
+        if "maps" in ctx.state:
+            maps: ItemMaps = ctx.state["maps"]
+            planes = [maps.planes(image) for image in range(len(maps.prompts))]
+            ctx.state["regions"] = own_regions(torch.stack(planes), maps.items, self.spread, self.smooth)
+            ctx.state.pop("edits", None)
+
+    def _check_steps(self, ctx: Context) -> None:
+        last = max(ctx.steps - 1, 1)
+        if sum(step / last in self.window for step in range(ctx.steps)) < 2:
+            raise BadInput("region='own' looks in one step and acts in the next: run more steps, or use region='all'.")

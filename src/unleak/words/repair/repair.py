@@ -1,0 +1,327 @@
+"""`unleak.repair`: draw a prompt before and after a repair, at the same seeds, and let a judge compare.
+
+Which items are repaired is decided by the judge: those that are missing, in the sense that is meant, from more
+than half of the images. Which repair is taken is decided by trial (`unleak.words.repair.automatic`), or by the user.
+Without a judge every named item is patched, and no rate is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from unleak.core.intervention import Intervention
+from unleak.drawing.generate import generate, rehearse
+from unleak.engine.session import attach
+from unleak.errors import BadInput, UnleakError
+from unleak.judges import Judge
+from unleak.text.items import Item, find_all, parse_items
+from unleak.text.match import Chars
+from unleak.text.prompt import check_prompt
+from unleak.words.diagnosis.diagnose import diagnose
+from unleak.words.diagnosis.diagnosis import Diagnosis
+from unleak.words.presets import CANDIDATES, Case, Trial
+from unleak.words.repair.automatic import Attempt, Best, choose, left_over
+from unleak.words.tokens.classifier import Classifier
+from unleak.words.tokens.redundancy import Prune
+
+METHODS = ("auto", *CANDIDATES)
+
+
+@dataclass
+class ItemOutcome:
+    """One item: its characters in the prompt, what is meant, and on how many seeds it is there."""
+
+    text: str
+    sense: str | None
+    span: tuple[int, int]
+    repaired: bool
+    before: np.ndarray | None  #: [S] bool, None without a judge
+    after: np.ndarray | None
+
+
+@dataclass
+class Repair:
+    """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
+
+    ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
+    the diagnosis, ``tried`` says what each repair did on fresh seeds, and ``by`` says which one drew each image of
+    ``after``: another repair where the kept one left an item out and the other did not, "none" where the original
+    shows more.
+    """
+
+    prompt: str
+    model: str
+    method: str
+    settings: dict[str, Any]
+    items: list[ItemOutcome]
+    seeds: list[int]
+    before: np.ndarray
+    after: np.ndarray
+    judge: str | None
+    log: Any = field(default=None, repr=False)
+    found: Diagnosis | None = field(default=None, repr=False)
+    tried: list[Attempt] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+    @property
+    def undone(self) -> list[int]:
+        """Seeds whose image is the original, though a repair was kept."""
+        return [seed for seed, name in zip(self.seeds, self.by, strict=False) if self.changed and name == "none"]
+
+    @property
+    def changed(self) -> bool:
+        """Whether any item was repaired."""
+        return any(i.repaired for i in self.items)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which items of the prompt there are, and which are repaired whatever the judge says (None: it decides)."""
+
+    items: tuple[Item, ...]
+    spans: list[Chars]
+    forced: list[bool] | None
+    method: str
+    options: dict[str, Any]
+    redundant: Prune | None = None
+
+    def case(self, target: Sequence[bool]) -> Case:
+        """The items that `target` marks are to be repaired; the others are their context."""
+        broken = tuple(i for i, t in zip(self.items, target, strict=True) if t)
+        others = tuple(i for i, t in zip(self.items, target, strict=True) if not t)
+        return Case(broken, others, (None,) * len(broken), self.redundant)
+
+    def made(self, target: Sequence[bool]) -> Intervention:
+        """The repair of the items that `target` marks; `Patch` where the method is yet to be chosen.
+
+        Raises BadInput where it has nothing to act on.
+        """
+        name = "patch" if self.method == "auto" else self.method
+        made = CANDIDATES[name].made(self.case(target), self.options)
+        if made is None:
+            raise BadInput(f"{name} has nothing to act on: no token of these items is known to be redundant")
+        return made
+
+    def trials(self) -> list[Intervention]:
+        """Repairs that must work before anything is drawn: the forced one, or that of each single item."""
+        if self.forced is not None:
+            return [self.made(self.forced)]
+        return [self.made([i is item for i in self.items]) for item in self.items]
+
+
+def plan(
+    prompt: str,
+    items: str | Iterable[str | Item],
+    *,
+    with_: str = "auto",
+    only: str | Iterable[str | Item] | None = None,
+    redundant: Prune | Classifier | None = None,
+    **options: Any,
+) -> Plan:
+    """Everything of a repair that can be checked without a pipeline; arguments are those of `repair`.
+
+    Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
+    another; `only` is none of them; an option of the repair is unknown; "prune" is not told what is redundant.
+    """
+    if with_ not in METHODS:
+        raise BadInput(f"no repair {with_!r}; choose from {METHODS}")
+    if options and with_ != "auto" and not CANDIDATES[with_].patches:
+        raise BadInput(f"{', '.join(options)}: {with_!r} has no such option, they are Patch's")
+    if with_ == "prune" and redundant is None:
+        raise BadInput("prune drops redundant tokens: give a classifier of `unleak redundancy`, or tokens(...).prune()")
+    check_prompt(prompt)
+    named = parse_items(items)
+    forced = None if only is None else _among(named, parse_items(only))
+    prune = redundant if isinstance(redundant, Prune) else None
+    made = Plan(named, find_all(prompt, named), forced, with_, options, prune)
+    if redundant is prune:  # a classifier must read the rows first
+        made.trials()
+    return made
+
+
+def _among(named: Sequence[Item], only: Sequence[Item]) -> list[bool]:
+    """Which of `named` are in `only`; an occurrence or a sense may be left out there."""
+    hits = [
+        [n.text == o.text and o.occurrence in (None, n.occurrence) and o.sense in (None, n.sense) for n in named]
+        for o in only
+    ]
+    for o, row in zip(only, hits, strict=True):
+        if sum(row) != 1:
+            raise BadInput(f"only='{o}' must be one of the items {', '.join(map(repr, map(str, named)))}")
+    return [any(column) for column in zip(*hits, strict=True)]
+
+
+def repair(
+    pipe: Any,
+    prompt: str,
+    items: str | Iterable[str | Item],
+    *,
+    with_: str = "auto",
+    seeds: Sequence[int] = range(8),
+    judge: Judge | None = None,
+    only: str | Iterable[str | Item] | None = None,
+    redundant: Prune | Classifier | None = None,
+    model: str = "",
+    call: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Repair:
+    """Draw `prompt` at `seeds`, repair what the judge misses, draw it again at the same seeds.
+
+    Args:
+        items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
+            item without one is meant in the sense that the judge looks for, and is repaired by that name.
+        with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
+            fresh seeds, else the next one, also for single images that still miss an item; without a judge ``"patch"``.
+        only: of the items, repair these, whatever the judge says.
+        redundant: which tokens may go: ``tokens(...).prune()``, or a classifier that tells without drawing. It is
+            tried as a repair, too.
+        call: arguments of the pipeline (steps, guidance, size).
+        options: passed to the repair (`isolation`, `eos_pads`, ... of `Patch`).
+
+    Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
+    """
+    todo = plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
+    given = todo.items
+    senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
+    named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
+    todo = replace(todo, items=named)
+    seeds, call = list(seeds), dict(call or {})
+    if isinstance(redundant, Classifier):
+        todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **call))
+    if judge is None and todo.forced is None:
+        todo = replace(todo, forced=[True] * len(named))
+    for trial in todo.trials():
+        rehearse(pipe, prompt, trial, **call)
+
+    one = _Drawing(pipe, prompt, named, judge, call, progress)
+    if with_ == "auto" and judge is not None:
+        found = diagnose(
+            pipe, prompt, given, seeds=seeds, judge=judge, after=False, model=model, call=call, progress=progress
+        )
+        drawn = _by_trial(one, todo, seeds, found)
+    else:
+        drawn = _as_asked(one, todo, seeds)
+    before, after = drawn.seen_before, drawn.seen_after
+    outcomes = [
+        ItemOutcome(
+            item.text, sense, span, hit,
+            None if before is None else before[:, k], None if after is None else after[:, k],
+        )
+        for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
+    ]  # fmt: skip
+    dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
+    settings = {"with": with_, **options, **dropped, "call": call}
+    return Repair(
+        prompt, model, drawn.method, settings, outcomes, seeds, drawn.before, drawn.after,
+        judge.name if judge else None, one.log, drawn.found, drawn.tried, drawn.by,
+    )  # fmt: skip
+
+
+@dataclass
+class _Drawing:
+    """Everything that a repair draws, and what the judge sees in it; `log` is that of what is drawn for the user."""
+
+    pipe: Any
+    prompt: str
+    items: tuple[Item, ...]
+    judge: Judge | None
+    call: dict[str, Any]
+    progress: Callable[[int], None] | None
+    log: list[Any] = field(default_factory=list)
+
+    def draw(self, seeds: Sequence[int], *interventions: Intervention) -> np.ndarray:
+        """Images [S, H, W, 3]."""
+        with attach(self.pipe, *interventions) as run:
+            images = generate(self.pipe, self.prompt, seeds, progress=self.progress, **self.call)[0]
+        self.log.extend(run.log)
+        return images
+
+    def see(self, images: np.ndarray) -> np.ndarray | None:
+        """Which items are there, [S, items] of bool; None without a judge."""
+        return None if self.judge is None else self.judge.present(images, self.items)
+
+    def skip(self, images: int) -> None:
+        """So many images need not be drawn."""
+        if self.progress:
+            self.progress(images)
+
+
+@dataclass
+class _Drawn:
+    """Before and after: images, what is seen, which items were repaired and how."""
+
+    before: np.ndarray
+    after: np.ndarray
+    seen_before: np.ndarray | None
+    seen_after: np.ndarray | None
+    method: str
+    target: Sequence[bool]
+    found: Diagnosis | None = None
+    tried: list[Attempt] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+
+def _as_asked(one: _Drawing, todo: Plan, seeds: list[int]) -> _Drawn:
+    """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
+    before = one.draw(seeds)
+    seen = one.see(before)
+    target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
+    if not any(target):
+        one.skip(len(seeds))
+        return _Drawn(before, before, seen, seen, "none", target)
+    one.log.clear()
+    after = one.draw(seeds, todo.made(target))
+    return _Drawn(before, after, seen, one.see(after), "patch" if todo.method == "auto" else todo.method, target)
+
+
+def _by_trial(one: _Drawing, todo: Plan, seeds: list[int], found: Diagnosis) -> _Drawn:
+    """By what the judge confirms on fresh seeds; each seed then by what shows most, see `Best`."""
+    assert one.judge is not None
+    judge, items, before = one.judge, one.items, found.images
+    seen = judge.present(before, items)
+    case = _reasoned(todo.case(todo.forced or found.suspects), found)
+    look = lambda *them: judge.present(one.draw(fresh(seeds), *them), items)  # noqa: E731
+    tried = choose(case, items, look, **todo.options) if case.broken else []
+    kept = next((t.trial for t in tried if t.kept), None)
+    best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
+    if kept is None:
+        one.skip(len(seeds))
+    else:
+        one.log.clear()
+        after = one.draw(seeds, kept.repair)
+        best.offer(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
+    for other in left_over(case, tried, **todo.options):
+        if not best.incomplete:
+            break
+        _redraw(one, best, other, seeds, tried)
+    target = [kept is not None and item in kept.items for item in items]
+    method = kept.name if kept else "none"
+    return _Drawn(before, best.images, seen, best.seen, method, target, found, tried, best.by)
+
+
+def fresh(seeds: Sequence[int]) -> list[int]:
+    """As many other seeds: the smallest that are not among these."""
+    return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
+
+
+def _reasoned(case: Case, found: Diagnosis) -> Case:
+    """The case with the reasons that were found for its broken items."""
+    reasons = {f.meant: f.verdict for f in found.findings}
+    return replace(case, verdicts=tuple(reasons[item] for item in case.broken))
+
+
+def _redraw(one: _Drawing, best: Best, trial: Trial, seeds: Sequence[int], tried: list[Attempt]) -> None:
+    """Draw by another repair what still misses an item; `tried` learns of it where the pipeline cannot."""
+    assert one.judge is not None
+    rows = best.incomplete
+    try:
+        images = one.draw([seeds[row] for row in rows], trial.repair)
+    except UnleakError as e:
+        tried.append(Attempt(trial, best.seen[rows], None, failed=str(e)))
+        return
+    best.offer(rows, images, one.judge.present(images, one.items), trial.name)
