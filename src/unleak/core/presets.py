@@ -1,0 +1,150 @@
+"""Named methods with the defaults of their source. Every room has one table of them in its `presets.py`.
+
+The command line, the benchmarks, `unleak.methods()`, help texts and docs read these tables and nothing else, so a new
+method is its file and one line in the table of its room.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from unleak.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a method: its name, its type as written in the code, and the preset's value of it."""
+
+    name: str
+    type: str
+    default: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} = {self.default!r}"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One named method.
+
+    Attributes:
+        name: as it is typed. method: the dataclass that carries it out; its fields are the parameters.
+        fields: values in which the preset departs from the dataclass's defaults.
+        summary: what it does, in one sentence. source: paper and section or equation, or the release.
+        hidden: fields that the caller fills, such as the items of the prompt; no parameters of the preset.
+    """
+
+    name: str
+    method: type[Any]
+    summary: str
+    source: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What `--set` may change, in the order of the dataclass."""
+        return tuple(
+            Parameter(f.name, str(f.type), self.fields.get(f.name, _default(f)))
+            for f in dataclasses.fields(self.method)
+            if f.init and f.name not in self.hidden
+        )
+
+    def settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The preset's own fields with some of its parameters changed. Raises BadInput: no such parameter."""
+        known = [parameter.name for parameter in self.parameters]
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise BadInput(f"{self.name!r} has no parameter {name!r}{hint} It has: {', '.join(known) or 'none'}")
+        return {**self.fields, **changes}
+
+    def make(self, *args: Any, **changes: Any) -> Any:
+        """The method, with some of its parameters changed; `args` fill the hidden fields in their order.
+
+        Raises BadInput: no such parameter, or a value that the method refuses.
+        """
+        return self.method(**dict(zip(self.hidden, args, strict=False)), **self.settings(changes))
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
+        """``["tau=2.5", "sites=mid_block*"]`` as values of the parameters' types, for `--set name=value`.
+
+        A value is read as JSON where the parameter is no text (numbers, true, false, null, lists), else as it stands.
+        Raises BadInput: no `name=value`, no such parameter, or a value of another type.
+        """
+        values: dict[str, Any] = {}
+        types = {parameter.name: parameter.type for parameter in self.parameters}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals or not name:
+                raise BadInput(f"cannot read the setting {assignment!r}: write name=value, such as tau=2.5")
+            self.settings({name: None})
+            values[name] = _value(name, text, types[name])
+        return values
+
+
+P = TypeVar("P", bound=Preset)
+
+
+class Presets(Mapping[str, P], Generic[P]):
+    """A room's table of presets by name, in the order in which they are shown.
+
+    `kind` is what one of them is called: "repair", "editor", "mitigation", "detector".
+    """
+
+    def __init__(self, kind: str, presets: Iterable[P]) -> None:
+        self.kind = kind
+        self._by_name = {preset.name: preset for preset in presets}
+
+    def __getitem__(self, name: str) -> P:
+        """Raises BadInput, with the nearest name and all that there are."""
+        if name not in self._by_name:
+            near = difflib.get_close_matches(name, self._by_name, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise BadInput(f"no {self.kind} is called {name!r}{hint} Choose from {', '.join(self._by_name)}")
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    if f.default is not dataclasses.MISSING:
+        return f.default
+    factory: Callable[[], Any] | Any = f.default_factory
+    return factory() if factory is not dataclasses.MISSING else None
+
+
+_ACCEPTED: dict[str, tuple[type, ...]] = {
+    "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),), "tuple": (list,), "Sequence": (list,),
+    "list": (list,),
+}  # fmt: skip
+
+
+def _value(name: str, text: str, written: str) -> Any:
+    """A command line's text as a value of a type as written ("float | None", "tuple[str, ...]", "str")."""
+    kinds = [kind.strip().partition("[")[0] for kind in written.split("|")]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    accepted = tuple(kind for k in kinds for kind in _ACCEPTED.get(k, ()))
+    if isinstance(value, bool) and bool not in accepted:
+        value = text
+    if isinstance(value, accepted) and not (isinstance(value, float) and value != value):
+        return tuple(value) if isinstance(value, list) else value
+    if all(kind in _ACCEPTED for kind in kinds):
+        raise BadInput(f"{name}={text}: {name} is a {written}")
+    return text
