@@ -5,19 +5,18 @@ Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Annotated
 
 import typer
 
-from unleak import __version__
 from unleak.cli.console import tolerant
 from unleak.cli.options import app
 
 
 def version(show: bool) -> None:
     if show:
-        print(f"unleak {__version__}")
+        print(f"unleak {metadata.version('unleak')}")
         raise typer.Exit
 
 
