@@ -48,6 +48,13 @@ def test_a_label_without_rows_gives_none_and_an_unknown_one_raises():
         Rows(("unknown",), (0,)).of("cond")
 
 
+def test_rows_are_grouped_by_their_prompt():
+    rows = Rows(("uncond", "uncond", "cond", "cond", "cond"), (0, 1, 0, 2, 1), images_per_prompt=2)
+    assert rows.by_prompt() == {0: [2, 4], 1: [3]} and rows.by_prompt("uncond") == {0: [0, 1]}
+    grown = grow({"sample": torch.zeros(5, 1)}, rows, [Branch("extra")])[1]
+    assert grown.by_prompt("extra") == {0: [5, 7], 1: [6]}
+
+
 # -- growing and folding ---------------------------------------------------------------------------------------
 
 
@@ -157,6 +164,7 @@ def test_rows_are_labelled_in_every_layout(name):
     with attach(pipe, Labels()) as run:
         draw(pipe, prompts, seeds=range(4), steps=1, num_images_per_prompt=2, **kwargs)
     rows = run.results["rows"][-1]
+    assert all(rows.images[row] // 2 == prompt for prompt, some in rows.by_prompt(None).items() for row in some)
     if name == "flux":  # one call a branch; the last is the negative prompt's
         assert rows.labels == ("uncond",) * 4 and rows.images == (0, 1, 2, 3)
     else:

@@ -62,6 +62,10 @@ class Context:
         """Prompts, encoder calls and encoded rows of the current generation."""
         return self.run.prompts.encoded
 
+    def prompt_of(self, image: int) -> int:
+        """The number of the prompt that an image of this generation belongs to."""
+        return image // self.encoded.images_per_prompt
+
     def encode(self, texts: Sequence[str]) -> TextRows:
         """Other texts as the pipeline encodes its prompt, in one batched call, kept during a generation."""
         return self.run.prompts.encode(texts)

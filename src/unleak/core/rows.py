@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,13 @@ POOLED: Names = ("text_embeds", "pooled_projections")
 
 @dataclass(frozen=True)
 class Rows:
-    """Labels of the rows of one denoiser call; row i belongs to image `images[i]`."""
+    """Labels of the rows of one denoiser call; row i belongs to image `images[i]`, which is one of the
+    `images_per_prompt` images of its prompt."""
 
     labels: tuple[str, ...]
     images: tuple[int, ...]
     known: frozenset[str] = frozenset({"cond", "uncond"})
+    images_per_prompt: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +56,13 @@ class Rows:
             raise BadInput(f"rows {list(which)} do not fit a batch of {len(self)}")
         return tuple(which)
 
+    def by_prompt(self, which: Which = "cond") -> dict[int, list[int]]:
+        """Batch positions of these rows by the number of their prompt, in the order of the batch."""
+        groups: dict[int, list[int]] = {}
+        for row in self.of(which):
+            groups.setdefault(self.images[row] // self.images_per_prompt, []).append(row)
+        return groups
+
 
 @dataclass(frozen=True, eq=False)
 class Branch:
@@ -78,7 +87,7 @@ class Branch:
         return text | {(name,): rows for name, rows in self.replace.items()}
 
 
-def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None) -> Rows:
+def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_per_prompt: int = 1) -> Rows:
     """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
 
     Where the negative prompt repeats the prompt, a row equals both: then `uncond` comes first, the order in
@@ -96,7 +105,7 @@ def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None) -> Rows
         used.setdefault(name, set()).add(image)
         labels.append(name)
         images.append(image)
-    return Rows(tuple(labels), tuple(images))
+    return Rows(tuple(labels), tuple(images), images_per_prompt=images_per_prompt)
 
 
 def _equal(text: Tensor, encoded: Tensor | None) -> list[list[int]]:
@@ -124,7 +133,8 @@ def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tupl
         keep += picked
         labels += [branch.name] * len(picked)
         images += [rows.images[i] for i in picked]
-    grown = Rows(tuple(labels), tuple(images), rows.known | {branch.name for branch in branches})
+    known = rows.known | {branch.name for branch in branches}
+    grown = replace(rows, labels=tuple(labels), images=tuple(images), known=known)
     if len(keep) == batch:
         return inputs, grown
     inputs = take(inputs, batch, keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,7 +78,7 @@ class Denoising:
             encoded = self.run.prompts.encoded
             while len(self._labelled) >= 4:  # holding the tensors keeps their addresses their own
                 self._labelled.pop(next(iter(self._labelled)))
-            self._labelled[key] = text, label_rows(text, encoded.cond, encoded.uncond)
+            self._labelled[key] = text, label_rows(text, encoded.cond, encoded.uncond, encoded.images_per_prompt)
         return self._labelled[key][1]
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -143,10 +144,10 @@ class Denoising:
         """
         inputs, rows = grow(self.inputs, self.asked, branches)
         keep = range(len(self.asked), len(rows))
-        mine = Rows(rows.labels[keep.start :], rows.images[keep.start :], rows.known)
+        mine = replace(rows, labels=rows.labels[keep.start :], images=rows.images[keep.start :])
         likes = {branch.name: branch.like for branch in branches}
         labels = tuple(likes[label] for label in mine.labels) if posing else mine.labels
-        outer, self.rows = self.rows, Rows(labels, mine.images, mine.known)
+        outer, self.rows = self.rows, replace(mine, labels=labels)
         self._inner = True
         try:
             output = self.run.anatomy.denoiser(**take(inputs, len(rows), keep))
