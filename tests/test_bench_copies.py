@@ -142,7 +142,7 @@ def test_the_gate_is_calibrated_on_as_many_captions_of_every_ordinary_kind(tmp_p
     assert len({len(set(kinds[kind]) & set(others)) for kind in detection.ORDINARY}) == 1 and len(others) > 60
 
 
-@pytest.mark.parametrize(("split", "methods", "says"), [("train", None, "split"), ("dev", ["magic"], "choose from")])
+@pytest.mark.parametrize(("split", "methods", "says"), [("train", None, "split"), ("dev", ["magic"], "Choose from")])
 def test_bad_use(split, methods, says):
     with pytest.raises(BadInput, match=says):
         copies.check(split, methods)

@@ -164,7 +164,7 @@ def test_the_command_measures_a_real_class_of_model_with_a_clip_judge(
 
 @pytest.mark.parametrize(("args", "says"), [
     (["--prompts", "none.jsonl"], "cannot read"), (["--judge", "x/y"], "goes with --prompts"),
-    (["--prompts", "own.jsonl", "--methods", "lint"], "choose from"),
+    (["--prompts", "own.jsonl", "--methods", "lint"], "Choose from"),
 ])  # fmt: skip
 def test_bad_use_is_found_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], says: str

@@ -367,7 +367,7 @@ def test_ale_bench_is_read_drawn_measured_and_resumed(data, tmp_path, monkeypatc
 def test_ale_bench_refuses_what_it_cannot_read(data, tmp_path):
     with pytest.raises(BadInput, match="give the folder of ALE-Bench"):
         ale_bench.cases(tmp_path / "nothing")
-    with pytest.raises(BadInput, match="choose from"):
+    with pytest.raises(BadInput, match="Choose from"):
         ale_bench.check(data, ["magic"])
     (data / "masks/one/cup_mask.png").unlink()
     with pytest.raises(BadInput, match="no mask"):

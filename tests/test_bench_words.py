@@ -41,7 +41,7 @@ def test_a_method_belongs_to_one_part_and_every_part_says_what_it_does_unasked()
     assert len(names) == len(set(names))
     assert all(set(part.DEFAULT) <= set(part.METHODS) for part in words.PARTS)
     words.check("heldout", names)
-    with pytest.raises(BadInput, match="choose from"):
+    with pytest.raises(BadInput, match="Choose from"):
         words.check("heldout", ["magic"])
 
 

@@ -327,7 +327,7 @@ def test_a_prompt_that_does_not_fit_is_an_error(sd1):
 
 
 @pytest.mark.parametrize(
-    ("names", "says"), [(["magic"], "choose from"), (["collapse", "collapse"], "once"), ([], "none")]
+    ("names", "says"), [(["magic"], "Choose from"), (["collapse", "collapse"], "once"), ([], "none")]
 )
 def test_detectors_by_name(names, says):
     with pytest.raises(BadInput, match=says):

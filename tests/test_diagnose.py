@@ -29,7 +29,7 @@ from unleak.words.diagnosis.diagnose import MOST_ITEMS, diagnose, items_of, sens
 from unleak.words.diagnosis.neglect import VERDICTS, Says, verdict
 from unleak.words.methods.lens import Lens
 from unleak.words.presets import CANDIDATES, Case, suggested, trials
-from unleak.words.repair.automatic import Best, choose, left_over
+from unleak.words.repair.automatic import Best, left_over, try_repairs
 from unleak.words.repair.repair import repair
 from unleak.words.tokens.classifier import Classifier
 from unleak.words.tokens.redundancy import Prune
@@ -251,7 +251,7 @@ def test_the_first_repair_that_works_on_fresh_seeds_is_kept(looks: list, kept: s
             raise answer
         return answer
 
-    found = choose(CASE, ALL, look)
+    found = try_repairs(CASE, ALL, look)
     assert len(found) == tried and [t.trial.name for t in found if t.kept] == ([kept] if kept else [])
     assert all(str(t) for t in found)
 
@@ -272,7 +272,7 @@ def test_what_is_left_over_is_neither_kept_nor_impossible_and_nothing_where_none
     def look(*made: object) -> np.ndarray:
         return seen(1, 4) if made == (trials(CASE)[0].repair,) else seen(3 if made else 0, 4)
 
-    tried = choose(CASE, ALL, look)
+    tried = try_repairs(CASE, ALL, look)
     assert [t.trial.name for t in tried] == ["patch", "patch-word"] and tried[1].kept
     assert [t.name for t in left_over(CASE, tried)] == ["patch", "patch-masked", "boost"]
     tried[0].failed = "no memory"

@@ -98,7 +98,7 @@ def test_a_change_means_what_it_points_to(towards: dict[str, float], kind: str, 
 
 
 def test_bad_input_is_refused(pipes) -> None:
-    with pytest.raises(BadInput, match="choose one of substituted"):
+    with pytest.raises(BadInput, match="Choose from substituted"):
         flow(pipes["sd1"], PROMPT, ITEMS, without="magic")
     with pytest.raises(BadInput, match="overlap"):
         flow(pipes["sd1"], PROMPT, ["red mouse", "mouse"])

@@ -292,7 +292,7 @@ def test_any_bytes_are_read_to_the_end(data, form):
 
 def test_the_format_is_given_or_the_ending():
     assert [format_of(p) for p in ("a.JSONL", "a.csv", "a.txt", "-")] == ["jsonl", "csv", "text", "text"]
-    with pytest.raises(BadInput, match="choose from"):
+    with pytest.raises(BadInput, match="Choose from"):
         format_of("a.txt", "yaml")
 
 

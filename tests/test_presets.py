@@ -33,7 +33,7 @@ def test_make_fills_hidden_fields_and_changes_parameters():
     assert PRESET.make(("cat",), steps=5) == Method(("cat",), 2.0, 5)
     with pytest.raises(BadInput, match="did you mean 'steps'"):
         PRESET.make(step=5)
-    with pytest.raises(BadInput, match="no parameter 'items'"):
+    with pytest.raises(BadInput, match=r"no parameter of .* is called 'items'"):
         PRESET.make(items=())
 
 

@@ -306,7 +306,7 @@ def test_parts_refuse_what_they_cannot_mean():
     with pytest.raises(BadInput, match="one mask for each"):
         RGBCAM(("cup",), boxes())
     for wrong in ({"overlap": "largest"}, {"bias": "no"}, {"base_index": "mine"}, {"key_embed": "x"}, {"values": "x"}):
-        with pytest.raises(BadInput, match="choose one of"):
+        with pytest.raises(BadInput, match="Choose from"):
             RGBCAM(OBJECTS, boxes(), **wrong)
     with pytest.raises(BadInput, match="share of the steps"):
         SelfInjection(1.5)

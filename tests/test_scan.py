@@ -96,7 +96,7 @@ def test_a_calibrated_scan_flags(sd1):
     ({"seeds": 0}, BadInput, "one seed"),
     ({"steps": 0}, BadInput, "one step"),
     ({"detectors": ["late-entropy"]}, BadInput, "whole trajectory"),
-    ({"detectors": ["magic"]}, BadInput, "choose from"),
+    ({"detectors": ["magic"]}, BadInput, "Choose from"),
     ({"call": {"strength": 3}}, BadInput, "takes no strength"),
     ({"call": {"generator": None}}, BadInput, "by the scan itself"),
 ])  # fmt: skip

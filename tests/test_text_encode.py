@@ -163,7 +163,7 @@ def test_pads_depend_on_length_and_context(flux):
 def test_pad_errors(flux):
     with pytest.raises(BadInput, match="learn_mean"):
         t5(flux).pads("mean")
-    with pytest.raises(BadInput, match="choose one of empty"):
+    with pytest.raises(BadInput, match="Choose from empty"):
         t5(flux).pads("blank")
     bare = t5(flux)
     bare.tokenizer = tiny("flux").tokenizer_2

@@ -106,7 +106,7 @@ def test_only_carriers_are_paired_under_representative():
 
 
 def test_unknown_policies():
-    with pytest.raises(BadInput, match="choose one of error, right-align"):
+    with pytest.raises(BadInput, match="Choose from error, right-align"):
         align((0, 1), (0, 1), "left")
 
 

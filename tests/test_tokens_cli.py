@@ -24,14 +24,14 @@ DRAWN = (*SMALL[:-1], "0:4")
     (("tokens", PROMPT, "--items", ""), "empty"),
     (("tokens", PROMPT, "--items", "dragon"), "Write the item as it stands"),
     (("tokens", "hot dog", "--items", "hot dog"), "whole prompt"),
-    (("tokens", PROMPT, "--items", "cat", "--pad", "white"), "choose one of empty"),
+    (("tokens", PROMPT, "--items", "cat", "--pad", "white"), "Choose from empty"),
     (("tokens", PROMPT, "--items", "cat", "--pad", "mean"), "bank"),
     (("tokens", PROMPT, "--items", "cat", "--pad", "mean", "--bank", "none.txt"), "cannot be read"),
-    (("tokens", PROMPT, "--items", "cat", "--pooled", "half"), "choose one of full"),
+    (("tokens", PROMPT, "--items", "cat", "--pooled", "half"), "Choose from full"),
     (("tokens", PROMPT, "--items", "cat", "--html", "x", "--json", "x"), "two files"),
     (("redundancy", "none.jsonl", "-o", "model"), "cannot read"),
     (("redundancy", "none.jsonl", "-o", "no/model"), "make it first"),
-    (("redundancy", "none.jsonl", "-o", "model", "--kind", "forest"), "choose one of knn"),
+    (("redundancy", "none.jsonl", "-o", "model", "--kind", "forest"), "Choose from knn"),
 ])  # fmt: skip
 def test_bad_use_is_found_before_a_model_is_loaded(unleak, no_model, args, says):  # noqa: F811
     done = unleak(*args)

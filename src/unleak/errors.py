@@ -6,6 +6,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UnleakError(Exception):
     """Base of every error that unleak raises on purpose."""
@@ -71,3 +77,20 @@ class UnsupportedModel(UnleakError):
 
 class Unobservable(UnsupportedModel):
     """An attention module ran without `scaled_dot_product_attention`, so nothing could be seen."""
+
+
+def choose(kind: str, name: T, among: Iterable[T]) -> T:
+    """`name`, if it is one of the choices.
+
+    Args:
+        kind: what one of them is called: "repair", "pad".
+
+    Raises:
+        BadInput: it is none of them; the message names the nearest and all that there are.
+    """
+    known = list(among)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), map(str, known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise BadInput(f"no {kind} is called {name!r}{hint} Choose from {', '.join(map(str, known)) or 'nothing'}")
+    return name

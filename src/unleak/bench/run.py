@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from unleak.core.anatomy import Anatomy
-from unleak.errors import BadInput
+from unleak.errors import choose
 from unleak.files.parts import Parts
 from unleak.stats.rows import Row
 from unleak.text.encode import fingerprint
@@ -70,8 +70,8 @@ class Run:
 def refuse_unknown(suite: str, known: Sequence[str], split: str, methods: Sequence[str] | None) -> None:
     """Refuse a split, or a method that the suite does not have. Raises BadInput."""
     check_split(load_world(), split)
-    if unknown := set(methods or ()) - set(known):
-        raise BadInput(f"bench {suite} has no {sorted(unknown)}; choose from {list(known)}")
+    for name in methods or ():
+        choose(f"method of bench {suite}", name, known)
 
 
 def measured(run: Run, parts: Sequence[ModuleType], methods: Sequence[str] | None) -> list[Row]:

@@ -261,7 +261,7 @@ def regions(
     """Edits of one, two and three objects: does each target appear in its region, and what leaks?"""
     with errors():
         from unleak.bench.regions.edit_each import MASKS
-        from unleak.regions.methods.ore import choose
+        from unleak.errors import choose
 
         choose("--suite", suite, ("world", "ale-bench"))
         masks = choose("--masks", masks or ("exact" if suite == "world" else "own"), MASKS)

@@ -20,7 +20,7 @@ from unleak.copies.methods.repulsion import RepulsionOnly
 from unleak.copies.methods.summary import MaskSummary
 from unleak.copies.methods.words import InsertWords
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 
 PRESETS: dict[str, Callable[[], Intervention]] = {
     "detour": Detour,
@@ -48,9 +48,7 @@ def preset(name: str, gate: Any = None) -> Intervention:
     Raises:
         BadInput: no such preset, or it works on the prompt, before there is anything to gate by.
     """
-    if name not in PRESETS:
-        raise BadInput(f"no mitigation is called {name!r}; choose from {', '.join(PRESETS)}")
-    made = PRESETS[name]()
+    made = PRESETS[choose("mitigation", name, PRESETS)]()
     if gate is None:
         return made
     if not isinstance(made, Gated):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unleak.errors import BadInput, EmptyWindow, NoSite
+from unleak.errors import BadInput, EmptyWindow, NoSite, choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,9 +166,8 @@ class Intervention:
         """The inverse of `to_dict`; the defining module must have been imported."""
         values = dict(data)
         name = values.pop("type", None)
-        if name not in Intervention._registry:
-            raise BadInput(f"no intervention is called {name!r}; known: {sorted(Intervention._registry)}")
-        return Intervention._registry[name](**{key: _decode(value) for key, value in values.items()})
+        kind = Intervention._registry[choose("intervention", name, sorted(Intervention._registry))]
+        return kind(**{key: _decode(value) for key, value in values.items()})
 
 
 def _type_name(cls: type) -> str:

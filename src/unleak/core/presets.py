@@ -7,13 +7,12 @@ method is its file and one line in the table of its room.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class Preset:
         """The preset's own fields with some of its parameters changed. Raises BadInput: no such parameter."""
         known = [parameter.name for parameter in self.parameters]
         for name in changes:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                raise BadInput(f"{self.name!r} has no parameter {name!r}{hint} It has: {', '.join(known) or 'none'}")
+            choose(f"parameter of {self.name!r}", name, known)
         return {**self.fields, **changes}
 
     def make(self, *args: Any, **changes: Any) -> Any:
@@ -104,11 +100,7 @@ class Presets(Mapping[str, P], Generic[P]):
 
     def __getitem__(self, name: str) -> P:
         """Raises BadInput, with the nearest name and all that there are."""
-        if name not in self._by_name:
-            near = difflib.get_close_matches(name, self._by_name, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise BadInput(f"no {self.kind} is called {name!r}{hint} Choose from {', '.join(self._by_name)}")
-        return self._by_name[name]
+        return self._by_name[choose(self.kind, name, self._by_name)]
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, UnsupportedModel, choose
 
 Which = str | Sequence[int] | None
 """Rows by label ("cond", "uncond", a branch's name), by batch position, or None for all."""
@@ -49,8 +49,7 @@ class Rows:
                     "the denoiser's text rows equal no encoded prompt, so its branches cannot be told apart; "
                     "call the pipeline with `prompt`, or address rows by position"
                 )
-            if which not in self.known:
-                raise BadInput(f"no branch is called {which!r}; this session has {sorted(self.known)}")
+            choose("branch", which, sorted(self.known))
             return tuple(i for i, label in enumerate(self.labels) if label == which)
         if any(not 0 <= row < len(self) for row in which):
             raise BadInput(f"rows {list(which)} do not fit a batch of {len(self)}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.text.prompt import check_prompt
 
 FORMATS = ("text", "jsonl", "csv")
@@ -44,9 +44,9 @@ class Entry:
 
 def format_of(path: Path | str, given: str | None = None) -> str:
     """The format of a file: as given, else by its ending, else text lines. Raises BadInput."""
-    if given is not None and given not in FORMATS:
-        raise BadInput(f"no format {given!r}; choose from {', '.join(FORMATS)}")
-    return given or _ENDINGS.get(Path(path).suffix.lower(), "text")
+    if given is not None:
+        return choose("format", given, FORMATS)
+    return _ENDINGS.get(Path(path).suffix.lower(), "text")
 
 
 def count_lines(file: str | Path) -> int:

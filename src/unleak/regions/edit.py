@@ -14,13 +14,12 @@ from typing import Any
 
 from unleak.core.anatomy import Anatomy, eager
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.regions.drawing import Drawing, alike
 from unleak.regions.edited import Edited
 from unleak.regions.masks.own_masks import FROM
 from unleak.regions.masks.text_masks import Masker
 from unleak.regions.method import Method
-from unleak.regions.methods.ore import choose
 from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
 from unleak.regions.presets import POSTERIOR, preset

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import check_call
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.regions.method import Method, Side
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
@@ -125,8 +125,7 @@ PRESETS: dict[str, Method] = {
 def preset(name: str, **options: Any) -> Method:
     """A method by name, with some of its options changed. Raises BadInput: an unknown name or option, NaN."""
     check_call(options)
-    if name not in PRESETS:
-        raise BadInput(f"no editing preset {name!r}; choose from {', '.join(PRESETS)}")
+    choose("editing preset", name, PRESETS)
     try:
         return replace(PRESETS[name], **options)
     except (TypeError, ValueError):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unleak.errors import BadInput, PromptTruncated
+from unleak.errors import BadInput, PromptTruncated, choose
 from unleak.text.causal import is_causal
 from unleak.text.spans import Tokens, tokenize
 
@@ -145,9 +145,7 @@ class Encoder:
 
 def check_pad(pad: str) -> str:
     """`pad`, if it is one of `PADS`. Raises BadInput."""
-    if pad not in PADS:
-        raise BadInput(f"pad={pad!r}: choose one of {', '.join(PADS)}.")
-    return pad
+    return choose("pad", pad, PADS)
 
 
 def pad_ids(tokenizer: Any, pad: str, length: int, name: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput, SpanMismatch
+from unleak.errors import BadInput, SpanMismatch, choose
 from unleak.text.spans import Span
 
 UNEQUAL = ("error", "right-align", "representative")
@@ -73,8 +73,7 @@ def align(
     Raises:
         SpanMismatch: lengths differ under ``"error"``; there are no carriers.
     """
-    if unequal not in UNEQUAL:
-        raise BadInput(f"unequal={unequal!r}: choose one of {', '.join(UNEQUAL)}.")
+    choose("unequal policy", unequal, UNEQUAL)
     targets, sources = list(range(*dst)), list(range(*src))
     if len(targets) != len(sources) and unequal == "error":
         raise SpanMismatch(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.text.items import Item
 from unleak.text.spans import Tokens, token_span, tokenize
 
@@ -45,8 +45,8 @@ class Subset:
     kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if unknown := set(self.kinds) - set(KINDS):
-            raise BadInput(f"kinds of rows are {', '.join(KINDS)}, not {', '.join(map(repr, sorted(unknown)))}.")
+        for kind in self.kinds:
+            choose("kind of rows", kind, KINDS)
         for item in self.named:
             Item.of(item)  # refuses an empty one
         object.__setattr__(self, "items", tuple(dict.fromkeys(self.items)))
@@ -140,7 +140,7 @@ def cut_item(cutter: Cutter, prompt: str, item: str | Item) -> list[frozenset[in
 def _piece(own: Cutter, tokens: Tokens, every: Sequence[Cutter], item: Item, k: int, encoder: str | None) -> set[int]:
     cuts = {cutter.name: cut_item(cutter, tokens.text, item) for cutter in every if encoder in (None, cutter.name)}
     if not cuts:
-        raise BadInput(f"there is no encoder {encoder!r}: choose one of {', '.join(c.name for c in every)}.")
+        choose("encoder", encoder, [c.name for c in every])
     name, meant = next(iter(cuts.items()))
     if any(other != meant for other in cuts.values()):
         counts = ", ".join(f"{len(c)} in {n}" for n, c in cuts.items())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.text.items import Item
 from unleak.text.scene import Scene, View
 from unleak.text.spans import Tokens
@@ -113,8 +113,7 @@ def aligned(dst: Tokens, src: Tokens) -> list[int]:
 
 def check_policy(policy: str, items: Sequence[Item], others: Sequence[Item]) -> None:
     """Raise BadInput where a policy is unknown or lacks what its equation needs."""
-    if policy not in POLICIES:
-        raise BadInput(f"eos_pads={policy!r}: choose one of {', '.join(POLICIES)}.")
+    choose("eos_pads policy", policy, POLICIES)
     if policy == "item" and len(items) != 1:
         raise BadInput("eos_pads='item' repairs one item: choose 'mean-of-items' or 'round-robin' for several.")
     if policy == "renamed" and not any(item.sense for item in items):

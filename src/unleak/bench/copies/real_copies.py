@@ -16,7 +16,7 @@ from unleak.bench.results import Results
 from unleak.copies.detect.detectors import DETECTORS
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import scan
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.files.parts import Parts
 from unleak.stats.roc import auroc, tpr_at_fpr
 from unleak.stats.rows import Row
@@ -36,9 +36,7 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
 
 def check(methods: Sequence[str] | None) -> list[str]:
     """The detectors to measure, default all of one step. Raises BadInput."""
-    if unknown := set(methods or ()) - set(METHODS):
-        raise BadInput(f"no detector of one step is called {sorted(unknown)}; choose from {', '.join(METHODS)}")
-    return list(methods or METHODS)
+    return [choose("detector of one step", name, METHODS) for name in methods or METHODS]
 
 
 def run(

@@ -22,7 +22,7 @@ from PIL import Image
 from unleak.bench.regions.edit_each import EVERY_PRESET, EXACT, all_options, edit_each, settings
 from unleak.bench.results import Results
 from unleak.bench.run import Run
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.files.atomic import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
@@ -89,8 +89,8 @@ def cases(data: Path, limit: int | None = None) -> list[AleCase]:
 def check(data: Path, methods: Sequence[str] | None) -> None:
     """Refuse a folder that is not ALE-Bench, or a method that does not exist. Raises BadInput."""
     cases(data, 1)
-    if unknown := set(methods or ()) - set(EVERY_PRESET):
-        raise BadInput(f"ALE-Bench is not run with {sorted(unknown)}; choose from {[*EVERY_PRESET]}")
+    for name in methods or ():
+        choose("editing preset", name, EVERY_PRESET)
 
 
 def _read(file: Path, count: int, kind: str) -> list[AleCase]:

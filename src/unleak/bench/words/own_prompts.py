@@ -17,7 +17,7 @@ from unleak.bench.results import Results
 from unleak.bench.run import Run
 from unleak.bench.words import flow, own_repairs, tokens
 from unleak.drawing.generate import rehearse
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.files.prompt_file import format_of, opened
 from unleak.judges import Judge
 from unleak.stats.rows import Row, share
@@ -35,8 +35,8 @@ METHODS = (DIAGNOSIS, *own_repairs.METHODS, *tokens.METHODS, *flow.METHODS)
 
 def check(methods: Sequence[str] | None) -> None:
     """Refuse a method that does not exist. Raises BadInput."""
-    if unknown := set(methods or ()) - set(METHODS):
-        raise BadInput(f"bench words has no {sorted(unknown)} for prompts of a file; choose from {list(METHODS)}")
+    for name in methods or ():
+        choose("method for prompts of a file", name, METHODS)
 
 
 def read(file: Path, limit: int | None = None) -> tuple[list[Record], list[str]]:

@@ -29,7 +29,7 @@ from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.engine.session import Session
-from unleak.errors import BadInput, NotFinite, UnsupportedModel
+from unleak.errors import BadInput, NotFinite, UnsupportedModel, choose
 
 
 @dataclass(frozen=True)
@@ -260,11 +260,7 @@ DETECTORS: dict[str, type[Detector]] = {
 
 def detectors(names: Sequence[str | Detector]) -> tuple[Detector, ...]:
     """Detectors by name (with their defaults) or as they are. Raises BadInput for an unknown or repeated one."""
-    made = []
-    for name in names:
-        if not isinstance(name, Detector) and name not in DETECTORS:
-            raise BadInput(f"no detector is called {name!r}; choose from {', '.join(DETECTORS)}")
-        made.append(name if isinstance(name, Detector) else DETECTORS[name]())
+    made = [n if isinstance(n, Detector) else DETECTORS[choose("detector", n, DETECTORS)]() for n in names]
     repeated = {d.name for d in made if [other.name for other in made].count(d.name) > 1}
     if not made or repeated:
         raise BadInput(f"give each detector once, and at least one: {', '.join(sorted(repeated)) or 'none is given'}")

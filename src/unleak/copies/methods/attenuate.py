@@ -24,7 +24,7 @@ from unleak.core import scores
 from unleak.core.edits import KeyScale
 from unleak.core.intervention import SiteFilter
 from unleak.core.rows import Branch, Rows
-from unleak.errors import BadInput, NoSite, NotFinite
+from unleak.errors import BadInput, NoSite, NotFinite, choose
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -95,9 +95,9 @@ class Attenuate(Gated):
         super().__post_init__()
         if math.isnan(self.tau) or not 0 <= self.alpha < math.inf:
             raise BadInput(f"attenuation needs a number tau and alpha >= 0, not {self.tau} and {self.alpha}")
-        one_of("statistic", self.statistic, ("logit", "mass"))
-        one_of("precision", self.precision, ("float32", "model"))
-        one_of("schedule", self.schedule, SCHEDULES)
+        choose("statistic", self.statistic, ("logit", "mass"))
+        choose("precision", self.precision, ("float32", "model"))
+        choose("schedule", self.schedule, SCHEDULES)
 
     @property
     def off(self) -> bool:
@@ -174,8 +174,3 @@ class Attenuate(Gated):
         if not torch.isfinite(found).all():
             raise NotFinite("the denoiser predicted NaN or infinity with attenuation; run it in a wider dtype")
         return found
-
-
-def one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise BadInput(f"{name}={value!r}: choose one of {', '.join(known)}")

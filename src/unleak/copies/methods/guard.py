@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unleak.copies.methods.attenuate import ATTENUATED, Attenuate, one_of
+from unleak.copies.methods.attenuate import ATTENUATED, Attenuate
 from unleak.core.intervention import SiteFilter
 from unleak.core.rows import Branch, Rows
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -73,8 +73,8 @@ class Guard(Attenuate):
         super().__post_init__()
         if not (math.isfinite(self.rho) and self.rho >= 0):
             raise BadInput(f"the repulsion rho must be a number of 0 or more, not {self.rho}")
-        one_of("repulsion", self.repulsion, REPULSION)
-        one_of("source", self.source, ("attenuated", "clean"))
+        choose("repulsion", self.repulsion, REPULSION)
+        choose("source", self.source, ("attenuated", "clean"))
 
     @classmethod
     def official(cls, **changes: Any) -> Guard:

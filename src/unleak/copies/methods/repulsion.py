@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from unleak.copies.methods.attenuate import one_of
 from unleak.copies.methods.gate import Gated
 from unleak.copies.methods.guard import REPULSION
+from unleak.errors import choose
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -29,7 +29,7 @@ class RepulsionOnly(Gated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("repulsion", self.repulsion, REPULSION)
+        choose("repulsion", self.repulsion, REPULSION)
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
         if not self.rho:

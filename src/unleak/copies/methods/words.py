@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unleak.copies.methods.attenuate import one_of
 from unleak.core.intervention import Intervention
+from unleak.errors import choose
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -62,7 +62,7 @@ class InsertWords(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("kind", self.kind, KINDS)
+        choose("kind", self.kind, KINDS)
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         made: dict[str, str] = ctx.state.setdefault("prompts", {})  # every encoder reads what the first one made

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.regions.masks.masks import FOREGROUND, as_stack, foreground
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import each_stack, per_image
-from unleak.regions.methods.ore import choose
 
 if TYPE_CHECKING:
     from unleak.core.context import Context

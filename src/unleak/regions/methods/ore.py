@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unleak.core.edits import Partition, Region
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput, SpanMismatch, UnsupportedModel
+from unleak.errors import SpanMismatch, UnsupportedModel, choose
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, rows_of
 from unleak.text.items import Item
 from unleak.text.match import Chars
@@ -270,13 +270,6 @@ class ORE(Intervention):
             ctx.state["regions"] = [Region(everywhere, text=one.base, keep_keys=keep_keys) for one in made]
         regions = ctx.state["regions"]
         return [Partition([one], rows) for one, rows in zip(regions, rows_of(ctx, len(regions)), strict=True)]
-
-
-def choose(name: str, value: str, among: Sequence[str]) -> str:
-    """`value`, if it is one of the choices. Raises BadInput."""
-    if value not in among:
-        raise BadInput(f"{name}={value!r}: choose one of {', '.join(among)}")
-    return value
 
 
 def reads_text(site: AttentionCall) -> bool:

@@ -23,11 +23,11 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy
 from unleak.core.edits import MapMix, QueryKeySwap
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput, ItemNotFound, PromptTruncated
+from unleak.errors import BadInput, ItemNotFound, PromptTruncated, choose
 from unleak.regions.methods import alignment
 from unleak.regions.methods.alignment import EVERYWHERE, Share
 from unleak.regions.methods.images import Phrases, each_list, frozen
-from unleak.regions.methods.ore import choose, reads_text
+from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.sides import Sides, sides
 from unleak.text.spans import Tokens
 

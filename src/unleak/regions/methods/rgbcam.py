@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unleak.core.edits import Bias, Partition, Region
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.regions.masks.masks import OVERLAP, as_stack, partition
 from unleak.regions.methods.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
-from unleak.regions.methods.ore import BASE_INDEX, FIND, KEY_EMBED, REST, choose, embed, reads_text
+from unleak.regions.methods.ore import BASE_INDEX, FIND, KEY_EMBED, REST, embed, reads_text
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall

@@ -18,7 +18,7 @@ import torch
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import generate, rehearse
 from unleak.engine.session import attach
-from unleak.errors import BadInput, UnleakError
+from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
 from unleak.text.call import Encoded
@@ -68,9 +68,7 @@ def senses_of(text: str) -> dict[str, list[str]]:
 
 def check_evidence(evidence: str) -> str:
     """`evidence`, if it is one of `EVIDENCE`. Raises BadInput."""
-    if evidence not in EVIDENCE:
-        raise BadInput(f"{evidence=}: choose one of {', '.join(EVIDENCE)}")
-    return evidence
+    return choose("evidence", evidence, EVIDENCE)
 
 
 def diagnose(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from unleak.drawing.generate import rehearse
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import UnsupportedModel, choose
 from unleak.text.call import Encoded, TextCall
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.prompt import check_prompt
@@ -134,8 +134,7 @@ def flow(
     check_prompt(prompt)
     named = parse_items(items)
     find_all(prompt, named)
-    if without not in WITHOUT:
-        raise BadInput(f"without={without!r}: choose one of {', '.join(WITHOUT)}.")
+    choose("way to go without", without, WITHOUT)
     return flow_of(rehearse(pipe, prompt, **(call or {})).prompts.encoded, prompt, named, senses or {}, without)
 
 

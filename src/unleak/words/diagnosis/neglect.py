@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput
+from unleak.errors import choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
 from unleak.text.items import Item
@@ -78,8 +78,7 @@ class Says(Intervention):
     rows: str = "all"
 
     def __post_init__(self) -> None:
-        if self.rows not in ("all", "gathered", "own"):
-            raise BadInput(f"rows={self.rows!r}: choose 'all', 'gathered' or 'own'.")
+        choose("choice of rows", self.rows, ("all", "gathered", "own"))
         super().__post_init__()
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:

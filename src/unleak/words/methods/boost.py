@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.edits import Bias, Edit, KeyScale, Where
-from unleak.errors import BadInput, NoSite
+from unleak.errors import BadInput, NoSite, choose
 from unleak.words.methods.maps import ItemMaps
 from unleak.words.methods.on_items import OnItems
 from unleak.words.methods.own_region import own_regions
@@ -53,8 +53,8 @@ class Boost(OnItems):
         super().__post_init__()
         if not 0 < self.gain < math.inf:
             raise BadInput(f"gain={self.gain}: give a number above 0, e.g. 1.2; 1 changes nothing.")
-        if self.by not in ("scale", "bias") or self.region not in ("own", "all"):
-            raise BadInput(f"by={self.by!r}, region={self.region!r}: choose 'scale' or 'bias', and 'own' or 'all'.")
+        choose("by", self.by, ("scale", "bias"))
+        choose("region", self.region, ("own", "all"))
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Edit] | None:
         if site.kind == "self":

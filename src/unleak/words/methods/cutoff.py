@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.text.rows import Layer, each_layer
 from unleak.text.scene import Scene
 from unleak.text.tail import between
@@ -48,8 +48,9 @@ class Cutoff(OnItems):
         super().__post_init__()
         if len(self.named) < 2 or any(item.sense for item in self.named):
             raise BadInput("Cutoff blanks items out of each other's prompt: name two or more, by their own words.")
-        if self.mix not in MIXES or not 0 <= self.weight <= 1:
-            raise BadInput(f"mix={self.mix!r}, weight={self.weight}: choose one of {', '.join(MIXES)}, and 0 to 1.")
+        choose("mix", self.mix, MIXES)
+        if not 0 <= self.weight <= 1:
+            raise BadInput(f"weight={self.weight}: give a share from 0 to 1.")
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         scene = Scene(call, self.named, filler=self.blank)

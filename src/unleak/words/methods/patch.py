@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
-from unleak.errors import BadInput, SpanMismatch
+from unleak.errors import BadInput, SpanMismatch, choose
 from unleak.text.items import Item, parse_items, written
 from unleak.text.match import occurrences
 from unleak.text.rows import UNEQUAL, Layer, align, each_layer, patch
@@ -122,11 +122,11 @@ class Patch(Intervention):
         values = {
             "items": written(named),
             "others": written(beside) if beside else (),
-            "isolation": _one_of("isolation", isolation, ("auto", *ISOLATIONS)),
+            "isolation": choose("isolation", isolation, ("auto", *ISOLATIONS)),
             "eos_pads": eos_pads,
-            "rows": tuple(_one_of("rows", r, ROWS) for r in rows),
-            "pooled": _one_of("pooled", pooled, POOLED),
-            "unequal": _one_of("unequal", unequal, UNEQUAL),
+            "rows": tuple(choose("rows", r, ROWS) for r in rows),
+            "pooled": choose("pooled", pooled, POOLED),
+            "unequal": choose("unequal", unequal, UNEQUAL),
             "article": article,
             "filler": filler,
             "substitute": substitute,
@@ -250,9 +250,3 @@ class Move(NamedTuple):
     dst: list[int]
     src: list[int]
     cleared: list[int]
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> str:
-    if value not in known:
-        raise BadInput(f"{name}={value!r}: choose one of {', '.join(known)}.")
-    return value

@@ -19,7 +19,7 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import draw, images_at_once, rehearse
 from unleak.engine.session import attach
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.text.encode import check_pad, pad_ids
 from unleak.text.items import Item
 from unleak.text.prompt import check_prompt
@@ -72,8 +72,7 @@ class Keep(Intervention):
         if not self.subsets:
             raise BadInput(f"{type(self).__name__} needs at least one subset.")
         check_pad(self.pad)
-        if self.pooled not in POOLED:
-            raise BadInput(f"pooled={self.pooled!r}: choose one of {', '.join(POOLED)}.")
+        choose("pooled policy", self.pooled, POOLED)
         if (self.pad == "mean") != bool(self.bank):
             raise BadInput("pad='mean' is the mean over texts, and only it takes them: bank=('a cat', 'a car').")
         super().__post_init__()

@@ -45,7 +45,7 @@ class Attempt:
         return f"{self.trial.name}, {len(self.before)} fresh seeds: {counts}; {outcome}"
 
 
-def choose(case: Case, items: Sequence[Item], look: Callable[..., np.ndarray], **options: Any) -> list[Attempt]:
+def try_repairs(case: Case, items: Sequence[Item], look: Callable[..., np.ndarray], **options: Any) -> list[Attempt]:
     """Try repairs until one works, and mark the one to keep.
 
     Args:

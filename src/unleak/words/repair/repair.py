@@ -16,7 +16,7 @@ import numpy as np
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import generate, rehearse
 from unleak.engine.session import attach
-from unleak.errors import BadInput, UnleakError
+from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
@@ -24,7 +24,7 @@ from unleak.text.prompt import check_prompt
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.diagnosis import Diagnosis
 from unleak.words.presets import CANDIDATES, Case, Trial
-from unleak.words.repair.automatic import Attempt, Best, choose, left_over
+from unleak.words.repair.automatic import Attempt, Best, left_over, try_repairs
 from unleak.words.tokens.classifier import Classifier
 from unleak.words.tokens.redundancy import Prune
 
@@ -127,8 +127,7 @@ def plan(
     Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
     another; `only` is none of them; an option of the repair is unknown; "prune" is not told what is redundant.
     """
-    if with_ not in METHODS:
-        raise BadInput(f"no repair {with_!r}; choose from {METHODS}")
+    choose("repair", with_, METHODS)
     if options and with_ != "auto" and not CANDIDATES[with_].patches:
         raise BadInput(f"{', '.join(options)}: {with_!r} has no such option, they are Patch's")
     if with_ == "prune" and redundant is None:
@@ -286,7 +285,7 @@ def _by_trial(one: _Drawing, todo: Plan, seeds: list[int], found: Diagnosis) -> 
     seen = judge.present(before, items)
     case = _reasoned(todo.case(todo.forced or found.suspects), found)
     look = lambda *them: judge.present(one.draw(fresh(seeds), *them), items)  # noqa: E731
-    tried = choose(case, items, look, **todo.options) if case.broken else []
+    tried = try_repairs(case, items, look, **todo.options) if case.broken else []
     kept = next((t.trial for t in tried if t.kept), None)
     best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
     if kept is None:

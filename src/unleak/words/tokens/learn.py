@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unleak.core.anatomy import Anatomy
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.files.atomic import versions, write_atomic
 from unleak.files.parts import Parts
 from unleak.files.prompt_file import format_of, opened
@@ -67,8 +67,8 @@ def _percent(share: float | None) -> str:
 
 def check_kind(kind: str | None) -> None:
     """Raises BadInput for a classifier that there is not."""
-    if kind not in (None, *KINDS):
-        raise BadInput(f"no classifier {kind!r}: choose one of {', '.join(KINDS)}")
+    if kind is not None:
+        choose("classifier", kind, KINDS)
 
 
 def read_records(file: Path) -> list[Record]:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import GroupKFold
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.words.tokens.classifier import KINDS, Classifier, probabilities
 
 PRECISION = 0.95  #: that the threshold must reach on validation folds; it was chosen there, so on others it is less
@@ -39,8 +39,7 @@ def train(
         BadInput: fewer than `FEWEST_ITEMS` items, or all tokens are alike.
     """
     X, y, items = examples
-    if kind not in KINDS:
-        raise BadInput(f"no classifier {kind!r}: choose one of {', '.join(KINDS)}.")
+    choose("classifier", kind, KINDS)
     if len(set(items)) < FEWEST_ITEMS:
         raise BadInput(f"{len(set(items))} different items cannot train a classifier: give {FEWEST_ITEMS} or more.")
     if y.all() or not y.any():

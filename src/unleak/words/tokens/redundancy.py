@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unleak.core.anatomy import Anatomy
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.judges import Judge
 from unleak.text.encode import Encoder
 from unleak.text.items import Item, find_all, parse_items
@@ -170,8 +170,8 @@ def plan(
     named, spans = check(prompt, items)
     every = Anatomy.of(pipe).encoders
     readers = [c for c in every if c.name in rows_read(pipe, [prompt], **(call or {}))]
-    if encoder not in (None, *(c.name for c in readers)):
-        raise BadInput(f"the denoiser reads no rows of {encoder!r}: choose {' or '.join(c.name for c in readers)}.")
+    if encoder is not None:
+        choose("encoder whose rows the denoiser reads", encoder, [c.name for c in readers])
     cuts = {c.name: [cut_item(c, prompt, item) for item in named] for c in readers}
     finest = max(cuts, key=lambda name: sum(map(len, cuts[name])))
     counted = next(c for c in readers if c.name == (encoder or finest))
