@@ -175,8 +175,10 @@ def test_many_items_and_odd_characters_fit_the_page(sd1, tmp_path: Path) -> None
     html = (tmp_path / "p.html").read_text("utf-8")
     assert "&lt;b&gt;x" in html and "<b>x</b>" not in html and "<script" not in html and "http" not in html
     assert html.count('<table class="flow">') == 1 and "电脑" in html
-    names = report.save_images(found, tmp_path / "out")
-    data = json.loads(json.dumps(report.to_dict(found, names)))
+    names = found.file_names()
+    found.save(tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert data == json.loads(json.dumps(found.to_dict())) and data["images"] == names
     assert data["schema"] == "unleak/diagnose/1" and len(data["items"]) == 4 and len(data["flow"]["pairs"]) == 12
     assert all((tmp_path / "out" / name).is_file() for kind in names.values() for name in kind)
     assert (tmp_path / "out" / "flow.png").is_file()

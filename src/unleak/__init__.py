@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from unleak.core.result import Result
+
 __version__ = "0.1.0"
 
 # public name -> module that defines it
@@ -42,6 +44,8 @@ _VERBS = {
     "Guard": "unleak.copies.methods.guard",
     "Detour": "unleak.copies.methods.detour",
 }
+
+Result.shown_by = "unleak.report"  # pages and pictures of results are loaded when one is shown or saved
 
 __all__ = ["__version__", *_VERBS]
 

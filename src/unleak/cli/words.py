@@ -73,7 +73,6 @@ def diagnose(
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         from unleak.drawing.generate import image_size
-        from unleak.report import diagnosis as report
         from unleak.words.diagnosis.diagnose import diagnose as examine
 
         looks = judge_for(model, image_size(pipe, call), judge)
@@ -83,8 +82,8 @@ def diagnose(
             found = examine(pipe, text, named, seeds=numbers, judge=looks, senses=others, evidence=evidence,
                             lens=(0.25, 0.5, 0.75) if lens else (), flow_images=flow_images,
                             model=model, call=call, progress=tick)  # fmt: skip
-        names = report.save_images(found, folder)
-        emit(report.to_dict(found, names), json_file)
+        found.save(f"{folder}/")
+        emit(found.to_dict(), json_file)
         if html:
             found.save(html)
         if json_file != "-":

@@ -1,94 +1,35 @@
-"""A diagnosis as JSON (schema unleak/diagnose/1), as images in a folder, and as one page for people."""
+"""A diagnosis as pictures, and as one page for people."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from unleak.files.atomic import versions, write_atomic
 from unleak.report.flow import heat_map, image_heat_map
 from unleak.report.pages import data_uri, marked, render
-from unleak.report.pictures import contact_sheet, png
+from unleak.report.pictures import contact_sheet, png, seeds_of
 from unleak.stats.rate import Rate
 from unleak.words.diagnosis.diagnosis import Diagnosis, Finding, described
-from unleak.words.diagnosis.neglect import Evidence
 
 COLOURS = {"ok": "good", "leak": "bad", "suspect": "bad", "neglect": "warn"}
 RED, GREEN, GREY = "214, 48, 49", "39, 174, 96", "128, 128, 128"
 
 
-def to_dict(d: Diagnosis, images: dict[str, list[str]]) -> dict[str, Any]:
-    """The diagnosis as plain JSON data; `images` holds file names relative to the JSON file."""
-    return {
-        "schema": "unleak/diagnose/1",
-        "prompt": d.prompt,
-        "model": d.model,
-        "judge": d.judge,
-        "seeds": d.seeds,
-        "settings": {"call": d.call},
-        "items": [_item(d, i) for i in range(len(d.findings))],
-        "control": None if d.control is None else _seen(d.control),
-        "layers": [{"depth": depth, "seen": _seen(e)} for depth, e in d.layers.items()],
-        "flow": d.flow.to_dict(),
-        "image_flow": None if d.image_flow is None else d.image_flow.to_dict(),
-        "repair": None if d.repair is None else {"method": d.method, **d.repair.to_dict()},
-        "failed": d.failed,
-        "images": images,
-        "versions": versions(),
-    }
-
-
-def _item(d: Diagnosis, i: int) -> dict[str, Any]:
-    f = d.findings[i]
-    return {
-        "text": f.item.text,
-        "sense": f.sense,
-        "span": list(f.span),
-        "verdict": f.verdict,
-        "suspect": d.suspects[i],
-        "flags": list(f.flags),
-        "note": f.note,
-        "present": _rate(f.present),
-        "present_after": _rate(f.after),
-        "repaired": f.repaired,
-        "instead": list(f.instead),
-        "evidence": {name: {"title": e.title, "seen": _seen(e)} for name, e in f.evidence.items()},
-        "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
-        "because": [{"item": item, "towards": name, "share": share} for item, name, share in d.because(i)],
-        "reasons": d.reasons(i),
-    }
-
-
-def _rate(rate: Rate | None) -> dict[str, Any] | None:
-    return None if rate is None else {"k": rate.k, "n": rate.n, "low": rate.low, "high": rate.high}
-
-
-def _seen(e: Evidence) -> dict[str, Any]:
-    return {name: _rate(rate) for name, rate in e.seen.items()}
-
-
-def save_images(d: Diagnosis, folder: Path) -> dict[str, list[str]]:
-    """Write every image, the sheet `diagnosis.png` and, for several items, the flow; returns names by kind."""
-    sets = {"before": d.images} | ({} if d.after is None else {"after": d.after})
-    for k, f in enumerate(d.findings):
-        sets |= {f"{name}-item{k + 1}": e.images for name, e in f.evidence.items()}
-    sets |= {f"depth-{100 * depth:.0f}": e.images for depth, e in d.layers.items()}
-    sets |= {} if d.control is None else {"nothing": d.control.images}
-    names: dict[str, list[str]] = {}
-    for kind, images in sets.items():
-        names[kind] = [f"{kind}-{seed}.png" for seed in d.seeds]
-        for name, image in zip(names[kind], images, strict=True):
-            write_atomic(folder / name, png(Image.fromarray(image)))
-    titles = {f"{name}-item{k + 1}": e.title for k, f in enumerate(d.findings) for name, e in f.evidence.items()}
-    sheet = contact_sheet([(titles.get(kind, kind), list(x)) for kind, x in sets.items()], across=1)
-    write_atomic(folder / "diagnosis.png", png(sheet))
+def pictures(d: Diagnosis) -> dict[str, bytes]:
+    """Every image, the sheet `diagnosis.png` and, for several items, the flow."""
+    files = {**seeds_of(d), "diagnosis.png": png(sheet(d))}
     if len(d.findings) > 1:
-        write_atomic(folder / "flow.png", heat_map(d.flow))
+        files["flow.png"] = heat_map(d.flow)
     if d.image_flow is not None:
-        write_atomic(folder / "flow-images.png", image_heat_map(d.image_flow))
-    return names
+        files["flow-images.png"] = image_heat_map(d.image_flow)
+    return files
+
+
+def sheet(d: Diagnosis) -> Image.Image:
+    """A row of images for the prompt, its repair, and each piece of evidence."""
+    titles = {f"{name}-item{k + 1}": e.title for k, f in enumerate(d.findings) for name, e in f.evidence.items()}
+    return contact_sheet([(titles.get(kind, kind), list(x)) for kind, x in d.views().items()], across=1)
 
 
 def page(d: Diagnosis) -> str:

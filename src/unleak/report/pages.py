@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from PIL import Image
 
 from unleak.files.atomic import versions
 from unleak.report.pictures import enlarge, png
 from unleak.text.match import Chars
 
+WIDEST = 640
 _pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
 
 
@@ -26,6 +28,16 @@ def render(template: str, *, settings: dict[str, Any], **content: Any) -> str:
 def data_uri(image: np.ndarray, side: int = 192) -> str:
     """An image as a data: address, so that a page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png(enlarge(image, side))).decode()
+
+
+def notebook(text: str, sheet: Image.Image | None) -> str:
+    """A piece of HTML: the text with its first line as the title, and one picture at most `WIDEST` pixels wide."""
+    title, _, rest = text.partition("\n")
+    uri = None
+    if sheet is not None:
+        sheet.thumbnail((WIDEST, WIDEST))
+        uri = "data:image/png;base64," + base64.b64encode(png(sheet)).decode()
+    return _pages.get_template("notebook.html").render(title=title, rest=rest, sheet=uri)
 
 
 def marked(prompt: str, states: Iterable[tuple[Chars, str]]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unleak.core.result import Result
+
 INK, PAPER, FAINT = (32, 33, 36), (255, 255, 255), (110, 112, 118)
 
 
@@ -16,6 +18,16 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def seeds_of(result: Result) -> dict[str, bytes]:
+    """The pictures of all views of a result, one for each seed, by the file names that it gives them."""
+    names, views = result.file_names(), result.views()
+    return {
+        name: png(Image.fromarray(image))
+        for kind, images in views.items()
+        for name, image in zip(names[kind], images, strict=True)
+    }
 
 
 def enlarge(image: np.ndarray, side: int) -> Image.Image:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unleak.core.intervention import Intervention
+from unleak.core.result import Result
 from unleak.stats.rate import Rate
 from unleak.text.items import Item
 from unleak.text.match import Chars
@@ -55,8 +55,8 @@ class Finding:
         return replace(self.item, sense=self.sense if self.sense != self.item.text else None)
 
 
-@dataclass
-class Diagnosis:
+@dataclass(repr=False, eq=False)
+class Diagnosis(Result):
     """What `diagnose` found.
 
     Attributes:
@@ -70,6 +70,7 @@ class Diagnosis:
             with them the judge still misses what they act on.
     """
 
+    verb: ClassVar[str] = "diagnose"
     prompt: str
     model: str
     findings: list[Finding]
@@ -129,7 +130,7 @@ class Diagnosis:
             out.append("its own last row reads as " + ", ".join(f"“{n}” ({c:.2f})" for n, c in f.reads[:3]))
         return out
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
         seeds = ", ".join(map(str, self.seeds))
         who = f"judge {self.judge}" if self.judge else "no judge: only the text rows were read, so there is no verdict"
         lines = [self.prompt, f"  {who}; seeds {seeds}"]
@@ -138,14 +139,60 @@ class Diagnosis:
             lines += [f"      {reason}" for reason in self.reasons(i)]
         lines += [f"  {name} is not suggested: {why}" for name, why in self.failed.items()]
         lines.append(f"  suggested repair: {described(self.repair) if self.repair else 'none'}")
-        return "\n".join(lines)
+        return lines
 
-    def save(self, path: str | Path) -> None:
-        """Write the diagnosis as one HTML page. Raises BadInput where the file cannot be written."""
-        from unleak.files.atomic import write_atomic  # only here: pages need what the library does not
-        from unleak.report.diagnosis import page
+    def views(self) -> dict[str, np.ndarray]:
+        """What was drawn: ``before``, ``after`` the repair, the evidence of each item, layers, and nothing."""
+        views = {"before": self.images} | ({} if self.after is None else {"after": self.after})
+        for k, f in enumerate(self.findings):
+            views |= {f"{name}-item{k + 1}": e.images for name, e in f.evidence.items()}
+        views |= {f"depth-{100 * depth:.0f}": e.images for depth, e in self.layers.items()}
+        return views | ({} if self.control is None else {"nothing": self.control.images})
 
-        write_atomic(Path(path), page(self))
+    def data(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "model": self.model,
+            "judge": self.judge,
+            "seeds": self.seeds,
+            "settings": {"call": self.call},
+            "items": [self._item(i) for i in range(len(self.findings))],
+            "control": None if self.control is None else _seen(self.control),
+            "layers": [{"depth": depth, "seen": _seen(e)} for depth, e in self.layers.items()],
+            "flow": self.flow.to_dict(),
+            "image_flow": None if self.image_flow is None else self.image_flow.to_dict(),
+            "repair": None if self.repair is None else {"method": self.method, **self.repair.to_dict()},
+            "failed": self.failed,
+            "images": self.file_names(),
+        }
+
+    def _item(self, i: int) -> dict[str, Any]:
+        f = self.findings[i]
+        return {
+            "text": f.item.text,
+            "sense": f.sense,
+            "span": list(f.span),
+            "verdict": f.verdict,
+            "suspect": self.suspects[i],
+            "flags": list(f.flags),
+            "note": f.note,
+            "present": _rate(f.present),
+            "present_after": _rate(f.after),
+            "repaired": f.repaired,
+            "instead": list(f.instead),
+            "evidence": {name: {"title": e.title, "seen": _seen(e)} for name, e in f.evidence.items()},
+            "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
+            "because": [{"item": item, "towards": name, "share": share} for item, name, share in self.because(i)],
+            "reasons": self.reasons(i),
+        }
+
+
+def _rate(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else {"k": rate.k, "n": rate.n, "low": rate.low, "high": rate.high}
+
+
+def _seen(e: Evidence) -> dict[str, Any]:
+    return {name: _rate(rate) for name, rate in e.seen.items()}
 
 
 def described(repair: Intervention) -> str:

@@ -1,0 +1,77 @@
+"""Every verb's result prints in 30 lines, shows itself without script, becomes plain data and saves itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import unleak
+from tiny import tiny
+from unleak.core.result import MOST_LINES, Result
+from unleak.errors import BadInput
+
+SMALL = {"height": 64, "width": 64, "num_inference_steps": 2}
+ODD = "a mouse and a <b>laptop</b>"
+ITEMS = "mouse,<b>laptop</b>"
+
+
+def verbs() -> dict[str, Any]:
+    """Verb -> its result on a tiny pipeline; the prompt is markup, where a result has a prompt."""
+    pipe = tiny("sd1")
+    return {"diagnose": unleak.diagnose(pipe, ODD, ITEMS, seeds=[0], call=SMALL)}
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    return verbs()
+
+
+@pytest.mark.parametrize("verb", ["diagnose"])
+def test_a_result_prints_shows_converts_and_saves(results: dict[str, Any], verb: str, tmp_path: Path) -> None:
+    result = results[verb]
+    assert isinstance(result, Result) and 1 <= len(str(result).splitlines()) <= MOST_LINES
+    assert max(map(len, str(result).splitlines())) < 400 and "array(" not in str(result) + repr(result)
+    assert len(repr(result).splitlines()) == 1
+    shown = result._repr_html_()
+    page = result.save(tmp_path / "new" / "x.html").read_text("utf-8")
+    for html in (shown, page):
+        assert "<script" not in html and "<b>laptop" not in html and "http" not in html
+    data = json.loads(result.save(tmp_path / "x.json").read_text("utf-8"))
+    assert data == json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert data["schema"] == f"unleak/{verb}/1"
+    folder = result.save(f"{tmp_path}/out.d/")
+    assert {"result.json", "index.html"} <= {file.name for file in folder.iterdir()}
+    assert {*_names(data.get("images"))} <= {file.name for file in folder.iterdir()}
+
+
+def _names(images: Any) -> list[str]:
+    if isinstance(images, dict):
+        images = list(images.values())
+    return [images] if isinstance(images, str) else [name for part in images or [] for name in _names(part)]
+
+
+@dataclass(repr=False)
+class Long(Result):
+    verb: ClassVar[str] = "long"
+    count: int
+
+    def lines(self) -> list[str]:
+        return [f"line {i}" for i in range(self.count)]
+
+    def data(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_long_result_says_how_much_it_leaves_out() -> None:
+    assert str(Long(MOST_LINES)).endswith("line 29") and len(str(Long(MOST_LINES)).splitlines()) == MOST_LINES
+    assert str(Long(99)).splitlines()[-1].startswith("... and 70 more lines") and repr(Long(1)) == "<Long: line 0>"
+
+
+def test_another_suffix_is_refused_with_the_three_that_are_known(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"'\.pdf'.*x\.html.*x\.json.*x/"):
+        Long(1).save(tmp_path / "x.pdf")
+    assert not list(tmp_path.iterdir())
