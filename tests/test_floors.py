@@ -32,7 +32,6 @@ FLOORS = (
 KNOWN: set[tuple[str, str]] = {
     ("core.context", "engine.session"),
     ("engine.denoising", "engine.session"),
-    ("words.diagnosis.diagnosis", "report.diagnosis"),
 }
 """Arrows, from one module to another, that still point up or close a circle. This list only shrinks."""
 
