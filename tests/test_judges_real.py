@@ -11,6 +11,7 @@ from tiny import WORDS, clip_tokenizer
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
 from unleak.judges.clip import ClipJudge
 from unleak.judges.detector import DetectorJudge
+from unleak.judges.glyphs import glyph_judge
 from unleak.judges.load import load_judge
 from unleak.judges.vqa import VqaJudge
 from unleak.text.items import Item, parse_items
@@ -176,3 +177,9 @@ def test_a_vqa_judge_follows_the_answer(tmp_path, answer):
     with torch.no_grad():
         model.classifier[-1].bias.zero_()[["maybe", "no", "yes"].index(answer)] = 100.0
     assert (VqaJudge(model, processor).present(IMAGES, ITEMS) == (answer == "yes")).all()
+
+
+def test_a_judge_by_its_name():
+    assert load_judge("glyphs").name == glyph_judge().name
+    with pytest.raises(BadInput, match="one of glyphs"):
+        load_judge("glyph")

@@ -1,4 +1,4 @@
-"""A judge from a `transformers` model that the user names by folder or hub id.
+"""A judge by its name, or from a `transformers` model that the user names by folder or hub id.
 
 What the model can do is read from its config: the class that wrote it (`architectures`), looked up in the registries
 of transformers' auto classes. Weights are safetensors, and no code of the model's own is run.
@@ -7,6 +7,7 @@ of transformers' auto classes. Weights are safetensors, and no code of the model
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,24 @@ from unleak.errors import BadInput, UnleakError, UnsupportedModel
 from unleak.judges import Judge
 from unleak.models import check_hub, check_weights, quiet
 
+JUDGES: dict[str, tuple[str, str]] = {
+    "glyphs": ("unleak.judges.glyphs", "glyph_judge"),
+}
+"""Judges that need no model of the user's: name -> module and the function that makes one. A new one is one line."""
+
 
 def load_judge(where: str | Path, device: str | None = None) -> Judge:
-    """The judge that a model makes: a detector, a question answerer, or an image-text comparer.
+    """The judge of a name in `JUDGES`, or the one that a model makes: a detector, a question answerer, or an image-text
+    comparer. A folder of the same name is meant with a path: `./glyphs`.
 
     Raises:
-        BadInput: no such folder or id; no safetensors in it.
+        BadInput: no such name, folder or id; no safetensors in it.
         UnsupportedModel: transformers cannot load it, or it can do none of the three.
     """
+    if str(where) in JUDGES:
+        module, function = JUDGES[str(where)]
+        judge: Judge = getattr(import_module(module), function)()
+        return judge
     from unleak.judges.clip import ClipJudge
     from unleak.judges.detector import DetectorJudge
     from unleak.judges.vqa import VqaJudge
@@ -94,7 +105,10 @@ def locate(where: str | Path, role: str = "model") -> str:
     folder, text = Path(where).expanduser(), str(where)
     if not text or not folder.exists():
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
-            raise BadInput(f"no {role} {text!r}: give the folder of a transformers model, or a hub id like owner/name")
+            named = f", or one of {', '.join(JUDGES)}" if role == "judge" else ""
+            raise BadInput(
+                f"no {role} {text!r}: give the folder of a transformers model, a hub id like owner/name{named}"
+            )
         check_hub(text, "config.json")
         return text
     if not (folder / "config.json").is_file():
