@@ -21,7 +21,7 @@ from unleak.drawing.generate import generate
 from unleak.files.atomic import write_atomic
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
-from unleak.report.repair import page, save_images
+from unleak.report.repair import page
 from unleak.text.items import Item
 from unleak.words.repair.repair import repair
 
@@ -68,7 +68,7 @@ def main() -> None:
             note = f"With these rows taken from where no {leaker} is near, it is right on {rate(hits)} seeds."
             evidence.append({"title": f"Where the leak sits: {name}", "note": note, "images": images})
 
-    save_images(result, a.out)
+    result.save(f"{a.out}/")
     write_atomic(a.out / "index.html", page(result, evidence, "unleak demo"))
     out.print(f"prompt: [bold]{a.prompt}[/bold]")
     for i in result.items:

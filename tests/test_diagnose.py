@@ -20,7 +20,6 @@ from unleak.errors import BadInput, UnleakError
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
 from unleak.report import diagnosis as report
-from unleak.report import repair as repair_report
 from unleak.stats.rate import Rate
 from unleak.text.encode import weights_digest
 from unleak.text.items import Item, known
@@ -225,7 +224,7 @@ def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None
     prune = Prune(Subset.token("hot dog", 0))
     result = repair(sd1, "a hot dog and a cat", "hot dog,cat", redundant=prune, judge=Scripted([]), **ask)
     assert result.method == "prune" and not np.array_equal(result.before, result.after)
-    assert json.loads(json.dumps(repair_report.to_dict(result, {})))["settings"]["redundant"]["type"] == "Prune"
+    assert json.loads(json.dumps(result.to_dict()))["settings"]["redundant"]["type"] == "Prune"
     encoder = {"text_encoder": weights_digest(sd1.text_encoder)}
     never = Classifier("linear", 1, 2.0, "text_encoder", encoder, {"weight": np.zeros(33), "bias": np.zeros(1)})
     with pytest.raises(BadInput, match="no token of these items"):  # it calls none redundant
@@ -312,7 +311,7 @@ def test_the_automatic_repair_takes_back_what_it_made_worse_and_lets_the_next_re
     assert np.array_equal(result.after[1], result.before[1]) == (last == 1)
     assert mouse.after.tolist() == [True, last == 2] and laptop.after.tolist() == [True, True]
     assert not np.array_equal(result.after[0], result.before[0])
-    data = json.loads(json.dumps(repair_report.to_dict(result, {})))
+    data = json.loads(json.dumps(result.to_dict()))
     assert data["verdicts"] == ["leak", "ok"] and data["tried"][0]["kept"] and data["undone"] == result.undone
     assert data["by"] == by
 

@@ -121,7 +121,7 @@ def test_a_prompt_that_names_nothing_has_no_alignment() -> None:
     result = protect(tiny("sd1"), "a red mouse", Guard(), seeds=[0, 1],
                      call={"height": 64, "width": 64, "num_inference_steps": 1})  # fmt: skip
     assert result.present is None and result.copies() is None and result.touched
-    assert report.sentences(result) == ["Denoiser rows: 1.50 times those without it."]
+    assert result.sentences() == ["Denoiser rows: 1.50 times those without it."]
 
 
 @pytest.mark.e2e

@@ -11,6 +11,7 @@ import pytest
 
 import unleak
 from tiny import tiny
+from unleak.copies.protect import protect
 from unleak.core.result import MOST_LINES, Result
 from unleak.errors import BadInput
 
@@ -22,7 +23,15 @@ ITEMS = "mouse,<b>laptop</b>"
 def verbs() -> dict[str, Any]:
     """Verb -> its result on a tiny pipeline; the prompt is markup, where a result has a prompt."""
     pipe = tiny("sd1")
-    return {"diagnose": unleak.diagnose(pipe, ODD, ITEMS, seeds=[0], call=SMALL)}
+    return {
+        "diagnose": unleak.diagnose(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
+        "repair": unleak.repair(pipe, ODD, ITEMS, with_="boost", seeds=[0], call=SMALL),
+        "tokens": unleak.tokens(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
+        "guard": protect(pipe, ODD, unleak.Attenuate(), seeds=[0], call=SMALL),
+    }
+
+
+VERBS = ["diagnose", "repair", "tokens", "guard"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def results() -> dict[str, Any]:
     return verbs()
 
 
-@pytest.mark.parametrize("verb", ["diagnose"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_result_prints_shows_converts_and_saves(results: dict[str, Any], verb: str, tmp_path: Path) -> None:
     result = results[verb]
     assert isinstance(result, Result) and 1 <= len(str(result).splitlines()) <= MOST_LINES

@@ -54,7 +54,7 @@ def test_without_a_judge_there_are_pictures_and_no_claim(unleak, sd1_folder, tmp
     assert len(item["tokens"]) > 1 and item["redundant"] == []
     assert all(t["representative"] is None and t["shows"] is None for t in item["tokens"])
     named = [name for view in data["images"].values() for name in view]
-    assert sorted([*named, "tokens.png"]) == files(tmp_path / "o")
+    assert sorted([*named, "tokens.png", "result.json", "index.html"]) == files(tmp_path / "o")
     html = (tmp_path / "t.html").read_text()
     assert html.count("<img") > len(item["tokens"]) and "<script" not in html and "no judge was given" in html
 
@@ -90,13 +90,13 @@ def test_an_expression_is_carried_by_few_tokens_and_by_no_empty_prompt():
     assert study.hits(0, "nothing").mean() < 0.5 <= study.hits(0, "item 0").mean()
     carries = [study.representative(0, k) for k in range(3)]
     assert carries[-1], "in a causal encoder the last token has read the whole item"
-    data = report.to_dict(study, {})
+    data = study.to_dict()
     token = data["items"][0]["tokens"][-1]
     assert token["text"] == "dog" and token["shows"]["low"] < token["shows"]["rate"] <= token["shows"]["high"]
     html = report.page(study)
     assert "representative" in html and "<b>&" not in html and "&lt;b&gt;" in html
-    width, height = report.strip(study).size
-    assert width > 4 * 128 and height > 128 and isinstance(report.strip(study), Image.Image)
+    width, height = report.sheet(study).size
+    assert width > 4 * 128 and height > 128 and isinstance(report.sheet(study), Image.Image)
 
 
 def test_a_mosaic_keeps_every_image_in_order():

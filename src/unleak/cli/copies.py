@@ -203,9 +203,7 @@ def guard(
         if calibration is not None:
             calibration.check(pipe)
         from unleak.copies.protect import protect
-        from unleak.files.atomic import write_atomic
         from unleak.judges.copies import scene_judge
-        from unleak.report import guard as report
 
         judge = judge_for(model, image_size(pipe, call))
         if judge is None:
@@ -215,11 +213,11 @@ def guard(
         with ticking("drawing", 2 * len(numbers)) as tick:
             result = protect(pipe, prompt, method, preset=preset, seeds=numbers, judge=judge, items=named, call=call,
                              copies=scene_judge() if judge else None, model=model, progress=tick)  # fmt: skip
-        names = report.save_images(result, folder)
-        emit(report.to_dict(result, names), json_file)
+        result.save(f"{folder}/")
+        emit(result.to_dict(), json_file)
         if html:
-            write_atomic(html, report.page(result))
+            result.save(html)
         if json_file != "-":
-            for line in report.sentences(result):
+            for line in result.sentences():
                 print(line)
             print(folder / "before-after.png")

@@ -130,8 +130,6 @@ def repair(
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         from unleak.drawing.generate import image_size
-        from unleak.files.atomic import write_atomic
-        from unleak.report import repair as report
         from unleak.words.repair.repair import repair as mend
 
         looks = judge_for(model, image_size(pipe, call), judge)
@@ -140,11 +138,11 @@ def repair(
         with ticking("drawing", 2 * len(numbers) if with_ != "auto" or looks is None else None) as tick:
             result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, redundant=redundant,
                           model=model, call=call, progress=tick, **options)  # fmt: skip
-        names = report.save_images(result, folder)
-        data = report.to_dict(result, names)
+        result.save(f"{folder}/")
+        data = result.to_dict()
         emit(data, json_file)
         if html:
-            write_atomic(html, report.page(result))
+            result.save(html)
         if json_file != "-":
             for i in data["items"]:
                 what = f"{i['text']} ({i['sense']})" if i["sense"] else i["text"]
@@ -200,8 +198,6 @@ def show_tokens(
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
         from unleak.drawing.generate import image_size
-        from unleak.files.atomic import write_atomic
-        from unleak.report import tokens as report
 
         looks = judge_for(model, image_size(pipe, call), judge)
         if looks is None:
@@ -210,10 +206,11 @@ def show_tokens(
         with ticking("drawing", len(todo.subsets) * len(numbers)) as tick:
             result = study(pipe, prompt, items, judge=looks, seeds=numbers, pad=pad, pooled=pooled, bank=texts,
                            encoder=encoder, last_only=last_only, model=model, call=call, progress=tick)  # fmt: skip
-        data = report.to_dict(result, report.save_images(result, folder))
+        result.save(f"{folder}/")
+        data = result.to_dict()
         emit(data, json_file)
         if html:
-            write_atomic(html, report.page(result))
+            result.save(html)
         if json_file != "-":
             for item in data["items"]:
                 for token in item["tokens"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from unleak.copies.methods.attenuate import ATTENUATED
 from unleak.copies.methods.positions import prompt_tokens
 from unleak.core.intervention import Intervention
+from unleak.core.result import Result
 from unleak.drawing.generate import generate, rehearse
 from unleak.engine.session import Session, attach
 from unleak.judges import Judge
@@ -43,9 +44,17 @@ class Attenuated:
         found = [(p, float(mean[k])) for k, p in enumerate(self.positions) if p != "(pad)"]
         return [*found, (f"({len(pads)} pads)", float(mean[pads].mean()))] if pads else found
 
+    def data(self) -> dict[str, Any]:
+        """Plain data: mean shares by step, by site and by position."""
+        mean = lambda axes: [round(float(x), 4) for x in self.shares.mean(axes)]  # noqa: E731
+        return {
+            "steps": self.steps, "sites": self.sites, "positions": self.positions,
+            "share_by_step": mean((1, 2)), "share_by_site": mean((0, 2)), "share_by_position": mean((0, 1)),
+        }  # fmt: skip
 
-@dataclass
-class Protection:
+
+@dataclass(repr=False, eq=False)
+class Protection(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds; what acted where; what judges say.
 
     gate        score of each image at the first step and whether it was acted on; None without a gate
@@ -54,6 +63,7 @@ class Protection:
     rows        denoiser rows (before, after)
     """
 
+    verb: ClassVar[str] = "guard"
     prompt: str
     model: str
     preset: str
@@ -83,6 +93,66 @@ class Protection:
             return None
         before, after = (int((side >= self.copy_judge.threshold).sum()) for side in self.similarity)
         return before, after
+
+    def sentences(self) -> list[str]:
+        """What happened, in words: one line per finding."""
+        n, said = len(self.seeds), []
+        if self.gate is not None:
+            acted = sum(g["acted"] for g in self.gate)
+            said.append(f"The gate acted on {acted} of {n} images; the others are left alone.")
+        if not self.touched:
+            said.append("Nothing was changed: every image is bitwise the same.")
+        copies = self.copies()
+        if copies is not None:
+            said.append(f"Copies of a training image: {copies[0]} of {n} before, {copies[1]} of {n} after.")
+        if self.present is not None:
+            before, after = (int(hits.all(1).sum()) for hits in self.present)
+            said.append(
+                f"Everything that the prompt names is there on {before} of {n} seeds before, {after} of {n} after."
+            )
+        said.append(f"Denoiser rows: {self.rows[1] / self.rows[0]:.2f} times those without it.")
+        return said
+
+    def lines(self) -> list[str]:
+        seeds = ", ".join(map(str, self.seeds))
+        said = [f"{self.preset or type(self.method).__name__}; seeds {seeds}", *self.sentences()]
+        return [self.prompt, *(f"  {sentence}" for sentence in said)]
+
+    def views(self) -> dict[str, np.ndarray]:
+        return {"before": self.before, "after": self.after}
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "model": self.model,
+            "preset": self.preset,
+            "method": self.method.to_dict(),
+            "call": self.call,
+            "seeds": self.seeds,
+            "touched": self.touched,
+            "gate": self.gate,
+            "attenuated": None if self.attenuated is None else self.attenuated.data(),
+            "denoiser_rows": {"before": self.rows[0], "after": self.rows[1]},
+            "similarity": self._similarity(),
+            "alignment": self._alignment(),
+            "images": self.file_names(),
+        }
+
+    def _similarity(self) -> dict[str, Any] | None:
+        if self.similarity is None or self.copy_judge is None:
+            return None
+        before, after = ([round(float(x), 4) for x in side] for side in self.similarity)
+        return {
+            "judge": self.copy_judge.name, "copy_from": self.copy_judge.threshold, "before": before, "after": after
+        }  # fmt: skip
+
+    def _alignment(self) -> dict[str, Any] | None:
+        if self.present is None:
+            return None
+        before, after = (hits.sum(0).tolist() for hits in self.present)
+        items = [{"text": i.text, "present_before": b, "present_after": a, "seeds": len(self.seeds)}
+                 for i, b, a in zip(self.items, before, after, strict=True)]  # fmt: skip
+        return {"judge": self.judge, "items": items}
 
 
 def protect(

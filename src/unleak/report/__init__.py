@@ -10,6 +10,9 @@ from unleak.report import pages
 
 PAGES = {
     "diagnose": "diagnosis",
+    "repair": "repair",
+    "tokens": "tokens",
+    "guard": "guard",
 }
 """Verb -> the module here with ``page(result) -> str``, ``pictures(result) -> {file name: PNG bytes}`` and
 ``sheet(result) -> Image | None``, the one picture that stands for all."""

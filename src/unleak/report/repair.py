@@ -1,63 +1,25 @@
-"""A repair as JSON (schema unleak/repair/1), as a before/after grid, and as one page for people."""
+"""A repair as a before/after grid, and as one page for people."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from unleak.files.atomic import versions, write_atomic
 from unleak.report.pages import data_uri, marked, render
-from unleak.report.pictures import contact_sheet, png
+from unleak.report.pictures import contact_sheet, png, seeds_of
 from unleak.stats.rows import share
 from unleak.words.repair.repair import ItemOutcome, Repair
 
 
-def to_dict(r: Repair, images: dict[str, list[str]]) -> dict[str, Any]:
-    """The result as plain JSON data; `images` holds file names relative to the JSON file."""
-    total = lambda hits: None if hits is None else int(hits.sum())  # noqa: E731
-    return {
-        "schema": "unleak/repair/1",
-        "prompt": r.prompt,
-        "model": r.model,
-        "method": r.method,
-        "settings": r.settings,
-        "judge": r.judge,
-        "seeds": r.seeds,
-        "items": [
-            {
-                "text": i.text, "sense": i.sense, "span": list(i.span), "repaired": i.repaired,
-                "present_before": total(i.before), "present_after": total(i.after), "seeds": len(r.seeds),
-            }
-            for i in r.items
-        ],
-        "verdicts": None if r.found is None else [f.verdict for f in r.found.findings],
-        "tried": [
-            {
-                "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
-                "present_before": t.before.sum(0).tolist(),
-                "present_after": None if t.after is None else t.after.sum(0).tolist(),
-                "seeds": len(t.before), "failed": t.failed or None,
-            }
-            for t in r.tried
-        ],
-        "by": r.by, "undone": r.undone,
-        "images": images,
-        "versions": versions(),
-    }  # fmt: skip
+def pictures(r: Repair) -> dict[str, bytes]:
+    """Every image, and the grid `before-after.png`."""
+    return {**seeds_of(r), "before-after.png": png(sheet(r))}
 
 
-def save_images(r: Repair, folder: Path) -> dict[str, list[str]]:
-    """Write every image and the grid `before-after.png`; returns the file names by side."""
-    names: dict[str, list[str]] = {}
-    for side, images in (("before", r.before), ("after", r.after)):
-        names[side] = [f"{side}-{seed}.png" for seed in r.seeds]
-        for name, image in zip(names[side], images, strict=True):
-            write_atomic(folder / name, png(Image.fromarray(image)))
-    sheet = contact_sheet([("before", list(r.before)), ("after", list(r.after))], across=1)
-    write_atomic(folder / "before-after.png", png(sheet))
-    return names
+def sheet(r: Repair) -> Image.Image:
+    """A row of images before, and one after."""
+    return contact_sheet([(kind, list(images)) for kind, images in r.views().items()], across=1)
 
 
 def rates(r: Repair) -> list[dict[str, Any]]:

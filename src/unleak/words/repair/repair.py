@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unleak.core.intervention import Intervention
+from unleak.core.result import Result
 from unleak.drawing.generate import generate, rehearse
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnleakError, choose
@@ -42,9 +43,22 @@ class ItemOutcome:
     before: np.ndarray | None  #: [S] bool, None without a judge
     after: np.ndarray | None
 
+    @property
+    def name(self) -> str:
+        """The item, and what is meant by it where that has another name."""
+        return self.text if self.sense in (None, self.text) else f"{self.text} ({self.sense})"
 
-@dataclass
-class Repair:
+    @property
+    def counts(self) -> str:
+        """On how many seeds it is there, before and after."""
+        if self.before is None or self.after is None:
+            return "not judged"
+        n = len(self.before)
+        return f"{self.before.sum()}/{n} -> {self.after.sum()}/{n}"
+
+
+@dataclass(repr=False, eq=False)
+class Repair(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
 
     ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
@@ -53,6 +67,7 @@ class Repair:
     shows more.
     """
 
+    verb: ClassVar[str] = "repair"
     prompt: str
     model: str
     method: str
@@ -76,6 +91,49 @@ class Repair:
     def changed(self) -> bool:
         """Whether any item was repaired."""
         return any(i.repaired for i in self.items)
+
+    def lines(self) -> list[str]:
+        who = f"judge {self.judge}" if self.judge else "no judge, so no rate is claimed: look at the pictures"
+        lines = [self.prompt, f"  {who}; seeds {', '.join(map(str, self.seeds))}"]
+        lines += [f"  {i.name:<24} {'repaired' if i.repaired else 'left':<9}{i.counts}".rstrip() for i in self.items]
+        lines += [f"  tried {attempt}" for attempt in self.tried]
+        for name in dict.fromkeys(name for name in self.by if self.changed and name != self.method):
+            seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.by, strict=True) if one == name)
+            lines.append(f"  seed {seeds}: " + ("the original image" if name == "none" else f"{name} shows more"))
+        return [*lines, f"  kept: {self.method}" if self.changed else "  nothing needs a repair"]
+
+    def views(self) -> dict[str, np.ndarray]:
+        return {"before": self.before, "after": self.after}
+
+    def data(self) -> dict[str, Any]:
+        total = lambda hits: None if hits is None else int(hits.sum())  # noqa: E731
+        return {
+            "prompt": self.prompt,
+            "model": self.model,
+            "method": self.method,
+            "settings": self.settings,
+            "judge": self.judge,
+            "seeds": self.seeds,
+            "items": [
+                {
+                    "text": i.text, "sense": i.sense, "span": list(i.span), "repaired": i.repaired,
+                    "present_before": total(i.before), "present_after": total(i.after), "seeds": len(self.seeds),
+                }
+                for i in self.items
+            ],
+            "verdicts": None if self.found is None else [f.verdict for f in self.found.findings],
+            "tried": [
+                {
+                    "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
+                    "present_before": t.before.sum(0).tolist(),
+                    "present_after": None if t.after is None else t.after.sum(0).tolist(),
+                    "seeds": len(t.before), "failed": t.failed or None,
+                }
+                for t in self.tried
+            ],
+            "by": self.by, "undone": self.undone,
+            "images": self.file_names(),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

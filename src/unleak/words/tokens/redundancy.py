@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unleak.core.anatomy import Anatomy
+from unleak.core.result import Result
 from unleak.errors import BadInput, choose
 from unleak.judges import Judge
+from unleak.stats.rows import share
 from unleak.text.encode import Encoder
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
@@ -101,10 +103,11 @@ class Plan:
         return [one.item for one in self.items]
 
 
-@dataclass
-class TokenStudy:
+@dataclass(repr=False, eq=False)
+class TokenStudy(Result):
     """What each token draws: per view images [S,H,W,3] and, with a judge, which items it saw [S, items]."""
 
+    verb: ClassVar[str] = "tokens"
     plan: Plan
     seeds: list[int]
     settings: dict[str, Any]
@@ -143,6 +146,50 @@ class TokenStudy:
             for k in self.redundant(i)
         ]
         return Prune(reduce(or_, gone)) if gone else None
+
+    def rate(self, i: int, view: str | None) -> dict[str, Any] | None:
+        """On how many seeds item i is in a view, with its Wilson interval; None where nothing was judged."""
+        hits = self.hits(i, view)
+        if hits is None:
+            return None
+        row = share(hits, "tokens", str(view), "present")
+        return {"present": int(hits.sum()), "seeds": row.n, "rate": row.value, "low": row.low, "high": row.high}
+
+    def lines(self) -> list[str]:
+        who = f"judge {self.judge}" if self.judge else "no judge, so no token is called representative"
+        lines = [self.plan.prompt, f"  tokens of {self.plan.encoder}; {who}; seeds {', '.join(map(str, self.seeds))}"]
+        for i, item in enumerate(self.plan.items):
+            lines.append(
+                f"  {item.item.text}" + (f" ({item.sense})" if item.sense not in (None, item.item.text) else "")
+            )
+            for k, token in enumerate(item.tokens):
+                rate, redundant = self.rate(i, token.view), k in self.redundant(i)
+                counts = f"{rate['present']}/{rate['seeds']}" if rate else "not judged" if token.view else "not drawn"
+                kind = "representative" if self.representative(i, k) else "redundant" if redundant else ""
+                lines.append(f"      {token.text:<14} {counts:<11} {kind}".rstrip())
+        return lines
+
+    def views(self) -> dict[str, np.ndarray]:
+        return self.images
+
+    def data(self) -> dict[str, Any]:
+        items = [
+            {
+                "text": item.item.text, "occurrence": item.item.occurrence, "sense": item.sense,
+                "span": list(item.span), "whole": self.rate(i, item.view), "nothing": self.rate(i, "nothing"),
+                "view": item.view, "redundant": self.redundant(i),
+                "tokens": [
+                    {"text": t.text, "span": list(t.chars), "view": t.view, "shows": self.rate(i, t.view),
+                     "representative": self.representative(i, k)}
+                    for k, t in enumerate(item.tokens)
+                ],
+            }
+            for i, item in enumerate(self.plan.items)
+        ]  # fmt: skip
+        return {
+            "prompt": self.plan.prompt, "model": self.model, "encoder": self.plan.encoder, "settings": self.settings,
+            "judge": self.judge, "seeds": self.seeds, "items": items, "images": self.file_names(),
+        }  # fmt: skip
 
 
 def check(prompt: str, items: str | Iterable[str | Item]) -> tuple[tuple[Item, ...], list[Chars]]:
