@@ -11,12 +11,13 @@ from oracle import Case, Record, adapter
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
 from unleak.regions.masks.masks import foreground, partition, to_grid
+from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM, SOURCE, guided, read, transport
 from unleak.regions.methods.ore import embed
 from unleak.regions.methods.schedule import alphas
 from unleak.regions.plan import located
-from unleak.regions.presets import OFFICIAL, Ale
+from unleak.regions.presets import OFFICIAL
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,12 @@ from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask
 from unleak.judges.glyphs import Found, Reading, glyph_judge
 from unleak.metrics.background import psnr, widened
-from unleak.regions import presets
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
 from unleak.regions.methods.ore import ORE
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.methods.selfattn import SelfInjection
-from unleak.regions.presets import PRESETS, preset
+from unleak.regions.presets import EDITORS
 from unleak.stats.rows import median
 from unleak.world import load as load_world
 from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
@@ -164,11 +163,11 @@ def test_the_judge_reads_the_truth_off_true_pictures():
 
 
 def test_every_preset_is_a_method_and_masks_are_shared():
-    assert set(PRESETS) <= set(editing.METHODS) and {"p2p+bb", "masactrl+bb"} <= set(editing.METHODS)
+    assert set(EDITORS) <= set(editing.METHODS) and {"p2p+bb", "masactrl+bb"} <= set(editing.METHODS)
     assert "ale+bb" not in editing.METHODS
     for name, one in editing.METHODS.items():
         if one is not None:
-            preset(one[0], **one[1])
+            EDITORS[one[0]].make(**one[1])
         assert name == editing.SOURCE or one is not None
 
 
@@ -183,7 +182,7 @@ def test_every_preset_is_a_method_and_masks_are_shared():
     ],
 )
 def test_parts_of_ale_are_switched_off_alone(parts, kinds):
-    method = preset("ale", **{part: part in parts for part in editing.PARTS})
+    method = EDITORS["ale"].make(**{part: part in parts for part in editing.PARTS})
     masks, clean = torch.ones(1, 8, 8, dtype=torch.bool), torch.zeros(1, 4, 8, 8)
     made = method.parts(("a cup", ["a cup"]), ("a dog", ["a dog"]), masks, clean)
     assert [type(one) for one in made] == kinds
@@ -208,7 +207,7 @@ def test_a_model_recommends_to_one_method_what_the_others_do_not_get(tmp_path):
     edit = {"steps": 8, "target_guidance": 3.0, "ale": {"target_guidance": 2.0}, "pnp": {"steps": 20}}
     (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": edit}))
     one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, {})
-    own = {name: preset(name, **editing.options(one, name, "object")[1]) for name in ("ale", "p2p", "pnp")}
+    own = {name: EDITORS[name].make(**editing.options(one, name, "object")[1]) for name in ("ale", "p2p", "pnp")}
     assert {name: (one.steps, one.target_guidance) for name, one in own.items()} == {
         "ale": (8, 2.0),
         "p2p": (8, 3.0),
@@ -216,16 +215,16 @@ def test_a_model_recommends_to_one_method_what_the_others_do_not_get(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EDITORS)
 def test_a_method_that_inverts_keeps_its_published_steps_and_guidance_unless_the_user_gives_others(name, tmp_path):
     edit = {"steps": 8, "target_guidance": 4.0, "dilation": 0.0}
     (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": edit}))
     for call, wanted in (
-        ({}, (50, 7.5) if PRESETS[name].inverts else (8, 4.0)),
+        ({}, (50, 7.5) if EDITORS[name].method.inverts else (8, 4.0)),
         ({"steps": 3, "target_guidance": 2.0}, (3, 2.0)),
     ):
         one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, call)
-        method = preset(name, **editing.options(one, name, "colour")[1])
+        method = EDITORS[name].make(**editing.options(one, name, "colour")[1])
         assert (method.steps, method.target_guidance, method.dilation) == (*wanted, 0.0)
 
 
@@ -304,7 +303,8 @@ def test_a_run_is_measured_drawn_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(editing, "edited", None)
     assert run(*arguments).exit_code == 0
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == data["rows"]
-    monkeypatch.setitem(presets.PRESETS, "ale", replace(presets.PRESETS["ale"], rest="alone"))  # another default
+    other = replace(EDITORS["ale"], fields={"rest": "alone"})  # another default
+    monkeypatch.setitem(EDITORS._by_name, "ale", other)
     assert run(*arguments).exit_code != 0
 
 

@@ -319,6 +319,7 @@ def test_the_command_line_refuses_bad_use(tmp_path):
     run = lambda *args: CliRunner().invoke(app, ["edit", str(tmp_path / "in.png"), *args])  # noqa: E731
     assert run().exit_code == 2
     for wrong in (["--edit", "cup"], ["--edit", "a=b", "--prompt", "dog"], ["--edit", "a=b", "--preset", "x"],
+                  ["--edit", "a=b", "--set", "rest"], ["--edit", "a=b", "--set", "tau=1"],
                   ["--edit", "a=b", "--height", "64"], ["--edit", "a=b", "--json", "x", "--html", "x"]):  # fmt: skip
         assert run(*wrong, "-o", str(tmp_path)).exit_code == 2, wrong
     missing = CliRunner().invoke(app, ["edit", str(tmp_path / "none.png"), "--edit", "a=b"])

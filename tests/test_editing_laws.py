@@ -21,7 +21,7 @@ from unleak.regions.methods.inversion import invert
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.methods.selfattn import SelfInjection
-from unleak.regions.presets import preset
+from unleak.regions.presets import EDITORS
 
 SIZE, STEPS = (64, 96), 3
 PROMPT, OBJECTS = "a red cup and a big dog", ("red cup", "big dog")
@@ -119,7 +119,7 @@ class Walk(Intervention):
 
 def test_direct_inversion_leads_the_source_back_exactly_and_the_target_elsewhere(one):
     """Guided steps from inverted noise miss the image; the source's rows do not, at any step."""
-    method = preset("direct", steps=STEPS)
+    method = EDITORS["direct"].make(steps=STEPS)
     with variance_preserving(one, STEPS, reversible=True):
         path = invert(one, latents(), SOURCE_SIDE[0], SIZE, STEPS)
         finals = []

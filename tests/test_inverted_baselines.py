@@ -27,7 +27,7 @@ from unleak.regions.methods.null_text import null_text
 from unleak.regions.methods.pnp import PlugAndPlay
 from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
-from unleak.regions.presets import preset
+from unleak.regions.presets import EDITORS
 
 SIZE, STEPS = (64, 96), 3
 SOURCE, TARGET = ("a red cup and a cat", ("cat",)), ("a red cup and a dog", ("dog",))
@@ -84,11 +84,11 @@ def path(one):
 
 
 def test_a_method_without_control_is_plain_guidance(one, path):
-    plain, _ = run_on(one, path, preset("ddim", steps=STEPS))
-    pnp, run = run_on(one, path, preset("pnp", steps=STEPS, features=0.0, attention=0.0))
+    plain, _ = run_on(one, path, EDITORS["ddim"].make(steps=STEPS))
+    pnp, run = run_on(one, path, EDITORS["pnp"].make(steps=STEPS, features=0.0, attention=0.0))
     assert (plain - pnp).abs().max() < 1e-3 and not run.log[0]["edits"]
     found = null_text(one, path, SOURCE[0], SIZE, 7.5, iterations=0)
-    off = preset("null-text", steps=STEPS, cross_steps=0.0, self_steps=0.0)
+    off = EDITORS["null-text"].make(steps=STEPS, cross_steps=0.0, self_steps=0.0)
     assert (run_on(one, found, off)[0] - plain).abs().max() < 1e-3
 
 
@@ -110,13 +110,13 @@ class Source(Intervention):
 
 
 def test_features_and_attention_come_from_the_source_where_published(one, path):
-    final, run = run_on(one, path, preset("pnp", steps=STEPS), extra=(Source(),))
+    final, run = run_on(one, path, EDITORS["pnp"].make(steps=STEPS), extra=(Source(),))
     edits = run.log[0]["edits"]["1.PlugAndPlay"]
     assert edits["FeatureSwap"] == {"up_blocks.1.resnets.1": 2 * int(0.8 * STEPS)}
     decoder = [s.name for s in Anatomy.of(one).sites if s.name.startswith("up_blocks") and "attn1" in s.name]
     assert len(decoder) == 9 and set(edits["RowSwap"]) == set(decoder) - {decoder[0]}
     assert set(edits["RowSwap"].values()) == {2 * int(0.5 * STEPS)}
-    free, bare = run_on(one, path, preset("pnp", steps=STEPS, features=0.0, attention=0.0), extra=(Source(),))
+    free, bare = run_on(one, path, EDITORS["pnp"].make(steps=STEPS, features=0.0, attention=0.0), extra=(Source(),))
     for ours, theirs in zip(run.results["source"], bare.results["source"], strict=True):
         assert (ours - theirs).abs().max() < 1e-4
     assert (final - free).abs().max() > 1e-3

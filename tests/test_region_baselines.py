@@ -13,7 +13,7 @@ from unleak.regions.methods import alignment
 from unleak.regions.methods.local_blend import LocalBlend
 from unleak.regions.methods.masactrl import MasaCtrl
 from unleak.regions.methods.p2p import P2P
-from unleak.regions.presets import preset
+from unleak.regions.presets import EDITORS
 
 SOURCE, TARGET, LONGER = "a red cup and a cat", "a red cup and a dog", "a big red cup and a cat"
 STEPS = 3
@@ -181,7 +181,7 @@ def test_wrong_parameters_are_refused():
 
 def edited(pipe, target, **options):
     name = options.pop("name")
-    method = preset(name, steps=STEPS, **options)
+    method = EDITORS[name].make(steps=STEPS, **options)
     random = torch.Generator().manual_seed(5)
     clean, start, *noise = torch.randn(STEPS + 2, 1, 4, 8, 12, generator=random)
     masks = torch.zeros(1, 64, 96, dtype=torch.bool)

@@ -15,13 +15,14 @@ from unleak.engine.session import attach
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated, SpanMismatch, UnsupportedModel
 from unleak.regions.masks.masks import foreground, partition
 from unleak.regions.methods import ddcm
+from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
 from unleak.regions.methods.ore import ORE, Slots, among_things, embed, embeddings
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.plan import Edit, located, named, plan
-from unleak.regions.presets import OFFICIAL, Ale, preset
+from unleak.regions.presets import EDITORS, OFFICIAL
 from unleak.text.items import Item
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
@@ -506,7 +507,7 @@ def test_each_departure_of_the_release_can_be_switched_alone(one, name):
 
 
 def test_the_release_does_not_keep_the_background(one):
-    final, clean, _ = run_edit(one, preset("ale-official", steps=3))
+    final, clean, _ = run_edit(one, EDITORS["ale-official"].make(steps=3))
     kept = foreground(boxes(), tuple(clean.shape[-2:]), "multiscale") == 0
     assert (final - clean)[..., kept].abs().max() > 1e-3
 
@@ -571,13 +572,22 @@ def test_edits_are_read_from_the_command_line():
 
 
 def test_presets_know_their_options():
-    assert preset("ale-official").base_index == "official" and preset("ale", steps=4).steps == 4
-    with pytest.raises(BadInput, match="no editing preset"):
-        preset("alf")
-    with pytest.raises(BadInput, match="finite"):
-        preset("ale", target_guidance=float("nan"))
-    with pytest.raises(BadInput, match="has no dilatation"):
-        preset("ale", dilatation=1)
+    assert EDITORS["ale-official"].make().base_index == "official" and EDITORS["ale"].make(steps=4).steps == 4
+    with pytest.raises(BadInput, match="no editor is called 'alf'; did you mean 'ale'"):
+        EDITORS["alf"]
+    for wrong in ({"target_guidance": float("nan")}, {"steps": 0}, {"posterior": "mean"}):
+        with pytest.raises(BadInput, match=next(iter(wrong))):
+            EDITORS["ale"].make(**wrong)
+    with pytest.raises(BadInput, match="no parameter 'dilatation'; did you mean 'dilation'"):
+        EDITORS["ale"].make(dilatation=1)
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_an_editor_names_its_source_and_is_set_by_name(name):
+    editor = EDITORS[name]
+    assert "arXiv" in editor.source and editor.make().citation == editor.source
+    assert editor.make(**editor.parse(["steps=7", "overlap=order"])) == editor.make(steps=7, overlap="order")
+    assert {p.name: p.default for p in editor.parameters}.items() <= vars(editor.make()).items()
 
 
 def test_a_phrase_cut_otherwise_alone_is_an_error():

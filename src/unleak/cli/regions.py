@@ -33,6 +33,9 @@ def edit_image(
     edits: Annotated[list[str], typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object.")],
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
     preset: Annotated[str, typer.Option(help=f"The method: {METHODS}.")] = "ale",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method; repeatable.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     dilation: Annotated[float | None, typer.Option(help="Widen the masks, as a fraction of the height.")] = None,
     self_replace: Annotated[float | None, typer.Option(help="Share of steps that keep the layout, 0..1.")] = None,
@@ -60,8 +63,9 @@ def edit_image(
         from unleak.regions import presets
 
         given = {"steps": steps, "target_guidance": guidance, "dilation": dilation, "self_replace": self_replace}
-        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        presets.preset(preset, **options)
+        editor = presets.EDITORS[preset]
+        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None} | editor.parse(settings or [])
+        editor.make(**options)
         options = {**presets.recommended(preset, edit_settings(model)), **options}
         from unleak.regions import photo
 

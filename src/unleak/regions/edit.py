@@ -22,7 +22,7 @@ from unleak.regions.masks.text_masks import Masker
 from unleak.regions.method import Method
 from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
-from unleak.regions.presets import POSTERIOR, preset
+from unleak.regions.presets import EDITORS
 
 
 def edit(
@@ -47,10 +47,8 @@ def edit(
         pipe: a text-to-image pipeline with a noise-predicting UNet (SD1, SD2, SDXL); left as it was.
         image: a file, a PIL image or an array, of any size, or a list of them.
         edits: what becomes what; for a list of images one list for all, or one for each.
-        preset: ``"ale"``, or ``"ale-official"``: as the authors' release computes it; to compare with, ``"p2p"``
-            (Prompt-to-Prompt), ``"masactrl"``, ``"infedit"``, and from inverted latents ``"ddim"``, ``"pnp"``
-            (Plug-and-Play), ``"direct"`` and ``"null-text"``. They know no masks; ``blend=True`` gives them the
-            background.
+        preset: the name of an editor in `presets.EDITORS`. The published methods beside ALE know no masks;
+            ``blend=True`` gives them the background.
         steps: denoising steps; default: the preset's.
         seed: of all noise; the same for every image.
         source_prompt: a caption of the image that names every source; default: the sources, joined by "and". For a
@@ -63,7 +61,7 @@ def edit(
             batch in one call.
         batch: images of one working size and one number of edits are drawn together, at most so many; null-text
             inversion draws one at a time.
-        options: of the preset (`presets.Ale`, `baselines.presets`): ``target_guidance=3.0, self_replace=1.0``.
+        options: parameters of the preset, such as ``target_guidance=3.0``.
 
     Returns:
         `Edited`, or a list of them for a list of images.
@@ -84,7 +82,7 @@ def edit(
         raise BadInput(f"{len(images)} images and {len(captions)} captions: give one for all, or one for each")
     if not isinstance(batch, int) or batch < 1:
         raise BadInput(f"batch={batch}: give the number of images that are drawn together, 1 or more")
-    method = _method(preset, steps, options)
+    method: Method = EDITORS[preset].make(**({} if steps is None else {"steps": steps}), **options)
     if isinstance(masks_from, str):
         choose("masks_from", masks_from, FROM)
     drawing = Drawing(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
@@ -99,14 +97,6 @@ def edit(
         for group, scenes in zip(groups, seen, strict=True):
             done |= zip(group, drawing.draw(scenes), strict=True)
     return [done[i] for i in range(len(images))] if several else done[0]
-
-
-def _method(name: str, steps: int | None, options: dict[str, Any]) -> Method:
-    method = preset(name, **({} if steps is None else {"steps": steps}), **options)
-    if not isinstance(method.steps, int) or method.steps < 1:
-        raise BadInput(f"steps={method.steps}: give 1 or more")
-    choose("posterior", method.posterior, POSTERIOR)
-    return method
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.errors import BadInput, choose
 from unleak.regions.methods.images import Phrases, Prompts, each_prompt
 
+POSTERIOR = ("mode", "sample")
 Side: TypeAlias = tuple[Prompts, Phrases]
 """A prompt, and its phrases that are edited; or the prompt of each image, and the phrases of each."""
 
@@ -22,7 +25,7 @@ def both(source: Side, target: Side) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True)
 class Method:
-    """A method and its options. Made by `presets.preset`.
+    """An editing method and its parameters. The table `presets.EDITORS` makes it by name.
 
     Attributes:
         steps: denoising steps. target_guidance: guidance scale of the target.
@@ -36,6 +39,15 @@ class Method:
     dilation: float = 0.04
     posterior: str = "mode"
     overlap: str = "smallest"
+
+    def __post_init__(self) -> None:
+        """Raises BadInput: a number that is not finite, less than one step, an unknown posterior."""
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadInput(f"{name} is {value}: give a finite number")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise BadInput(f"steps={self.steps}: give 1 or more")
+        choose("posterior", self.posterior, POSTERIOR)
 
     inverts: ClassVar[bool] = False
     """Whether it walks the noise schedule backwards from the source, so that it needs DDIM's timesteps."""

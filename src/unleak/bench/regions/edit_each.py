@@ -13,16 +13,21 @@ from unleak.models import edit_settings
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.masks.own_masks import FROM
+from unleak.regions.methods.ale import SELF_REPLACE
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS, SELF_REPLACE, known_options, preset, recommended
+from unleak.regions.presets import EDITORS, known_options, recommended
 
 EXACT = "exact"  #: every edit has its true mask
 MASKS = (EXACT, *FROM)
 Chosen: TypeAlias = tuple[str, dict[str, Any]]
 """A preset by name, and options that a method of a benchmark gives it."""
 EVERY_PRESET: dict[str, Chosen] = {
-    **{name: (name, {}) for name in PRESETS},
-    **{f"{name}+bb": (name, {"blend": True}) for name, one in PRESETS.items() if not getattr(one, "blend", True)},
+    **{name: (name, {}) for name in EDITORS},
+    **{
+        f"{name}+bb": (name, {"blend": True})
+        for name, one in EDITORS.items()
+        if any(parameter.name == "blend" and parameter.default is False for parameter in one.parameters)
+    },
 }
 """Methods of a benchmark: every preset, and with ALE's background blending those that do not blend by themselves."""
 
@@ -40,7 +45,7 @@ def all_options(run: Run, chosen: Chosen, change: str) -> Chosen:
 def settings(chosen: Chosen) -> dict[str, Any]:
     """All settings of a preset with these options, its defaults too: drawn alike is what has none changed."""
     name, given = chosen
-    return asdict(preset(name, **given))
+    return asdict(EDITORS[name].make(**given))
 
 
 def edit_each(

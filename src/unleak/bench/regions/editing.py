@@ -34,7 +34,7 @@ from unleak.regions import photo
 from unleak.regions.edited import Edited
 from unleak.regions.masks.masks import foreground
 from unleak.regions.plan import Edit
-from unleak.regions.presets import PRESETS
+from unleak.regions.presets import EDITORS
 from unleak.stats.rows import Row, mean
 from unleak.world.edits import KINDS, SENSE, EditCase
 from unleak.world.render import Renderer
@@ -63,7 +63,7 @@ FEWER = (
     | {
         name: 4 if name.startswith("null-text") else 8
         for name, chosen in METHODS.items()
-        if chosen and PRESETS[chosen[0]].inverts
+        if chosen and EDITORS[chosen[0]].method.inverts
     }
 )
 CHUNK = 72  #: cases that are finished, and kept, together: as many of each kind and count as `edit` draws at once

@@ -15,8 +15,8 @@ so that the layout becomes the source's content in the target's arrangement. Aft
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.edits import MapMix, QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
+from unleak.regions.method import Side, both
+from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, rows_of
 from unleak.regions.methods.ore import reads_text
@@ -163,3 +165,21 @@ def _shares(**given: float) -> None:
     wrong = {name: value for name, value in given.items() if not 0.0 <= value <= 1.0}
     if wrong:
         raise BadInput(f"{wrong}: give shares from 0 to 1")
+
+
+@dataclass(frozen=True)
+class UnifiedAttentionControl(Controlled):
+    """InfEdit. `kind`, `cross_steps`, `self_steps`: see `infedit.UnifiedAttention`; `threshold`: see
+    `infedit.LayoutBlend`, which blends by words and not by masks."""
+
+    kind: str = "refine"
+    cross_steps: float = 0.7
+    self_steps: float = 0.3
+    threshold: float = 0.6
+    citation: str = field(default="Xu et al., Inversion-Free Image Editing (arXiv 2312.04965)", init=False)
+
+    followers: ClassVar[tuple[str, ...]] = (LAYOUT,)
+
+    def control(self, source: Side, target: Side) -> list[Intervention]:
+        attention = UnifiedAttention(both(source, target), self.kind, self.cross_steps, self.self_steps)
+        return [attention, LayoutBlend(source[0], source[1], threshold=self.threshold)]

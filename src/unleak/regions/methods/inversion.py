@@ -14,8 +14,8 @@ way back, with z(x) the clean latents that are predicted and a' of the next lowe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from unleak.core.intervention import Intervention
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.regions.method import Method, Side
+from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import SOURCE, guided, read
 from unleak.regions.methods.images import Prompts, each_prompt, per_image
 from unleak.regions.methods.schedule import alphas, last_alpha, variance_preserving
@@ -130,3 +132,31 @@ class Retrace(Intervention):
         output, x = (part.float() for part in ctx.state["read"])
         ctx.run.results[SOURCE] = self.path[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
         return descend(ctx, output, x)
+
+
+@dataclass(frozen=True)
+class Inversion(Method):
+    """DDIM inversion, and from its noise the target's prompt: no control at all.
+
+    The source's prompt is inverted without guidance. `blend`: see `Controlled`.
+    """
+
+    steps: int = 50
+    target_guidance: float = 7.5
+    blend: bool = False
+    citation: str = field(default="Song et al., Denoising Diffusion Implicit Models (arXiv 2010.02502)", init=False)
+
+    inverts: ClassVar[bool] = True
+
+    def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
+        """The inverted noise, and the way there: latents [steps + 1, images, C, h, w]."""
+        path = invert(pipe, clean, side[0], size, self.steps)
+        return path[-1], path
+
+    def parts(
+        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+    ) -> list[Intervention]:
+        return [*self.control(source, target, way), *([Blend(masks)] if self.blend else [])]
+
+    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
+        return [Retrace(way, self.target_guidance)]

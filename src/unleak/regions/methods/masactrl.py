@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from unleak.core.edits import KeyValueSwap, RowSwap
 from unleak.core.intervention import Intervention, Window
 from unleak.errors import BadInput
+from unleak.regions.method import Side
+from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.sides import sides
 
@@ -52,3 +54,15 @@ class MasaCtrl(Intervention):
             return None
         found = [sides(ctx, label) for label in ("uncond", "cond")]
         return [KeyValueSwap(side.targets, side.sources) for side in found if side.targets]
+
+
+@dataclass(frozen=True)
+class MutualAttention(Controlled):
+    """MasaCtrl. `first_step`, `first_layer`: where `masactrl.MasaCtrl` begins, as fractions of all."""
+
+    first_step: float = 0.08
+    first_layer: float = 0.625
+    citation: str = field(default="Cao et al., MasaCtrl (arXiv 2304.08465)", init=False)
+
+    def control(self, source: Side, target: Side) -> list[Intervention]:
+        return [MasaCtrl(Window(self.first_step, 1.0), Window(self.first_layer, 1.0))]

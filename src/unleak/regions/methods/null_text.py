@@ -12,8 +12,8 @@ where e begins as the step before left it. Learning rate and tolerance change ov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,11 @@ from unleak.core.intervention import Intervention
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
+from unleak.regions.method import Side
 from unleak.regions.methods.ddcm import guided
+from unleak.regions.methods.direct import DirectInversion
 from unleak.regions.methods.images import Prompts, each_prompt
-from unleak.regions.methods.inversion import descend
+from unleak.regions.methods.inversion import Retrace, descend, invert
 from unleak.regions.methods.schedule import variance_preserving
 
 if TYPE_CHECKING:
@@ -111,3 +113,22 @@ def null_text(
         )  # fmt: skip
     found = run.results
     return NullText(torch.stack(found["rows"]), torch.stack([path[0], *reversed(found["path"])]), found["losses"])
+
+
+@dataclass(frozen=True)
+class NullTextInversion(DirectInversion):
+    """Null-text inversion with Prompt-to-Prompt. `iterations`: of the optimisation, at most, for each step."""
+
+    iterations: int = 10
+    citation: str = field(default="Mokady et al., Null-text Inversion (arXiv 2211.09794)", init=False)
+
+    together: ClassVar[bool] = False
+
+    def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
+        """The inverted noise, and what `null_text.null_text` found."""
+        path = invert(pipe, clean, side[0], size, self.steps)
+        found = null_text(pipe, path, side[0], size, self.target_guidance, self.iterations)
+        return path[-1], found
+
+    def control(self, source: Side, target: Side, way: NullText) -> list[Intervention]:
+        return [Retrace(way.path, self.target_guidance, source[0], way.empty), self.injection(source, target)]

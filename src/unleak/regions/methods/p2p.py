@@ -24,8 +24,10 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.edits import MapMix, QueryKeySwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, ItemNotFound, PromptTruncated, choose
+from unleak.regions.method import Side, both
 from unleak.regions.methods import alignment
 from unleak.regions.methods.alignment import EVERYWHERE, Share
+from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.images import Phrases, each_list, frozen
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.sides import Sides, sides
@@ -143,3 +145,17 @@ class P2P(Intervention):
             for i, tokens in enumerate(targets):
                 factors[i, alignment.positions(tokens, word)] = factor
         return factors
+
+
+@dataclass(frozen=True)
+class PromptToPrompt(Controlled):
+    """Prompt-to-Prompt. `kind`, `cross_steps`, `self_steps`, `self_cells`: see `p2p.P2P`."""
+
+    kind: str = "refine"
+    cross_steps: float = 0.8
+    self_steps: float = 0.4
+    self_cells: int = 32 * 32
+    citation: str = field(default="Hertz et al., Prompt-to-Prompt (arXiv 2208.01626)", init=False)
+
+    def control(self, source: Side, target: Side) -> list[Intervention]:
+        return [P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]

@@ -8,13 +8,15 @@ and queries and keys, ``q_t <- q_s, k_t <- k_s``, at all self-attention sites be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from unleak.core.anatomy import Anatomy, residual_blocks
 from unleak.core.edits import FeatureSwap, QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, EmptyWindow, NoSite
+from unleak.regions.method import Side
+from unleak.regions.methods.inversion import Inversion, Retrace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,3 +85,15 @@ def _first(share: float, steps: int) -> int:
     if share and not number:
         raise EmptyWindow(f"{share:g} of {steps} steps is no step: take more steps, or 0")
     return number
+
+
+@dataclass(frozen=True)
+class PlugAndPlayFeatures(Inversion):
+    """Plug-and-Play. `features`, `attention`: see `pnp.PlugAndPlay`."""
+
+    features: float = 0.8
+    attention: float = 0.5
+    citation: str = field(default="Tumanyan et al., Plug-and-Play Diffusion Features (arXiv 2211.12572)", init=False)
+
+    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
+        return [Retrace(way, self.target_guidance, source[0]), PlugAndPlay(self.features, self.attention)]
