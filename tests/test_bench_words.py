@@ -91,7 +91,6 @@ def test_a_method_that_cannot_act_on_the_model_is_noted(run: Run, monkeypatch: p
         raise UnsupportedModel("not in joint attention")
 
     monkeypatch.setattr(repairs, "outcomes", lambda pipe, cases, seeds, *_: np.ones((len(cases), len(seeds), 2), bool))
-    monkeypatch.setitem(repairs.WAYS, "structure", refuse)
     real = repairs.costs
     monkeypatch.setattr(repairs, "costs", lambda r, m, c: refuse() if m == "structure" else real(r, m, c))
     found = repairs.rows(run, ["structure", "patch"])

@@ -27,11 +27,11 @@ from unleak.text.subsets import Subset
 from unleak.words.diagnosis.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
 from unleak.words.diagnosis.neglect import VERDICTS, Says, verdict
 from unleak.words.methods.lens import Lens
-from unleak.words.presets import CANDIDATES, Case, suggested, trials
-from unleak.words.repair.automatic import Best, left_over, try_repairs
+from unleak.words.methods.prune import Prune
+from unleak.words.presets import REPAIRS, RepairTask, suggested, trials
+from unleak.words.repair.automatic import Best, try_repairs, untried
 from unleak.words.repair.repair import repair
 from unleak.words.tokens.classifier import Classifier
-from unleak.words.tokens.redundancy import Prune
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 1}
 TABLE = {
@@ -185,8 +185,8 @@ def test_many_items_and_odd_characters_fit_the_page(sd1, tmp_path: Path) -> None
 
 # Repairs by trial.
 
-CASE = Case((Item("mouse", sense="furry mouse"),), (Item("laptop"),), ("leak",))
-ALL = [*CASE.broken, *CASE.others]
+TASK = RepairTask((Item("mouse", sense="furry mouse"),), (Item("laptop"),), ("leak",))
+ALL = [*TASK.broken, *TASK.others]
 
 
 def seen(mouse: int, laptop: int, n: int = 4) -> np.ndarray:
@@ -194,27 +194,28 @@ def seen(mouse: int, laptop: int, n: int = 4) -> np.ndarray:
 
 
 def test_the_cheapest_repair_that_is_meant_for_the_verdict_comes_first() -> None:
-    assert [t.name for t in suggested(CASE)] == ["patch"]
-    assert [t.name for t in trials(CASE)] == ["patch", "patch-word", "patch-masked", "boost"]
-    neglected = Case(CASE.broken, CASE.others, ("neglect",))
+    assert [t.name for t in suggested(TASK)] == ["patch"]
+    assert [t.name for t in trials(TASK)] == ["patch", "patch-word", "patch-masked", "boost"]
+    neglected = RepairTask(TASK.broken, TASK.others, ("neglect",))
     assert [t.name for t in trials(neglected)] == ["boost", "patch", "patch-word", "patch-masked"]
-    assert trials(Case((), tuple(ALL), ())) == []
-    assert [t.name for t in trials(Case((Item("mouse"),), (Item("laptop"),), ("leak",)))] == [
+    assert trials(RepairTask((), tuple(ALL), ())) == []
+    assert [t.name for t in trials(RepairTask((Item("mouse"),), (Item("laptop"),), ("leak",)))] == [
         "patch",
         "patch-masked",
         "boost",
     ]
-    mixed = Case((Item("mouse"), Item("cat")), (), ("leak", "neglect"))
+    mixed = RepairTask((Item("mouse"), Item("cat")), (), ("leak", "neglect"))
     assert [(t.name, t.items) for t in suggested(mixed)] == [("patch", (Item("mouse"),)), ("boost", (Item("cat"),))]
-    assert [c.cost for c in CANDIDATES.values()] == sorted(c.cost for c in CANDIDATES.values())
+    costs = [r.cost for r in REPAIRS.values() if r.automatic]
+    assert costs == sorted(costs)
 
 
 def test_redundant_tokens_are_dropped_before_dearer_repairs_and_only_where_some_are_known() -> None:
     prune = Prune(Subset.token("hot dog", 0))
-    known_one = replace(CASE, redundant=prune)
+    known_one = replace(TASK, redundant=prune)
     assert [t.name for t in trials(known_one)] == ["patch", "prune", "patch-word", "patch-masked", "boost"]
-    assert trials(known_one)[1].repair is prune and next(iter(CANDIDATES)) == "prune"
-    assert known_one.only("leak").redundant is prune and "prune" not in [t.name for t in trials(CASE)]
+    assert trials(known_one)[1].repair == prune and next(iter(REPAIRS)) == "prune"
+    assert known_one.only("leak").redundant is prune and "prune" not in [t.name for t in trials(TASK)]
 
 
 def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_pruning_as_a_repair_needs_redundant_tokens(sd1, tmp_path: Path) -> None
     ([seen(0, 4)] * 5, None, 4),
     ([seen(0, 4), seen(0, 4), UnleakError("no memory"), seen(1, 4), seen(4, 4)], "boost", 4),
 ])  # fmt: skip
-def test_the_first_repair_that_works_on_fresh_seeds_is_kept(looks: list, kept: str | None, tried: int) -> None:
+def test_the_first_repair_that_works_on_held_out_seeds_is_kept(looks: list, kept: str | None, tried: int) -> None:
     answers = iter(looks)
 
     def look(*_: object) -> np.ndarray:
@@ -252,7 +253,7 @@ def test_the_first_repair_that_works_on_fresh_seeds_is_kept(looks: list, kept: s
             raise answer
         return answer
 
-    found = try_repairs(CASE, ALL, look)
+    found = try_repairs(TASK, ALL, look)
     assert len(found) == tried and [t.trial.name for t in found if t.kept] == ([kept] if kept else [])
     assert all(str(t) for t in found)
 
@@ -262,29 +263,29 @@ def test_no_image_is_returned_that_scores_worse() -> None:
     best = Best(images.copy(), seen(2, 4), ["none"] * 4)
     assert best.incomplete == [2, 3]
     first = np.array([[True, True], [True, False], [False, True], [True, False]])  # same, lost one, same, swapped
-    best.offer(range(4), images + 10, first, "patch", ties=True)
-    assert best.by == ["patch", "none", "patch", "none"] and best.incomplete == [2, 3]
-    best.offer([2, 3], images[:2] + 20, np.array([[False, True], [True, True]]), "boost")  # as many do not suffice
-    assert best.by == ["patch", "none", "patch", "boost"] and best.incomplete == [2]
+    best.consider(range(4), images + 10, first, "patch", ties=True)
+    assert best.drawn_by == ["patch", "none", "patch", "none"] and best.incomplete == [2, 3]
+    best.consider([2, 3], images[:2] + 20, np.array([[False, True], [True, True]]), "boost")  # as many do not suffice
+    assert best.drawn_by == ["patch", "none", "patch", "boost"] and best.incomplete == [2]
     assert best.images[:, 0, 0, 0].tolist() == [10, 1, 12, 21]
 
 
-def test_what_is_left_over_is_neither_kept_nor_impossible_and_nothing_where_none_was_kept() -> None:
+def test_what_is_untried_is_neither_kept_nor_impossible_and_nothing_where_none_was_kept() -> None:
     def look(*made: object) -> np.ndarray:
-        return seen(1, 4) if made == (trials(CASE)[0].repair,) else seen(3 if made else 0, 4)
+        return seen(1, 4) if made == (trials(TASK)[0].repair,) else seen(3 if made else 0, 4)
 
-    tried = try_repairs(CASE, ALL, look)
+    tried = try_repairs(TASK, ALL, look)
     assert [t.trial.name for t in tried] == ["patch", "patch-word"] and tried[1].kept
-    assert [t.name for t in left_over(CASE, tried)] == ["patch", "patch-masked", "boost"]
+    assert [t.name for t in untried(TASK, tried)] == ["patch", "patch-masked", "boost"]
     tried[0].failed = "no memory"
-    assert [t.name for t in left_over(CASE, tried)] == ["patch-masked", "boost"]
+    assert [t.name for t in untried(TASK, tried)] == ["patch-masked", "boost"]
     tried[1].kept = False
-    assert left_over(CASE, tried) == []
+    assert untried(TASK, tried) == []
 
 
 @pytest.mark.parametrize(("last", "by"), [(1, ["patch", "none"]), (2, ["patch", "patch-masked"])])
 def test_the_automatic_repair_takes_back_what_it_made_worse_and_lets_the_next_repair_try(sd1, last, by) -> None:
-    """The judge: missing in the prompt, there alone; repaired on fresh seeds, but worse on the second seed.
+    """The judge: missing in the prompt, there alone; repaired on held-out seeds, but worse on the second seed.
 
     Where that seed is drawn anew by the next repair, `last` items are there.
     """
@@ -294,7 +295,7 @@ def test_the_automatic_repair_takes_back_what_it_made_worse_and_lets_the_next_re
             self.asked += 1
             mouse = [item.text == "mouse" for item in items]
             there = np.array([[not m for m in mouse]] * len(images), bool)
-            if self.asked in (3, 10, 11) or (self.asked == 12 and last == 2):  # alone; fresh; after; drawn anew
+            if self.asked in (3, 10, 11) or (self.asked == 12 and last == 2):  # alone; held out; after; drawn anew
                 there[:, mouse] = True
             if self.asked == 11:
                 there[1] = False

@@ -21,7 +21,7 @@ _VERBS = {
     "Patch": "unleak.words.methods.patch",
     "Keep": "unleak.words.methods.probe",
     "Subset": "unleak.text.subsets",
-    "Prune": "unleak.words.tokens.redundancy",
+    "Prune": "unleak.words.methods.prune",
     "tokens": "unleak.words.tokens.redundancy",
     "probe": "unleak.words.methods.probe",
     "diagnose": "unleak.words.diagnosis.diagnose",

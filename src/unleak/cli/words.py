@@ -96,7 +96,7 @@ def repair(
     prompt: str,
     items: Annotated[str, typer.Option(help="Every item of the prompt: mouse,laptop or mouse=furry mouse,laptop")],
     with_: Annotated[
-        str, typer.Option("--with", help="auto: by trial; or prune, patch, patch-word, patch-masked, boost.")
+        str, typer.Option("--with", help="auto: by trial; or a repair by name, such as patch, boost, deleaker, cutoff.")
     ] = "auto",
     only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
     isolation: Annotated[str | None, typer.Option(help="Where the item's rows come from.")] = None,

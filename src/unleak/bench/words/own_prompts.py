@@ -25,7 +25,7 @@ from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.flow import flow as flow_between
 from unleak.words.diagnosis.neglect import VERDICTS
 from unleak.words.lint.prompt_file import Line, line, read_prompts
-from unleak.words.repair.repair import fresh
+from unleak.words.repair.repair import held_out_seeds
 from unleak.words.tokens.learn import Record
 from unleak.words.tokens.redundancy import check as check_items
 
@@ -142,7 +142,7 @@ def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]
 
         def verdicts(prompt: str = prompt, items: Any = items) -> list[str | None]:
             seen = diagnose(
-                run.pipe, prompt, items, seeds=fresh(run.seeds), judge=judge, after=False, call=run.call
+                run.pipe, prompt, items, seeds=held_out_seeds(run.seeds), judge=judge, after=False, call=run.call
             ).findings
             return [finding.verdict for finding in seen]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import METHODS as WORLD
-from unleak.bench.words.repairs import WAYS, counting
+from unleak.bench.words.repairs import counting, repaired_by
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
@@ -110,7 +110,7 @@ def _there(run: Run, options: dict[str, Any], record: Record, broken: Sequence[I
         return judge.present(found.after, items)
     named = list(broken) if sense else [replace(item, sense=None) for item in broken]
     others = [replace(item, sense=None) for item in items if item not in broken]
-    with attach(run.pipe, *([WAYS[way](named, others, **arguments)] if broken else [])):
+    with attach(run.pipe, *([repaired_by(way, named, others, arguments)] if broken else [])):
         return judge.present(generate(run.pipe, prompt, run.seeds, **run.call)[0], items)
 
 

@@ -18,27 +18,21 @@ from torch import nn
 
 from unleak.bench.run import Run
 from unleak.core.anatomy import Anatomy
-from unleak.core.intervention import Intervention
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.stats.rows import Row, mean, paired_difference, share
-from unleak.text.items import Item
+from unleak.text.items import Item, parse_items
 from unleak.text.phrases import phrase, rename
-from unleak.words.methods.boost import Boost
-from unleak.words.methods.cutoff import Cutoff
-from unleak.words.methods.deleaker import DeLeaker
-from unleak.words.methods.patch import Patch
-from unleak.words.methods.structure import StructureDiffusion
-from unleak.words.methods.tebopt import TEBOpt
-from unleak.words.repair.repair import fresh, repair
+from unleak.words.presets import REPAIRS, RepairTask
+from unleak.words.repair.repair import held_out_seeds, repair
 from unleak.words.tokens.redundancy import tokens
 from unleak.world import load as load_world
 from unleak.world.prompts import Case
 
 #: method -> what it does. `sense` names the item by its unambiguous name ("mouse=furry mouse"), `carriers` takes only
-#: the representative tokens of that name; `with` is one of `WAYS`, by default "patch"; what is left are its arguments.
+#: the representative tokens of that name; `with` is one of `REPAIRS`, by default "patch"; the rest are arguments.
 #: After ":" the policy for EOS and pads or another setting, after "/" the only rows that change.
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
@@ -77,15 +71,11 @@ DEFAULT = tuple(m for m in METHODS if not m.startswith(("patch:", "cutoff:")))
 KINDS = {"trigger": 100, "neutral": 60}
 COSTED = 4  #: trigger prompts on which rows are counted
 
-#: the leaking items and all others -> the intervention
-WAYS: dict[str, Callable[..., Intervention]] = {
-    "patch": lambda items, others, **options: Patch(items=items, others=others, **options),
-    "structure": lambda items, others: StructureDiffusion([*items, *others]),
-    "cutoff": lambda items, others, **options: Cutoff([*items, *others], **options),
-    "tebopt": lambda items, others: TEBOpt([*items, *others]),
-    "boost": lambda items, others: Boost(items),
-    "deleaker": lambda items, others: DeLeaker([*items, *others]),
-}
+
+def repaired_by(name: str, items: Sequence[Item], others: Sequence[str | Item], parameters: Mapping[str, Any]) -> Any:
+    """The repair of these items beside all others, by its name in `REPAIRS`."""
+    task = RepairTask(tuple(items), parse_items(others) if others else (), (None,) * len(items))
+    return REPAIRS[name].build(task, parameters)
 
 
 def outcomes(
@@ -140,7 +130,7 @@ def _images(
         texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
     if arguments.pop("carriers", False):
         arguments |= by_carriers(pipe, item, seeds, call)
-    repairs = [] if rewrite else [WAYS[way or "patch"]([item], others, **arguments)]
+    repairs = [] if rewrite else [repaired_by(way or "patch", [item], others, arguments)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
 
@@ -148,7 +138,7 @@ def _images(
 def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any]) -> dict[str, Any]:
     """`Patch` by the tokens that carry the sense alone, found on other seeds; as ever where no single one does."""
     bare = phrase(f"a {item.text}", (2, 2 + len(item.text)), item.sense).text
-    study = tokens(pipe, bare, [item.sense or item.text], judge=glyph_judge(), seeds=fresh(seeds), call=call)
+    study = tokens(pipe, bare, [item.sense or item.text], judge=glyph_judge(), seeds=held_out_seeds(seeds), call=call)
     found = study.carriers()
     return {"unequal": "representative", "carriers": found} if found.pieces else {}
 

@@ -25,10 +25,11 @@ from unleak.judges.glyphs import glyph_judge
 from unleak.stats.rows import Row, mcnemar, mean, paired_difference, share
 from unleak.text.items import Item
 from unleak.text.subsets import Subset
-from unleak.words.repair.repair import fresh
+from unleak.words.methods.prune import Prune
+from unleak.words.repair.repair import held_out_seeds
 from unleak.words.tokens.classifier import Classifier
 from unleak.words.tokens.learn import Labels, Record, classifiers, labels, plans
-from unleak.words.tokens.redundancy import FEWEST, Plan, Prune
+from unleak.words.tokens.redundancy import FEWEST, Plan
 
 METHODS = DEFAULT = ("tokens", "prune", "classifier")
 #: kind of prompt -> how many
@@ -58,7 +59,7 @@ def measured(
     if "tokens" in methods:
         made += representative(found, kinds)
     if "prune" in methods:
-        made += pruned(run, planned, found, seeds, fresh(seeds), judge)
+        made += pruned(run, planned, found, seeds, held_out_seeds(seeds), judge)
     if "classifier" in methods:
         try:
             learners, _ = classifiers(run.pipe, planned, found, False, run.call)

@@ -36,7 +36,7 @@ from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.neglect import VERDICTS
-from unleak.words.repair.repair import fresh
+from unleak.words.repair.repair import held_out_seeds
 from unleak.world import World
 from unleak.world.prompts import Case, prompts
 
@@ -147,7 +147,7 @@ def figures(said: dict[str, list[str]]) -> list[Row]:
 
 def _said(run: Run, case: Labelled) -> str | None:
     """The verdict on the item in question; None where its label is not confirmed."""
-    seeds = fresh(run.seeds)
+    seeds = held_out_seeds(run.seeds)
 
     def shown(prompt: str) -> bool:
         images = generate(run.pipe, prompt, seeds, **run.call)[0]

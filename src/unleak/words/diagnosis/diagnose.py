@@ -200,7 +200,7 @@ def _suggest(
     pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
     none brings them back, the first."""
     drawn: list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]] = []
-    for trial in (trials if judge and draw else suggested)(found.case):
+    for trial in (trials if judge and draw else suggested)(found.task):
         try:
             rehearse(pipe, found.prompt, trial.repair, **found.call)
             images = draw(trial.repair) if draw else None

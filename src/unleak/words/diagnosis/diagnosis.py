@@ -15,7 +15,7 @@ from unleak.text.match import Chars
 from unleak.words.diagnosis.flow import Flow
 from unleak.words.diagnosis.flow_images import ImageFlow
 from unleak.words.diagnosis.neglect import Evidence
-from unleak.words.presets import Case
+from unleak.words.presets import RepairTask
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Diagnosis(Result):
         control: images from pad rows alone, and what the judge found there by mistake.
         image_flow: between the images of the items' rows, where it was asked for.
         layers: by depth 0..1, what the rows of earlier encoder layers draw (`unleak.words.methods.lens.Lens`).
-        method: the name of the suggested repair in `unleak.words.presets.CANDIDATES`; None if there is none.
+        method: the name of the suggested repair in `unleak.words.presets.REPAIRS`; None if there is none.
         failed: repairs that were considered first, and why they are not suggested: this pipeline cannot make them, or
             with them the judge still misses what they act on.
     """
@@ -97,10 +97,10 @@ class Diagnosis(Result):
         ]
 
     @property
-    def case(self) -> Case:
+    def task(self) -> RepairTask:
         """What a repair is asked to do."""
         marked = list(zip(self.findings, self.suspects, strict=True))
-        return Case(
+        return RepairTask(
             tuple(f.meant for f, broken in marked if broken),
             tuple(f.meant for f, broken in marked if not broken),
             tuple(f.verdict for f, broken in marked if broken),

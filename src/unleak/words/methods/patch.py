@@ -117,6 +117,8 @@ class Patch(Intervention):
         if eos_pads != "auto":
             check_policy(eos_pads, named, beside)
         carriers = Subset(**carriers) if isinstance(carriers, Mapping) else carriers
+        if not isinstance(carriers, Subset):
+            raise BadInput(f"carriers={carriers!r}: give a Subset, such as Subset.token('standing zebra', 2).")
         if (unequal == "representative") != bool(carriers.pieces) or (carriers.pieces and len(named) != 1):
             raise BadInput("unequal='representative' patches one item by its `carriers`, and only it has them.")
         values = {

@@ -24,12 +24,13 @@ from unleak.text.match import Chars
 from unleak.text.prompt import check_prompt
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.diagnosis import Diagnosis
-from unleak.words.presets import CANDIDATES, Case, Trial
-from unleak.words.repair.automatic import Attempt, Best, left_over, try_repairs
+from unleak.words.methods.prune import Prune
+from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_parameters
+from unleak.words.repair.automatic import Attempt, Best, try_repairs, untried
 from unleak.words.tokens.classifier import Classifier
-from unleak.words.tokens.redundancy import Prune
 
-METHODS = ("auto", *CANDIDATES)
+METHODS = ("auto", *REPAIRS)
+"""What `repair` takes as ``with_``."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Repair(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
 
     ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
-    the diagnosis, ``tried`` says what each repair did on fresh seeds, and ``by`` says which one drew each image of
+    the diagnosis, ``tried`` says what each repair did on held-out seeds, and ``by`` says which one drew each image of
     ``after``: another repair where the kept one left an item out and the other did not, "none" where the original
     shows more.
     """
@@ -137,38 +138,39 @@ class Repair(Result):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RepairPlan:
     """Which items of the prompt there are, and which are repaired whatever the judge says (None: it decides)."""
 
     items: tuple[Item, ...]
     spans: list[Chars]
     forced: list[bool] | None
     method: str
-    options: dict[str, Any]
+    parameters: dict[str, Any]
     redundant: Prune | None = None
 
-    def case(self, target: Sequence[bool]) -> Case:
+    @property
+    def name(self) -> str:
+        """The repair; `DEFAULT` where it is yet to be chosen by trial."""
+        return DEFAULT if self.method == "auto" else self.method
+
+    def task(self, target: Sequence[bool]) -> RepairTask:
         """The items that `target` marks are to be repaired; the others are their context."""
         broken = tuple(i for i, t in zip(self.items, target, strict=True) if t)
         others = tuple(i for i, t in zip(self.items, target, strict=True) if not t)
-        return Case(broken, others, (None,) * len(broken), self.redundant)
+        return RepairTask(broken, others, (None,) * len(broken), self.redundant)
 
-    def made(self, target: Sequence[bool]) -> Intervention:
-        """The repair of the items that `target` marks; `Patch` where the method is yet to be chosen.
+    def build(self, target: Sequence[bool]) -> Intervention:
+        """The repair of the items that `target` marks. Raises BadInput where it has nothing to act on."""
+        built = REPAIRS[self.name].build(self.task(target), self.parameters)
+        if built is None:
+            raise BadInput(f"{self.name} has nothing to act on: no token of these items is known to be redundant")
+        return built
 
-        Raises BadInput where it has nothing to act on.
-        """
-        name = "patch" if self.method == "auto" else self.method
-        made = CANDIDATES[name].made(self.case(target), self.options)
-        if made is None:
-            raise BadInput(f"{name} has nothing to act on: no token of these items is known to be redundant")
-        return made
-
-    def trials(self) -> list[Intervention]:
+    def to_rehearse(self) -> list[Intervention]:
         """Repairs that must work before anything is drawn: the forced one, or that of each single item."""
         if self.forced is not None:
-            return [self.made(self.forced)]
-        return [self.made([i is item for i in self.items]) for item in self.items]
+            return [self.build(self.forced)]
+        return [self.build([i is item for i in self.items]) for item in self.items]
 
 
 def plan(
@@ -178,26 +180,25 @@ def plan(
     with_: str = "auto",
     only: str | Iterable[str | Item] | None = None,
     redundant: Prune | Classifier | None = None,
-    **options: Any,
-) -> Plan:
+    **parameters: Any,
+) -> RepairPlan:
     """Everything of a repair that can be checked without a pipeline; arguments are those of `repair`.
 
     Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
-    another; `only` is none of them; an option of the repair is unknown; "prune" is not told what is redundant.
+    another; `only` is none of them; the repair has no such parameter; "prune" is not told what is redundant.
     """
     choose("repair", with_, METHODS)
-    if options and with_ != "auto" and not CANDIDATES[with_].patches:
-        raise BadInput(f"{', '.join(options)}: {with_!r} has no such option, they are Patch's")
+    check_parameters(with_, parameters)
     if with_ == "prune" and redundant is None:
         raise BadInput("prune drops redundant tokens: give a classifier of `unleak redundancy`, or tokens(...).prune()")
     check_prompt(prompt)
     named = parse_items(items)
     forced = None if only is None else _among(named, parse_items(only))
     prune = redundant if isinstance(redundant, Prune) else None
-    made = Plan(named, find_all(prompt, named), forced, with_, options, prune)
+    planned = RepairPlan(named, find_all(prompt, named), forced, with_, parameters, prune)
     if redundant is prune:  # a classifier must read the rows first
-        made.trials()
-    return made
+        planned.to_rehearse()
+    return planned
 
 
 def _among(named: Sequence[Item], only: Sequence[Item]) -> list[bool]:
@@ -225,7 +226,7 @@ def repair(
     model: str = "",
     call: dict[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
-    **options: Any,
+    **parameters: Any,
 ) -> Repair:
     """Draw `prompt` at `seeds`, repair what the judge misses, draw it again at the same seeds.
 
@@ -233,16 +234,17 @@ def repair(
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
             item without one is meant in the sense that the judge looks for, and is repaired by that name.
         with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
-            fresh seeds, else the next one, also for single images that still miss an item; without a judge ``"patch"``.
+            held-out seeds, else the next one, also for single images that still miss an item; without a judge
+            ``"patch"``.
         only: of the items, repair these, whatever the judge says.
         redundant: which tokens may go: ``tokens(...).prune()``, or a classifier that tells without drawing. It is
             tried as a repair, too.
         call: arguments of the pipeline (steps, guidance, size).
-        options: passed to the repair (`isolation`, `eos_pads`, ... of `Patch`).
+        parameters: of the repair, as `unleak.methods()` lists them (`isolation`, `eos_pads`, ... of "patch").
 
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
     """
-    todo = plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
+    todo = plan(prompt, items, with_=with_, only=only, redundant=redundant, **parameters)
     given = todo.items
     senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
     named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
@@ -252,7 +254,7 @@ def repair(
         todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **call))
     if judge is None and todo.forced is None:
         todo = replace(todo, forced=[True] * len(named))
-    for trial in todo.trials():
+    for trial in todo.to_rehearse():
         rehearse(pipe, prompt, trial, **call)
 
     one = _Drawing(pipe, prompt, named, judge, call, progress)
@@ -272,7 +274,7 @@ def repair(
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
     dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
-    settings = {"with": with_, **options, **dropped, "call": call}
+    settings = {"with": with_, **parameters, **dropped, "call": call}
     return Repair(
         prompt, model, drawn.method, settings, outcomes, seeds, drawn.before, drawn.after,
         judge.name if judge else None, one.log, drawn.found, drawn.tried, drawn.by,
@@ -323,7 +325,7 @@ class _Drawn:
     by: list[str] = field(default_factory=list)
 
 
-def _as_asked(one: _Drawing, todo: Plan, seeds: list[int]) -> _Drawn:
+def _as_asked(one: _Drawing, todo: RepairPlan, seeds: list[int]) -> _Drawn:
     """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
     before = one.draw(seeds)
     seen = one.see(before)
@@ -332,18 +334,18 @@ def _as_asked(one: _Drawing, todo: Plan, seeds: list[int]) -> _Drawn:
         one.skip(len(seeds))
         return _Drawn(before, before, seen, seen, "none", target)
     one.log.clear()
-    after = one.draw(seeds, todo.made(target))
-    return _Drawn(before, after, seen, one.see(after), "patch" if todo.method == "auto" else todo.method, target)
+    after = one.draw(seeds, todo.build(target))
+    return _Drawn(before, after, seen, one.see(after), todo.name, target)
 
 
-def _by_trial(one: _Drawing, todo: Plan, seeds: list[int], found: Diagnosis) -> _Drawn:
-    """By what the judge confirms on fresh seeds; each seed then by what shows most, see `Best`."""
+def _by_trial(one: _Drawing, todo: RepairPlan, seeds: list[int], found: Diagnosis) -> _Drawn:
+    """By what the judge confirms on held-out seeds; each seed then by what shows most, see `Best`."""
     assert one.judge is not None
     judge, items, before = one.judge, one.items, found.images
     seen = judge.present(before, items)
-    case = _reasoned(todo.case(todo.forced or found.suspects), found)
-    look = lambda *them: judge.present(one.draw(fresh(seeds), *them), items)  # noqa: E731
-    tried = try_repairs(case, items, look, **todo.options) if case.broken else []
+    task = _reasoned(todo.task(todo.forced or found.suspects), found)
+    look = lambda *them: judge.present(one.draw(held_out_seeds(seeds), *them), items)  # noqa: E731
+    tried = try_repairs(task, items, look, **todo.parameters) if task.broken else []
     kept = next((t.trial for t in tried if t.kept), None)
     best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
     if kept is None:
@@ -351,25 +353,25 @@ def _by_trial(one: _Drawing, todo: Plan, seeds: list[int], found: Diagnosis) -> 
     else:
         one.log.clear()
         after = one.draw(seeds, kept.repair)
-        best.offer(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
-    for other in left_over(case, tried, **todo.options):
+        best.consider(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
+    for other in untried(task, tried, **todo.parameters):
         if not best.incomplete:
             break
         _redraw(one, best, other, seeds, tried)
     target = [kept is not None and item in kept.items for item in items]
     method = kept.name if kept else "none"
-    return _Drawn(before, best.images, seen, best.seen, method, target, found, tried, best.by)
+    return _Drawn(before, best.images, seen, best.present, method, target, found, tried, best.drawn_by)
 
 
-def fresh(seeds: Sequence[int]) -> list[int]:
+def held_out_seeds(seeds: Sequence[int]) -> list[int]:
     """As many other seeds: the smallest that are not among these."""
     return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
 
 
-def _reasoned(case: Case, found: Diagnosis) -> Case:
-    """The case with the reasons that were found for its broken items."""
+def _reasoned(task: RepairTask, found: Diagnosis) -> RepairTask:
+    """The task with the reasons that were found for its broken items."""
     reasons = {f.meant: f.verdict for f in found.findings}
-    return replace(case, verdicts=tuple(reasons[item] for item in case.broken))
+    return replace(task, verdicts=tuple(reasons[item] for item in task.broken))
 
 
 def _redraw(one: _Drawing, best: Best, trial: Trial, seeds: Sequence[int], tried: list[Attempt]) -> None:
@@ -379,6 +381,6 @@ def _redraw(one: _Drawing, best: Best, trial: Trial, seeds: Sequence[int], tried
     try:
         images = one.draw([seeds[row] for row in rows], trial.repair)
     except UnleakError as e:
-        tried.append(Attempt(trial, best.seen[rows], None, failed=str(e)))
+        tried.append(Attempt(trial, best.present[rows], None, failed=str(e)))
         return
-    best.offer(rows, images, one.judge.present(images, one.items), trial.name)
+    best.consider(rows, images, one.judge.present(images, one.items), trial.name)

@@ -30,8 +30,9 @@ from unleak.text.encode import weights_digest
 from unleak.text.items import Item
 from unleak.text.spans import token_span, tokenize
 from unleak.text.subsets import Cutter, Subset
+from unleak.words.methods.prune import Prune
 from unleak.words.tokens.reading import rows_read
-from unleak.words.tokens.redundancy import Prune, check
+from unleak.words.tokens.redundancy import check
 
 SCHEMA = "unleak/redundancy/2"
 #: per kind the values of its one setting, k or C, of which validation chooses

@@ -1,4 +1,4 @@
-"""Which tokens of an item carry it, found by drawing from each alone; and the repair that drops the others.
+"""Which tokens of an item carry it, found by drawing from each alone.
 
 Source: Follow the Flow (arXiv 2504.01137). A token of an item is *representative* if its contextual row alone,
 with pad rows elsewhere, shows the item. Any other is redundant: its row may be replaced by a pad row.
@@ -23,9 +23,9 @@ from unleak.text.encode import Encoder
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.text.prompt import check_prompt
-from unleak.text.spans import Tokens
-from unleak.text.subsets import Cutter, Subset, cut_item, letters
-from unleak.words.methods.probe import Keep, probe
+from unleak.text.subsets import Subset, cut_item
+from unleak.words.methods.probe import probe
+from unleak.words.methods.prune import Prune
 from unleak.words.tokens.reading import rows_read
 
 RATE = 0.5  #: of the seeds: from here on a token that shows its item is representative
@@ -38,35 +38,6 @@ VIEWS = {
     "EOS and pads": Subset.of(kinds=("eos", "pads")),
     "everything": Subset.everything(),
 }
-
-
-@dataclass(frozen=True)
-class Prune(Keep):
-    """Replace redundant tokens of items by pad rows; every other row stays, contextual pads included.
-
-    ``Prune(Subset.token("hot dog", 0))``, or ``tokens(...).prune()``. ``subsets`` are the rows to remove; the
-    pooled vector stays that of the whole prompt unless `pooled` says otherwise. The length never changes.
-
-    Raises:
-        BadInput: something else than single tokens of items is named, or an item would lose all of its tokens.
-    """
-
-    pooled: str = "full"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert not isinstance(self.subsets, Subset)
-        if any(s.items or s.kinds or not s.pieces for s in self.subsets):
-            raise BadInput("Prune removes single tokens of items, Subset.token('hot dog', 0), and nothing else.")
-
-    def kept(self, subset: Subset, own: Cutter, tokens: Tokens, every: Sequence[Cutter]) -> list[int]:
-        """Every position but those of the redundant tokens."""
-        removed = set(subset.positions(own, tokens, every))
-        for item in subset.named:
-            rows = Subset.of(item).positions(own, tokens, every)
-            if not any(letters(own, tokens, i) for i in rows if i not in removed):
-                raise BadInput(f"Prune would leave no token of {item!r} in {own.name}: keep one of them.")
-        return [i for i in range(tokens.length) if i not in removed]
 
 
 @dataclass(frozen=True)
