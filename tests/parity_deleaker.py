@@ -14,8 +14,8 @@ from unleak.engine.session import attach
 from unleak.text.items import Item
 from unleak.text.match import occurrences
 from unleak.words.methods.deleaker import DeLeaker, progress
+from unleak.words.methods.item_columns import item_columns
 from unleak.words.methods.own_region import standing_out
-from unleak.words.methods.places import item_columns
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_pairwise_is_the_release_also_for_three_items(flux, plain, options):
     method = DeLeaker(ITEMS, pairwise=True, **ALWAYS, **options)
     with attach(flux, Maps(ITEMS)) as run:
         draw(flux, PROMPT, steps=1)
-    at = next(iter(run.contexts[0].state["places"].at))
+    at = next(iter(run.contexts[0].state["positions"].at))
     theirs, _ = leaked(flux, Release(method, tuple(own[0] for own in at)))
     ours, _ = leaked(flux, method)
     assert far(ours, theirs) < 1e-5 * theirs.abs().max() * 3
@@ -186,7 +186,7 @@ def watched(pipe, *methods, **kwargs):
 
 
 def tokens_of(run):
-    return sorted(set().union(*run.contexts[0].state["places"].at[0][0]))
+    return sorted(set().union(*run.contexts[0].state["positions"].at[0][0]))
 
 
 def keys_of(run, site_name, tokens):

@@ -23,7 +23,6 @@ from unleak.copies.detect.detectors import (
     Magnitude,
     SiteEntropy,
     detectors,
-    summary_tokens,
 )
 from unleak.copies.detect.significance import Significance, token_significance
 from unleak.core.intervention import Intervention, Window
@@ -31,6 +30,7 @@ from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnsupportedModel
+from unleak.text.positions import summary_rows
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 3}
 CAT, MOUSE = "a red cat", "a mouse and a laptop"
@@ -206,7 +206,7 @@ def test_summary_tokens_are_each_encoders_eos_and_pads(any_pipe):
     @dataclass(frozen=True)
     class Look(Intervention):
         def on_latents(self, ctx, latents):
-            ctx.run.results["summary"] = summary_tokens(ctx)
+            ctx.run.results["summary"] = summary_rows(ctx.encoded)
 
     run = first_steps(any_pipe, None, Look(), **call(any_pipe, CAT, MOUSE, num_inference_steps=1))
     found, encoded = run.results["summary"], run.prompts.encoded

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from unleak.copies.methods.attenuate import ATTENUATED
-from unleak.copies.methods.positions import prompt_tokens
 from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.drawing.generate import generate, rehearse
@@ -21,6 +20,7 @@ from unleak.engine.session import Session, attach
 from unleak.judges import Judge
 from unleak.judges.copies import CopyJudge
 from unleak.text.items import Item
+from unleak.text.positions import prompt_tokens
 from unleak.text.prompt import check_prompt
 from unleak.text.spans import Tokens
 

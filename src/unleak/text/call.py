@@ -59,6 +59,15 @@ class Encoded:
     cond: Tensor | None = None
     uncond: Tensor | None = None
 
+    @property
+    def image_prompts(self) -> list[str]:
+        """The prompt of each image."""
+        return [prompt for prompt in self.prompts for _ in range(self.images_per_prompt)]
+
+    def images_of(self, prompt: int) -> slice:
+        """The images of a prompt, by its number."""
+        return slice(prompt * self.images_per_prompt, (prompt + 1) * self.images_per_prompt)
+
     def columns(self, encoder: str) -> slice | None:
         """Where this encoder's L rows stand among the denoiser's text rows; None if only its pooled vector
         is used.

@@ -52,9 +52,14 @@ class Tokens:
         return inside[0], inside[-1] + 1
 
     @property
+    def end(self) -> int:
+        """The row after the text's own tokens: EOS, where there is one. An empty text has it at its last real row."""
+        return self.body[1] if any(self.words) else self.length - 1 - self.real[::-1].index(True)
+
+    @property
     def tail(self) -> range:
         """The rows after the text: EOS, where there is one, and the pads."""
-        return range(self.body[1], self.length)
+        return range(self.end, self.length)
 
 
 def tokenize(tokenizer: Any, text: str, length: int | None = None, name: str = "the tokenizer") -> Tokens:

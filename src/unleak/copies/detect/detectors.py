@@ -30,6 +30,7 @@ from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.engine.session import Session
 from unleak.errors import BadInput, NotFinite, UnsupportedModel, choose
+from unleak.text.positions import summary_rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Collapse(Detector):
 
 def prompts_of_images(ctx: Context, images: int) -> list[str]:
     """The prompt of each image. Raises UnsupportedModel where the call did not name them."""
-    prompts = [p for p in ctx.encoded.prompts for _ in range(ctx.encoded.images_per_prompt)]
+    prompts = ctx.encoded.image_prompts
     if len(prompts) != images:
         raise UnsupportedModel(f"{images} images of {len(prompts)} known prompts: call the pipeline with `prompt`")
     return prompts
@@ -140,22 +141,6 @@ def by_prompt(ctx: Context, x: Tensor, of: Callable[[Tensor], Tensor] = agreemen
         rows = [i for i, other in enumerate(prompts) if other == prompt]
         out[rows] = of(x[rows])
     return out
-
-
-def summary_tokens(ctx: Context) -> Tensor:
-    """[N, K] of bool: which of the denoiser's text rows are an encoder's EOS or stand after it."""
-    encoded = ctx.encoded
-    if encoded.cond is None or not encoded.calls:
-        raise UnsupportedModel("the prompts' tokens are not known: call the pipeline with `prompt`")
-    found = torch.zeros(encoded.cond.shape[:2], dtype=torch.bool)
-    for name, call in encoded.calls.items():
-        place = encoded.columns(name)
-        if place is None:
-            continue  # only its pooled vector is used
-        for i, mask in enumerate(call.tokenize(call.prompts).attention_mask):
-            images = slice(i * encoded.images_per_prompt, (i + 1) * encoded.images_per_prompt)
-            found[images, place.start + int(mask.sum()) - 1 : place.stop] = True
-    return found
 
 
 @dataclass(frozen=True)
@@ -214,7 +199,7 @@ class LateEntropy(TextAttention):
             steps.append(here)
         if len(steps) == ctx.steps:
             p = torch.stack(steps)
-            self.note(ctx, late_entropy(p, summary_tokens(ctx).to(p.device), late_steps(len(p), self.late)))
+            self.note(ctx, late_entropy(p, summary_rows(ctx.encoded).to(p.device), late_steps(len(p), self.late)))
 
 
 @dataclass(frozen=True)
@@ -234,7 +219,7 @@ class BrightEnding(Detector):
         last = ctx.step == ctx.steps - 1
         if not last or site.kind == "self" or ctx.grid is None or site.grid != ctx.grid.size:
             return
-        ends = summary_tokens(ctx).int().argmax(1).tolist()
+        ends = summary_rows(ctx.encoded).int().argmax(1).tolist()
         tokens = sorted(set(ends))
         columns = site.columns(tokens, "cond")  # [N, h, w, T]
         mask = torch.stack([columns[i, :, :, tokens.index(end)] for i, end in enumerate(ends)])

@@ -14,6 +14,7 @@ from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
+from unleak.text.positions import first_encoder, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def token_significance(
 ) -> list[tuple[str, float]]:
     """(token, significance) for every token of the prompt up to EOS; BOS is left out. Higher: more memorized by it.
 
-    The mean over the first `steps` steps. For encoders whose rows fill the denoiser's text side by side, tokens are
-    those of the first.
+    The mean over the first `steps` steps. Tokens are those of
+    `unleak.text.positions.first_encoder`.
 
     Raises:
         UnsupportedModel: the run has no classifier-free guidance.
@@ -54,11 +55,6 @@ def token_significance(
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     run = first_steps(pipe, steps, Significance(), prompt=[prompt] * len(generators), generator=generators, **call)
     found = torch.stack(list(run.results["significance"].values())).mean(0)[0]
-    name, encoded = next(iter(run.prompts.encoded.calls.items()))
-    place = run.prompts.encoded.columns(name)
-    ids = encoded.tokenize([prompt])
-    length = int(ids.attention_mask[0].sum())
-    words = encoded.tokenizer.convert_ids_to_tokens(ids.input_ids[0, :length].tolist())
-    start = 1 if words[0] == encoded.tokenizer.bos_token else 0
-    first = place.start if place is not None else 0
-    return [(words[k], float(found[first + k])) for k in range(start, length)]
+    tokens = prompt_tokens(run.prompts.encoded)[0]
+    names = first_encoder(run.prompts.encoded).tokenizer.convert_ids_to_tokens(list(tokens.ids))
+    return [(names[k], float(found[k])) for k in range(tokens.body[0], tokens.end + 1)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -144,9 +145,8 @@ class PruneNeurons(Gated):
         if "images" in ctx.state:
             return None
         cond, chosen = preds["cond"], self.decide(ctx, preds)
-        by_prompt: dict[int, list[int]] = {}
-        for image in range(len(cond)) if chosen is None else chosen:
-            by_prompt.setdefault(image // ctx.encoded.images_per_prompt, []).append(image)
+        images = range(len(cond)) if chosen is None else chosen
+        by_prompt = {prompt: list(own) for prompt, own in groupby(images, ctx.prompt_of)}
         if by_prompt and self.neurons is None and "acts" not in ctx.state:
             raise NoSite("none of the chosen sites reads text, so no neuron was pruned; choose others")
         off, new = dict[int, Neurons](), cond.clone()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,12 +63,10 @@ class OptimiseRows(Gated):
         cond, uncond = guidance_pair(preds)
         chosen = self.decide(ctx, preds)
         images = range(len(cond)) if chosen is None else chosen
-        groups: dict[int, list[int]] = {}
-        for image in images:
-            groups.setdefault(image // ctx.encoded.images_per_prompt, []).append(image)
+        groups = {prompt: list(own) for prompt, own in groupby(images, ctx.prompt_of)}
         new, rows = cond.clone(), []
         for prompt, mine in groups.items():
-            start = ctx.encoded.cond[prompt * ctx.encoded.images_per_prompt]  # type: ignore[index]
+            start = ctx.encoded.cond[ctx.encoded.images_of(prompt)][0]  # type: ignore[index]
             found = self._optimise(ctx, start, tuple(mine), uncond[mine])
             new[mine] = self._predict(ctx, found, tuple(mine)).to(new)
             rows.append(found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from unleak.copies.methods.positions import rows_by_end
+from unleak.copies.methods.summary import rows_by_end
 from unleak.core.edits import Mask
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
@@ -34,7 +34,7 @@ class PadSwap(Intervention):
         tokens = call.tokenizer(self.pad, add_special_tokens=False).input_ids
         if len(tokens) != 1 or tokens[0] == call.tokenizer.unk_token_id:
             raise BadInput(f"{call.name} reads the pad {self.pad!r} as {len(tokens)} tokens: choose one of one token")
-        ends = [tokenize(call.tokenizer, text, call.length, call.name).tail.start for text in call.prompts]
+        ends = [tokenize(call.tokenizer, text, call.length, call.name).end for text in call.prompts]
         ids = call.ids.clone()
         for row, end in zip(ids, ends, strict=True):
             row[end + 1 :] = tokens[0]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unleak.copies.methods.positions import rows_by_end
 from unleak.core.edits import KeyScale, Mask
 from unleak.core.intervention import Intervention
+from unleak.text.positions import prompt_tokens
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -42,3 +42,14 @@ class MaskSummary(Intervention):
             if first < last:
                 edits.append(Mask(range(first, last), queries="image", rows=rows))
         return [*edits, KeyScale([0], self.c1)] if self.c1 != 1 else edits
+
+
+def rows_by_end(ctx: Context, site: AttentionCall, *labels: str) -> dict[int, list[int]]:
+    """Batch rows with one of these labels, by the end-of-text position of their prompt; pads follow it."""
+    if "ends" not in ctx.state:
+        ctx.state["ends"] = [tokens.end for tokens in prompt_tokens(ctx.encoded)]
+    found: dict[int, list[int]] = {}
+    for label in labels:
+        for prompt, rows in site.rows.by_prompt(label).items():
+            found.setdefault(ctx.state["ends"][prompt], []).extend(rows)
+    return found

@@ -48,10 +48,10 @@ def prompt_of(ctx: Context, n: int) -> list[int]:
 
     Raises BadInput: the call has neither one prompt for all of its images nor n.
     """
-    prompts, each = ctx.encoded.prompts, ctx.encoded.images_per_prompt
+    prompts = ctx.encoded.prompts
     if n not in (1, len(prompts)):
         raise BadInput(f"what is given for {n} prompts does not fit a call of {len(prompts)}: give one for each")
-    return [0 if n == 1 else i // each for i in range(len(prompts) * each)]
+    return [0 if n == 1 else ctx.prompt_of(image) for image in range(len(ctx.encoded.image_prompts))]
 
 
 def per_image(ctx: Context, values: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ def per_image(ctx: Context, values: Tensor) -> Tensor:
 
 def rows_of(ctx: Context, n: int, label: str = "cond") -> list[tuple[int, ...]]:
     """The rows called `label` of each of n prompts (1: of all)."""
-    rows = ctx.rows.of(label)
     if n == 1:
-        return [rows]
-    whose = prompt_of(ctx, n)
-    return [tuple(row for row in rows if whose[ctx.rows.images[row]] == i) for i in range(n)]
+        return [ctx.rows.of(label)]
+    prompt_of(ctx, n)
+    groups = ctx.rows.by_prompt(label)
+    return [tuple(groups.get(prompt, ())) for prompt in range(n)]
 
 
 def own_prompts(ctx: Context, n: int) -> tuple[list[str], list[Tensor]]:
@@ -73,8 +73,8 @@ def own_prompts(ctx: Context, n: int) -> tuple[list[str], list[Tensor]]:
 
     Raises BadInput: the call has other prompts than n, or, for one, more than one.
     """
-    prompts, rows, each = ctx.encoded.prompts, ctx.encoded.cond, ctx.encoded.images_per_prompt
+    prompts, rows = ctx.encoded.prompts, ctx.encoded.cond
     if rows is None or (n == 1 and len(set(prompts)) != 1):
         raise BadInput(f"masks belong to one prompt, and the call has {len(set(prompts))}: give a list for each")
     prompt_of(ctx, n)
-    return prompts[:n], [rows[i * each] for i in range(n)]
+    return prompts[:n], [rows[ctx.encoded.images_of(prompt)][0] for prompt in range(n)]

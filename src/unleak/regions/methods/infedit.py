@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unleak.core.anatomy import Anatomy
 from unleak.core.edits import MapMix, QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
@@ -35,11 +34,13 @@ from unleak.regions.methods.p2p import P2P
 from unleak.regions.methods.schedule import alphas
 from unleak.regions.methods.sides import sides
 from unleak.text.items import Item
+from unleak.text.positions import first_encoder
 from unleak.text.spans import token_span, tokenize
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.call import TextCall
 
 LAYOUT = "layout"
 """Name of the third branch; to be given to `DDCM` as a follower."""
@@ -83,8 +84,7 @@ class UnifiedAttention(Intervention):
 
     def _aligned(self, ctx: Context) -> MapMix:
         if "tables" not in ctx.state:
-            tokenizer = Anatomy.of(ctx.pipe).encoders[0].tokenizer
-            ctx.state["tables"] = P2P(self.prompts, self.kind).tables(tokenizer, ctx.steps)
+            ctx.state["tables"] = P2P(self.prompts, self.kind).tables(first_encoder(ctx.encoded), ctx.steps)
         _, take, keep = ctx.state["tables"]
         side = sides(ctx, "cond", len(take))
         which = list(side.prompts)
@@ -120,7 +120,7 @@ class LayoutBlend(Intervention):
         if not reads_text(site) or site.grid is None or ctx.step == 0:
             return
         if "tokens" not in ctx.state:
-            encoder = Anatomy.of(ctx.pipe).encoders[0]
+            encoder = first_encoder(ctx.encoded)
             named = {LAYOUT: self.edited, "source": self.kept}
             ctx.state["tokens"] = {branch: self._tokens(encoder, some) for branch, some in named.items() if some}
         for branch, each in ctx.state["tokens"].items():
@@ -128,11 +128,11 @@ class LayoutBlend(Intervention):
             seen = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
             seen.append([site.columns(tokens, rows) for tokens, rows in whose])  # [its images, h, w, tokens] by prompt
 
-    def _tokens(self, encoder: Any, phrases: Phrases) -> list[list[int]]:
+    def _tokens(self, encoder: TextCall, phrases: Phrases) -> list[list[int]]:
         """Positions of all their tokens, for each prompt. Raises ItemNotFound, AmbiguousItem."""
         each = []
         for text, some in zip(each_prompt(self.prompt), each_list(phrases), strict=True):
-            prompt = tokenize(encoder.tokenizer, text)
+            prompt = tokenize(encoder.tokenizer, text, encoder.length, encoder.name)
             found = [token_span(encoder.tokenizer, prompt, Item.of(p).find(text), encoder.name) for p in some]
             each.append([token for span in found for token in range(*span)])
         return each

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.engine.effects import paired
 from unleak.errors import BadInput, ItemNotFound, NoSite
@@ -23,10 +22,12 @@ from unleak.regions.methods import alignment
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.sides import sides
+from unleak.text.positions import first_encoder
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.call import TextCall
 
 REDUCTION = 4
 """Latent cells along a side of one cell of the maps: 16 x 16 maps of 64 x 64 latents, at any proportions."""
@@ -66,8 +67,8 @@ class LocalBlend(Intervention):
         if site.grid != tuple(math.ceil(side / REDUCTION) for side in ctx.grid.size):
             return
         if "tokens" not in ctx.state:
-            tokenizer = Anatomy.of(ctx.pipe).encoders[0].tokenizer
-            ctx.state["tokens"] = [self._tokens(tokenizer, some) for some in (self.words, self.without) if some]
+            encoder = first_encoder(ctx.encoded)
+            ctx.state["tokens"] = [self._tokens(encoder, some) for some in (self.words, self.without) if some]
         side = sides(ctx, "cond", len(self.prompts) - 1)
         for which, tokens in zip(("words", "without"), ctx.state["tokens"], strict=False):
             seen = [
@@ -79,9 +80,9 @@ class LocalBlend(Intervention):
                 ctx.state[f"seen {which}"] = ctx.state.get(f"seen {which}", 0.0) + total
                 ctx.state["images"] = [site.rows.images[target] for target in side.targets]
 
-    def _tokens(self, tokenizer: object, words: tuple[tuple[str, ...], ...]) -> list[list[int]]:
+    def _tokens(self, encoder: TextCall, words: tuple[tuple[str, ...], ...]) -> list[list[int]]:
         found = []
-        for tokens, some in zip(alignment.cut(tokenizer, self.prompts), words, strict=True):
+        for tokens, some in zip(alignment.cut(encoder.tokenizer, self.prompts, encoder.length), words, strict=True):
             for word in some:
                 if not alignment.positions(tokens, word):
                     raise ItemNotFound(f"{tokens.text!r} has no word {word!r}")

@@ -30,6 +30,7 @@ from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompt
 from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.text.phrases import past_article, rename
+from unleak.text.positions import readable
 from unleak.text.spans import Span, Tokens, token_span, tokenize
 
 if TYPE_CHECKING:
@@ -163,10 +164,10 @@ def embed(
 
 
 def _common_slots(ctx: Context, prompt: str, items: Sequence[Item], texts: Sequence[Own], find: str) -> Slots:
-    """Where the objects stand for every encoder."""
+    """Where the objects stand for every encoder that the denoiser reads."""
     found = {
         call.name: _slots(call.name, call.tokenizer, call.length, prompt, items, texts, find)
-        for call in ctx.encoded.calls.values()
+        for call in (ctx.encoded.calls[name] for name in readable(ctx.encoded))
     }
     if len(set(found.values())) != 1:
         raise UnsupportedModel(f"the encoders {sorted(found)} cut {prompt!r} in different places")

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unleak.core.anatomy import Anatomy
 from unleak.core.edits import MapMix, QueryKeySwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, ItemNotFound, PromptTruncated, choose
@@ -31,11 +30,13 @@ from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.images import Phrases, each_list, frozen
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.sides import Sides, sides
+from unleak.text.positions import first_encoder
 from unleak.text.spans import Tokens
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.call import TextCall
 
 KINDS = ("replace", "refine", "same")
 
@@ -86,7 +87,7 @@ class P2P(Intervention):
         if not side.targets:
             return None
         if "tables" not in ctx.state:
-            ctx.state["tables"] = self.tables(Anatomy.of(ctx.pipe).encoders[0].tokenizer, ctx.steps)
+            ctx.state["tables"] = self.tables(first_encoder(ctx.encoded), ctx.steps)
         alphas, take, keep = ctx.state["tables"]
         if not (alphas[ctx.step] > 0).any():
             return None
@@ -95,7 +96,7 @@ class P2P(Intervention):
             side.targets, side.sources, (alpha[:, None] * take)[which], (alpha * keep + 1 - alpha)[which]
         )  # fmt: skip
 
-    def tables(self, tokenizer: Any, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def tables(self, encoder: TextCall, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Alphas [steps + 1, targets, L], and what full injection takes of the source's map [targets, L, L] and keeps
         of the target's own [targets, L].
 
@@ -105,7 +106,7 @@ class P2P(Intervention):
         """
         pairs = []
         for prompts in each_list(self.prompts):
-            source, *others = alignment.cut(tokenizer, prompts)
+            source, *others = alignment.cut(encoder.tokenizer, prompts, encoder.length)
             for tokens in (source, *others):
                 if tokens.lost:
                     raise PromptTruncated(f"{tokens.text!r} is longer than {tokens.length} tokens: shorten it")

@@ -34,7 +34,7 @@ def sides(ctx: Context, label: str, targets: int | None = None) -> Sides:
     given = prompts if beside else prompts - 1
     if targets is not None and given > targets:
         raise BadInput(f"the call has {given} target prompts, and {targets} are told of: give those of all")
-    prompt_of = {row: rows.images[row] // ctx.encoded.images_per_prompt for row in rows.of(label)}
+    prompt_of = {row: ctx.prompt_of(rows.images[row]) for row in rows.of(label)}
     if beside:
         return Sides(tuple(prompt_of), rows.of(f"source_{label}"), tuple(prompt_of.values()))
     mine = tuple(row for row, prompt in prompt_of.items() if prompt)

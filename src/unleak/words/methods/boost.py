@@ -15,10 +15,11 @@ from torch import Tensor
 
 from unleak.core.edits import Bias, Edit, KeyScale, Where
 from unleak.errors import BadInput, NoSite, choose
+from unleak.text.positions import Positions
+from unleak.words.methods.item_columns import alike, item_columns
 from unleak.words.methods.maps import ItemMaps
 from unleak.words.methods.on_items import OnItems
 from unleak.words.methods.own_region import own_regions
-from unleak.words.methods.places import Positions, alike, item_columns, places
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -59,11 +60,11 @@ class Boost(OnItems):
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Edit] | None:
         if site.kind == "self":
             return None
-        found = places(ctx, self.names)
+        found = self.positions(ctx)
         if self.region == "own":
             self._check_steps(ctx)
             if "maps" not in ctx.state:
-                ctx.state["maps"] = ItemMaps(self.names, found, ctx.encoded.prompts, ctx.encoded.images_per_prompt)
+                ctx.state["maps"] = ItemMaps(self.names, found.encoders, ctx.encoded.image_prompts)
             seen = item_columns(ctx, site, found)
             if seen is not None:
                 ctx.state["maps"].add(*seen)
@@ -74,7 +75,7 @@ class Boost(OnItems):
         if key not in edits:
             edits[key] = [
                 self._edit(ctx, site, i, sorted(set().union(*own)), rows)
-                for at, rows in alike(ctx, site, found)
+                for at, rows in alike(site, found)
                 for i, own in enumerate(at)
             ]
         made: list[Edit] = edits[key]
@@ -91,7 +92,7 @@ class Boost(OnItems):
 
     def on_latents(self, ctx: Context, latents: Tensor) -> None:
         """The regions of the next step."""
-        if "places" not in ctx.state:
+        if "positions" not in ctx.state:
             raise NoSite("none of the chosen sites reads text, so there is nothing to strengthen: choose other `sites`")
         if "maps" in ctx.state:
             maps: ItemMaps = ctx.state["maps"]

@@ -20,9 +20,10 @@ from unleak.core.edits import Bias, Edit, KeyScale, Mask
 from unleak.core.intervention import Window
 from unleak.core.scores import RunningMean
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.text.positions import ItemPositions, Positions
+from unleak.words.methods.item_columns import alike, item_columns
 from unleak.words.methods.on_items import OnItems
 from unleak.words.methods.own_region import own_regions
-from unleak.words.methods.places import Places, Positions, alike, item_columns, places
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -80,12 +81,12 @@ class DeLeaker(OnItems):
             raise UnsupportedModel(
                 "DeLeaker edits image and text in one attention map, and this denoiser has none: use Boost"
             )
-        found = places(ctx, self.names)
+        found = self.positions(ctx)
         masks = self.regions(ctx, site, found)
         if masks is None or progress(ctx, site) not in self.act:
             return None
         order, edits = site.rows.of("cond"), list[Edit]()
-        for at, rows in alike(ctx, site, found):
+        for at, rows in alike(site, found):
             tokens = [sorted(set().union(*own)) for own in at]
             mine = masks[[order.index(row) for row in rows]]
             edits += self._of_text(tokens, mine, rows)
@@ -94,7 +95,7 @@ class DeLeaker(OnItems):
                 edits.append(Bias(torch.stack(links)[:, None], keys="image", queries="image", rows=rows))
         return edits
 
-    def regions(self, ctx: Context, site: AttentionCall, found: Places) -> Tensor | None:
+    def regions(self, ctx: Context, site: AttentionCall, found: ItemPositions) -> Tensor | None:
         """Own regions [rows, items, h, w] of the positive rows of this call; None while they are not needed."""
         now, rows = progress(ctx, site), site.rows.of("cond")
         gathers, key = self.history and now in self.gather, (tuple(site.rows.images[row] for row in rows), site.grid)

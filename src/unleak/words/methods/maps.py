@@ -6,6 +6,7 @@ grid that the site really has, as running means that stay on the device until th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from unleak.core.scores import RunningMean
 from unleak.errors import BadInput, NoSite
+from unleak.text.positions import Positions
+from unleak.words.methods.item_columns import item_columns
 from unleak.words.methods.on_items import OnItems
-from unleak.words.methods.places import Places, Positions, item_columns, places
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -38,9 +40,9 @@ class Maps(OnItems):
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
         if site.kind == "self":
             return
-        found = places(ctx, self.names)
+        found = self.positions(ctx)
         if "maps" not in ctx.state:
-            ctx.state["maps"] = ItemMaps(self.names, found, ctx.encoded.prompts, ctx.encoded.images_per_prompt)
+            ctx.state["maps"] = ItemMaps(self.names, found.encoders, ctx.encoded.image_prompts)
             ctx.run.results.setdefault("maps", []).append(ctx.state["maps"])
         seen = item_columns(ctx, site, found)
         if seen is not None:
@@ -58,9 +60,8 @@ class ItemMaps:
         items: as they were named. encoders: whose rows reach the denoiser. prompts: one for each image.
     """
 
-    def __init__(self, items: tuple[str, ...], found: Places, prompts: list[str], images_per_prompt: int) -> None:
-        self.items, self.encoders = items, found.encoders
-        self.prompts = tuple(prompt for prompt in prompts for _ in range(images_per_prompt))
+    def __init__(self, items: tuple[str, ...], encoders: tuple[str, ...], prompts: Sequence[str]) -> None:
+        self.items, self.encoders, self.prompts = items, encoders, tuple(prompts)
         self._means = RunningMean()
 
     def add(self, images: Positions, columns: Tensor) -> None:

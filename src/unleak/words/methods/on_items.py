@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from unleak.core.intervention import Intervention
 from unleak.text.items import Item, parse_items, written
+from unleak.text.positions import ItemPositions, item_positions
+
+if TYPE_CHECKING:
+    from unleak.core.context import Context
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,13 @@ class OnItems(Intervention):
     def named(self) -> tuple[Item, ...]:
         """The items."""
         return parse_items(self.names)
+
+    def positions(self, ctx: Context) -> ItemPositions:
+        """Where the items stand among the text rows that the denoiser reads, in this generation.
+
+        Raises: see `unleak.text.positions.item_positions`.
+        """
+        if "positions" not in ctx.state:
+            ctx.state["positions"] = item_positions(ctx.encoded, self.named)
+        found: ItemPositions = ctx.state["positions"]
+        return found

@@ -15,10 +15,10 @@ from torch import Tensor
 from unleak.core.edits import ValueSwap
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.phrases import Phrase, phrase
+from unleak.text.positions import ItemPositions
 from unleak.text.rows import align
 from unleak.text.spans import Span, token_span, tokenize
 from unleak.words.methods.on_items import OnItems
-from unleak.words.methods.places import Places, places
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -56,20 +56,20 @@ class StructureDiffusion(OnItems):
 
     def mean_rows(self, ctx: Context) -> Tensor:
         """``1/k sum_j H^(j)`` [images, L, D]; H^(j) are the denoiser's text rows with phrase j pasted in."""
-        items, found = self.named, places(ctx, self.names)
+        items, found = self.named, self.positions(ctx)
         encoded = ctx.encoded
         assert encoded.cond is not None
         mean = encoded.cond.clone()
         for b, prompt in enumerate(encoded.prompts):
             phrases = [phrase(prompt, item.find(prompt), item.sense, self.article) for item in items]
             alone = ctx.encode([one.text for one in phrases]).rows.to(mean)
-            here = slice(b * encoded.images_per_prompt, (b + 1) * encoded.images_per_prompt)
+            here = encoded.images_of(b)
             for j, one in enumerate(phrases):
                 dst, src, _ = align(_one_span(found, b, j), self._alone(ctx, found, one), what=f"'{items[j]}'")
                 mean[here, dst] += (alone[j, src] - mean[here, dst]) / len(items)
         return mean
 
-    def _alone(self, ctx: Context, found: Places, one: Phrase) -> Span:
+    def _alone(self, ctx: Context, found: ItemPositions, one: Phrase) -> Span:
         """The rows of a phrase's own words when it is encoded alone: the same in every encoder, or an error."""
         calls = [ctx.encoded.calls[name] for name in found.encoders]
         cut = [tokenize(call.tokenizer, one.text, call.length, call.name) for call in calls]
@@ -79,7 +79,7 @@ class StructureDiffusion(OnItems):
         return spans.pop()
 
 
-def _one_span(found: Places, b: int, j: int) -> Span:
+def _one_span(found: ItemPositions, b: int, j: int) -> Span:
     """The item's rows in the prompt, where all encoders agree on them."""
     spans = {(own[0], own[-1] + 1) for own in found.at[b][j]}
     if len(spans) != 1:
