@@ -62,27 +62,38 @@ def adapter(method: str, **params: Any) -> Callable[[Adapter], Adapter]:
 
 
 def find(spec: dict[str, Any]) -> Adapter | None:
+    """The adapter of a case; None for a method that has none.
+
+    Raises LookupError: the method has adapters, and none knows these params.
+    """
     given = spec.get("params", {})
-    for method, params, function in ADAPTERS:
-        if method == spec["method"] and all(given.get(name) == value for name, value in params.items()):
+    of_method = [(params, function) for method, params, function in ADAPTERS if method == spec["method"]]
+    for params, function in of_method:
+        if all(given.get(name) == value for name, value in params.items()):
             return function
+    if of_method:
+        raise LookupError(f"no adapter of {spec['method']!r} for {given}; they know {[p for p, _ in of_method]}")
     return None
 
 
-def compare(case: Case, found: dict[str, Tensor]) -> None:
-    """The rule of `tolerance`: relative to each float tensor's largest value; integers and masks exactly."""
+def compare(case: Case, ours: dict[str, Tensor]) -> None:
+    """Every expected tensor within the case's `tolerance`; what an adapter returns beyond them is not looked at.
+
+    Integers and masks are exact. Floats may be off by `atol` in the first of them, and by the same share of its own
+    largest value in every other.
+    """
     expected, tolerance = case.expected, case.spec["tolerance"]
-    assert found.keys() & expected.keys(), f"the adapter returned none of {sorted(expected)}"
-    assert found.keys() <= expected.keys(), f"the case has no {sorted(found.keys() - expected.keys())}"
-    first = next(name for name in case.spec["tensors"]["expected"] if expected[name].is_floating_point())
-    relative = tolerance["atol"] / expected[first].abs().max()
-    for name, ours in found.items():
-        theirs = expected[name]
-        assert ours.shape == theirs.shape, f"{name}: {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
+    missing = sorted(expected.keys() - ours.keys())
+    assert not missing, f"the adapter returned no {missing}; it has {sorted(ours)}"
+    floats = [name for name in case.spec["tensors"]["expected"] if expected[name].is_floating_point()]
+    relative = tolerance["atol"] / expected[floats[0]].abs().max() if floats else 0.0
+    for name, theirs in expected.items():
+        mine = ours[name]
+        assert mine.shape == theirs.shape, f"{name}: {tuple(mine.shape)} instead of {tuple(theirs.shape)}"
         if not theirs.is_floating_point():
-            assert torch.equal(ours.to(theirs.dtype), theirs), f"{name} is not exact"
+            assert torch.equal(mine.to(theirs.dtype), theirs), f"{name} is not exact"
             continue
-        error, limit = (ours - theirs).abs().max(), relative * theirs.abs().max()
+        error, limit = (mine - theirs).abs().max(), relative * theirs.abs().max()
         assert error <= limit, f"{name} is off by {error:.3g}, allowed {limit:.3g}"
 
 
@@ -100,9 +111,10 @@ class Record(Intervention):
         ctx.run.results.setdefault("latents", []).append(latents)
 
 
-def draw_case(pipe: Any, case: Case) -> Tensor:
-    """Final latents of a text-to-image case, from its initial latents."""
+def draw_case(pipe: Any, case: Case, moved: float = 0.0) -> Tensor:
+    """Final latents of a text-to-image case, from its initial latents, or from some moved by Gaussian noise."""
     spec, latents = case.spec, case.inputs["initial_latents"]
+    latents = latents + moved * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     names = ("num_inference_steps", "num_images_per_prompt", "guidance_scale", "eta")
     params = {name: spec["params"][name] for name in names if name in spec["params"]}
     side = [n * pipe.vae_scale_factor for n in latents.shape[-2:]]

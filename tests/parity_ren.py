@@ -18,14 +18,13 @@ from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
 from unleak.engine.execute import execute
 
-GROUPS = ("mem", "nomem")
-
 
 @adapter("ren")
 def ren(case: Case) -> dict[str, Tensor]:
     params, inputs = case.spec["params"], case.inputs
     out: dict[str, Tensor] = {}
-    for group in GROUPS:
+    groups = [name.removeprefix("attention_") for name in sorted(inputs) if name.startswith("attention_")]
+    for group in groups:
         attention, lengths = inputs[f"attention_{group}"], inputs[f"prompt_length_{group}"]  # [T,P,layers,H,K], [P]
         summary = torch.arange(attention.shape[-1]) >= lengths[:, None] - 1
         p = attention[:, :, _layers(params["D_layers"])].mean((2, 3))
@@ -34,13 +33,13 @@ def ren(case: Case) -> dict[str, Tensor]:
         out[f"D_{group}"] = late_entropy(p, summary, params["D_steps"])
         out[f"E_{group}"] = entropy(attention[params["E_step"], :, params["E_layer"]].mean(1))
     for metric in "DE":
-        out[f"{metric}_summary_line"] = _summary_line(*(out[f"{metric}_{group}"] for group in GROUPS))
+        out[f"{metric}_summary_line"] = _summary_line(*(out[f"{metric}_{group}"] for group in groups))
     if "mitigation_query" in inputs:
         q, k, v, mask = (inputs[f"mitigation_{name}"] for name in ("query", "key", "value", "mask"))
         identity = torch.eye(k.shape[2]).expand(*k.shape[:2], -1, -1)  # values that show the weights
         out["mitigation_output"] = _mitigated(q, k, v, mask, params["mitigation_c1"])
         out["mitigation_weights"] = _mitigated(q, k, identity, mask, params["mitigation_c1"])
-    return {name: value for name, value in out.items() if name in case.expected}
+    return out
 
 
 def _layers(which: Any) -> Any:

@@ -158,10 +158,8 @@ def test_a_schedule_fades_within_the_window(sd1):
         draw(sd1, steps=5)
     assert {step for step, _ in run.results[ATTENUATED]} == {0, 1, 2}
 
-    class Now:
-        step, steps = 1, 4
-
-    assert falling.strength(Now) == pytest.approx(1 - 0.7 * 0.5)
+    strengths = [falling.attenuation.strength(step, 7, falling.window) for step in falling.window.among(7)]
+    assert strengths == pytest.approx([1 - 0.7 * s for s in (1, 0.75, 0.5, 0.25)])
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf])
@@ -201,6 +199,14 @@ def test_repulsion_fades_but_never_to_nothing():
     push = [-float(Guard(rho=2.0).combine(one, zero, zero, 7.5, i / 50)) for i in range(50)]
     assert push[0] == 2.0 and push[-1] == pytest.approx(0.0628, abs=1e-3)
     assert all(a > b for a, b in itertools.pairwise(push))
+
+
+def test_attraction_and_repulsion_have_a_schedule_each():
+    zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    method = Guard(rho=2.0, repulsion_schedule="sine", attraction_schedule="cosine")
+    push = [-float(method.combine(one, zero, zero, 7.5, p)) for p in (0.0, 1 / 3, 0.5)]
+    pull = [float(method.combine(zero, zero, one, 7.5, p)) for p in (0.0, 1 / 3, 0.5)]
+    assert push == pytest.approx([0.0, 1.0, 2.0**0.5]) and pull == pytest.approx([7.5, 7.5 * 0.75**0.5, 7.5 * 0.5**0.5])
 
 
 def test_orthogonalisation_per_image():
@@ -285,7 +291,8 @@ def test_a_prompt_that_is_its_own_negative_passes_any_gate(sd1):
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"tau": math.nan}, "tau"), ({"alpha": -0.1}, "alpha"), ({"rho": -1.0}, "rho"), ({"repulsion": "sine"}, "cosine"),
+    [({"tau": math.nan}, "tau"), ({"alpha": -0.1}, "alpha"), ({"rho": -1.0}, "rho"),
+     ({"repulsion_schedule": "up"}, "cosine"), ({"attraction_schedule": "none"}, "constant"),
      ({"source": "both"}, "clean"), ({"statistic": "mean"}, "mass"), ({"precision": "fp8"}, "float32"),
      ({"schedule": "up"}, "rising"), ({"gate": math.nan}, "threshold"),
      ({"gate": 1.0, "reads": (("entropy", 1.0),)}, "needs more"),

@@ -114,7 +114,7 @@ def test_guidance_before_and_after_the_transition(sd1):
     with attach(sd1, DelayedGuidance(until=1.0, before=0.5)):
         early = draw(sd1, PROMPT, steps=1, guidance_scale=6.0)
     assert near(early, draw(sd1, PROMPT, steps=1, guidance_scale=3.0))
-    with attach(sd1, RepulsionOnly(rho=2.0, repulsion="none")):
+    with attach(sd1, RepulsionOnly(rho=2.0, schedule="constant")):
         less = draw(sd1, PROMPT, steps=2, guidance_scale=6.0)
     assert near(less, draw(sd1, PROMPT, steps=2, guidance_scale=4.0))
 

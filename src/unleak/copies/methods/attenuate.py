@@ -4,7 +4,7 @@ Zhao, Triantafillou, Triantafillou, "You Don't Need All That Attention" (GUARD),
 memorized prompt gathers attention on few positions. Per image, site and head, with S = q k^T / sqrt(d):
 
     m_k = max_q S_qk;   z_k = (m_k - mean m) / (std m + 1e-6)  over positions 1..;   spike: z_k > tau
-    S'_qk = alpha S_qk  for spikes k and all queries
+    S'_qk = alpha(i) S_qk  for spikes k and all queries,   alpha(i) = 1 + (alpha - 1) s(i)
 
 Multiplying a position's logits is scaling its key row, so no attention map is built.
 """
@@ -12,7 +12,7 @@ Multiplying a position's logits is scaling its key row, so no attention map is b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from unleak.copies.methods.gate import Gated
+from unleak.copies.methods.schedules import SCHEDULES
 from unleak.core import scores
 from unleak.core.edits import KeyScale
-from unleak.core.intervention import SiteFilter
-from unleak.core.rows import Branch, Rows
+from unleak.core.intervention import SiteFilter, Window
+from unleak.core.rows import Branch
 from unleak.errors import BadInput, NoSite, NotFinite, choose
 
 if TYPE_CHECKING:
@@ -35,15 +36,6 @@ EARLY = SiteFilter(("[!u]*",))
 
 ATTENUATED = "attenuated"
 """The label of extra rows that read the prompt with attenuation."""
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda p: 1.0,
-    "rising": lambda p: p,
-    "falling": lambda p: 1 - p,
-    "cosine-rising": lambda p: (1 - math.cos(math.pi * p)) / 2,
-    "cosine-falling": lambda p: (1 + math.cos(math.pi * p)) / 2,
-}
-"""Share of the attenuation as a function of progress p in [0, 1) through the window."""
 
 
 def spike_scores(peaks: Tensor) -> Tensor:
@@ -61,9 +53,86 @@ def spikes(peaks: Tensor, tau: float) -> Tensor:
     >>> spikes(torch.tensor([9.0, 1.0, 1.0, 4.0]), tau=1.0).tolist()
     [False, False, False, True]
     """
-    found = spike_scores(peaks) > tau
-    found[..., 0] = False
-    return found
+    is_spike = spike_scores(peaks) > tau
+    is_spike[..., 0] = False
+    return is_spike
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """The rule above, for the rows that a mitigation chooses. The attributes are those of `Attenuate`.
+
+    Raises BadInput: a value out of range.
+    """
+
+    tau: float
+    alpha: float
+    statistic: str
+    precision: str
+    schedule: str
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.tau) or not 0 <= self.alpha < math.inf:
+            raise BadInput(f"attenuation needs a number tau and alpha >= 0, not {self.tau} and {self.alpha}")
+        choose("statistic", self.statistic, ("logit", "mass"))
+        choose("precision", self.precision, ("float32", "model"))
+        choose("schedule", self.schedule, SCHEDULES)
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is a spike, or spikes stay what they are."""
+        return self.alpha == 1 or self.tau <= 0 or self.tau == math.inf
+
+    def strength(self, step: int, steps: int, window: Window) -> float:
+        """alpha(i): what spikes are multiplied by at this step of the window.
+
+        Progress is counted in the window's n steps, as the released code does: ``s((i - first) / n)``.
+        """
+        inside = window.among(steps) or [step]
+        progress = (step - inside[0]) / len(inside)
+        return 1 + (self.alpha - 1) * SCHEDULES[self.schedule](progress)
+
+    def peaks(self, site: AttentionCall, rows: Sequence[int]) -> Tensor:
+        """The statistic m of every text position at one site: [rows, heads, text]."""
+        q, k = site.q[list(rows)][:, :, site.layout.image_queries], site.k[list(rows)]
+        if self.precision == "float32":
+            q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
+        if self.statistic == "logit":
+            return scores.peaks(q, k[:, :, site.layout.text_keys], site.scale)
+        return scores.peaks(q, k, site.scale, mass=True)[:, :, site.layout.text_keys]
+
+    def scale(self, ctx: Context, site: AttentionCall, rows: Sequence[int], source: Sequence[int],
+              window: Window) -> KeyScale | None:  # fmt: skip
+        """``S' = alpha(i) S`` of `rows` on the spikes of their `source` rows, for all image queries of a head.
+
+        `run.results["attenuated"]` keeps the share of heads and images in which each position was a spike.
+        """
+        if self.off or site.kind == "self" or not rows:
+            return None
+        ctx.state["text sites"] = True
+        strength = self.strength(ctx.step, ctx.steps, window)
+        if strength == 1:
+            return None
+        is_spike = spikes(self.peaks(site, source), self.tau)
+        shares = ctx.run.results.setdefault(ATTENUATED, scores.RunningMean())
+        shares.add((ctx.step, site.name), is_spike.float().mean((0, 1)))
+        factor = torch.where(is_spike, strength, 1.0)
+        return KeyScale(None, factor, rows=rows, queries=None if site.kind == "cross" else "image")
+
+    def check(self, ctx: Context) -> None:
+        """Raise NoSite where attenuation was due and none of the chosen sites reads text."""
+        if not self.off and "text sites" not in ctx.state:
+            raise NoSite("none of the chosen sites reads text, so nothing was attenuated; choose others")
+
+    def predict(self, ctx: Context, branches: Sequence[Branch]) -> Tensor:
+        """Attenuated predictions [images, ...] from one more denoiser call on these branches alone."""
+        if "cond" not in ctx.rows.labels:
+            raise BadInput("a gate needs a pipeline that calls its denoiser once for all branches: leave it out")
+        predictions = ctx.predict(branches)[ATTENUATED]
+        self.check(ctx)
+        if not torch.isfinite(predictions).all():
+            raise NotFinite("the denoiser predicted NaN or infinity with attenuation; run it in a wider dtype")
+        return predictions
 
 
 @dataclass(frozen=True)
@@ -76,7 +145,8 @@ class Attenuate(Gated):
             its attention can rise.
         statistic: what peaks: the "logit", as the released code has it, or the attention "mass" after the
             softmax, as the paper has it.
-        precision: of the statistics, "float32" or the "model"'s own, which decides less exactly.
+        precision: of the statistics, "float32" or the "model"'s own, which decides less exactly. The release
+            decides in bfloat16.
         schedule: of the strength ``1 + (alpha - 1) s`` through the window, one of `SCHEDULES`.
         gate: see `Gated`. The images it chooses need one extra row each at the first step.
 
@@ -93,84 +163,30 @@ class Attenuate(Gated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if math.isnan(self.tau) or not 0 <= self.alpha < math.inf:
-            raise BadInput(f"attenuation needs a number tau and alpha >= 0, not {self.tau} and {self.alpha}")
-        choose("statistic", self.statistic, ("logit", "mass"))
-        choose("precision", self.precision, ("float32", "model"))
-        choose("schedule", self.schedule, SCHEDULES)
+        _ = self.attenuation
 
     @property
-    def off(self) -> bool:
-        """It attenuates nothing."""
-        return self.alpha == 1 or self.tau <= 0 or self.tau == math.inf
+    def attenuation(self) -> Attenuation:
+        return Attenuation(self.tau, self.alpha, self.statistic, self.precision, self.schedule)
 
-    def strength(self, ctx: Context) -> float:
-        """What spikes are multiplied by in this step."""
-        share = self.window.end - self.window.start
-        progress = (ctx.step / ctx.steps - self.window.start) / share if share else 0.0
-        return 1 + (self.alpha - 1) * SCHEDULES[self.schedule](min(max(progress, 0.0), 1.0))
-
-    def peaks(self, site: AttentionCall, rows: Sequence[int]) -> Tensor:
-        """The statistic of every text position at one site: [rows, heads, text]."""
-        q, k = site.q[list(rows)][:, :, site.layout.image_queries], site.k[list(rows)]
-        if self.precision == "float32":
-            q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
-        if self.statistic == "logit":
-            return scores.peaks(q, k[:, :, site.layout.text_keys], site.scale)
-        return scores.peaks(q, k, site.scale, mass=True)[:, :, site.layout.text_keys]
-
-    def attenuated(self, ctx: Context, rows: Rows) -> list[int]:
+    def rows(self, ctx: Context, site: AttentionCall) -> list[int]:
         """Batch rows to attenuate in this call: the prompt's, of the images that the gate has chosen."""
-        if ATTENUATED in rows.labels:
-            return list(rows.of(ATTENUATED))
+        if ATTENUATED in site.rows.labels:
+            return list(site.rows.of(ATTENUATED))
         chosen = self.chosen(ctx)
-        return [i for i in rows.of("cond") if chosen is None or rows.images[i] in chosen]
-
-    def extra(self, chosen: tuple[int, ...] | None) -> list[Branch]:
-        """Rows that a call of their own needs for the attenuated predictions of these images."""
-        return [Branch(ATTENUATED, images=chosen)]
-
-    def sources(self, rows: Rows, attenuated: Sequence[int]) -> Sequence[int]:
-        """The row that each of these takes its statistics from."""
-        return attenuated
+        return [i for i in site.rows.of("cond") if chosen is None or site.rows.images[i] in chosen]
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> KeyScale | None:
-        """``S' = alpha S`` on spikes, for all queries of the head."""
-        rows, strength = self.attenuated(ctx, site.rows), self.strength(ctx)
-        if self.off or site.kind == "self" or not rows:
-            return None
-        ctx.state["text sites"] = True
-        if strength == 1:
-            return None
-        found = spikes(self.peaks(site, self.sources(site.rows, rows)), self.tau)
-        shares = ctx.run.results.setdefault(ATTENUATED, scores.RunningMean())
-        shares.add((ctx.step, site.name), found.float().mean((0, 1)))
-        factor = torch.where(found, strength, 1.0)
-        return KeyScale(None, factor, rows=rows, queries=None if site.kind == "cross" else "image")
+        rows = self.rows(ctx, site)
+        return self.attenuation.scale(ctx, site, rows, rows, self.window)
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         """The gate's first look, and the first step of the images that it chooses."""
-        if not self.undecided(ctx):
-            self.check_sites(ctx)
+        first, chosen = self.undecided(ctx), self.decide(ctx, preds)
+        if chosen == () or self.attenuation.off:
             return None
-        chosen = self.decide(ctx, preds)
-        if not chosen or self.off:
-            return None
+        if not first:
+            return self.attenuation.check(ctx)
         cond = preds["cond"].clone()
-        cond[list(chosen)] = self.predicted(ctx, chosen)
+        cond[list(chosen or ())] = self.attenuation.predict(ctx, [Branch(ATTENUATED, images=chosen)])
         return {"cond": cond}
-
-    def check_sites(self, ctx: Context) -> None:
-        """Raise NoSite where attenuation is due and none of the chosen sites reads text."""
-        if not self.off and self.chosen(ctx) != () and "text sites" not in ctx.state:
-            raise NoSite("none of the chosen sites reads text, so nothing was attenuated; choose others")
-
-    def predicted(self, ctx: Context, chosen: tuple[int, ...]) -> Tensor:
-        """Attenuated predictions of some images, from one more denoiser call on their rows alone."""
-        if "cond" not in ctx.rows.labels:
-            raise BadInput("a gate needs a pipeline that calls its denoiser once for all branches: leave it out")
-        found = ctx.predict(self.extra(chosen))[ATTENUATED]
-        self.check_sites(ctx)
-        if not torch.isfinite(found).all():
-            raise NotFinite("the denoiser predicted NaN or infinity with attenuation; run it in a wider dtype")
-        return found

@@ -33,4 +33,4 @@ class DelayedGuidance(Gated):
         share = self.before if ctx.fraction < self.until else 1.0
         if share == 1.0 and not self.undecided(ctx):
             return None
-        return self.settled(ctx, preds, lambda c, u, w: u + share * w * (c - u), self.scale)
+        return self.guided(ctx, preds, lambda c, u, w: u + share * w * (c - u), self.scale)

@@ -78,7 +78,7 @@ class Detour(Gated):
             target = torch.stack([followed.get(i, c) for i, c in zip(here, cond, strict=True)])
             return uncond + w * (target - uncond)
 
-        return self.settled(ctx, preds, change, self.scale)
+        return self.guided(ctx, preds, change, self.scale)
 
     def _others(self, ctx: Context, preds: Mapping[str, Tensor], away: list[int]) -> dict[int, Tensor]:
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""

@@ -101,15 +101,15 @@ class Gated(Intervention):
         if fingerprint_of(ctx.pipe) != self.model:
             raise BadInput("the gate was calibrated on another model: make one for this with `unleak calibrate`")
 
-    def settled(self, ctx: Context, preds: Mapping[str, Tensor], change: Combine, scale: float | None = None) -> Any:
-        """The combined prediction: `change` of the chosen images, plain guidance of the others; None if none is."""
+    def guided(self, ctx: Context, preds: Mapping[str, Tensor], combine: Combine, scale: float | None = None) -> Any:
+        """The combined prediction: `combine` of the chosen images, plain guidance of the others; None if none is."""
         chosen = self.decide(ctx, preds)
         if chosen == ():
             return None
         (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
         here = slice(None) if chosen is None else list(chosen)
         combined = uncond + w * (cond - uncond)
-        combined[here] = change(cond[here], uncond[here], w)
+        combined[here] = combine(cond[here], uncond[here], w)
         return combined
 
 

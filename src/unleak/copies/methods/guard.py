@@ -4,33 +4,35 @@ Zhao, Triantafillou, Triantafillou, "You Don't Need All That Attention", ICML 20
 call per step on three groups of rows, with no prompt (u), the prompt attenuated (p) and the clean prompt (n):
 
     v_p = e_p - e_u;   v_n = e_n - e_u
-    e_hat = e_u + w v_p - rho(i) v_n,    rho(i) = rho cos(pi/2 i/T)
+    e_hat = e_u + w(i) v_p - rho(i) v_n,    w(i) = w s_p(i/T),   rho(i) = rho s_n(i/T),   s_n(x) = cos(pi/2 x)
+
+The attenuation is that of `attenuate.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unleak.copies.methods.attenuate import ATTENUATED, Attenuate
+from unleak.copies.methods.attenuate import ATTENUATED, EARLY, Attenuation
+from unleak.copies.methods.gate import Gated
+from unleak.copies.methods.schedules import SCHEDULES
+from unleak.core.edits import KeyScale
 from unleak.core.intervention import SiteFilter
-from unleak.core.rows import Branch, Rows
+from unleak.core.rows import Branch
 from unleak.errors import BadInput, choose
 
 if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
 
-REPULSION: dict[str, Callable[[float], float]] = {
-    "cosine": lambda p: math.cos(p * math.pi / 2),
-    "linear": lambda p: 1 - p,
-    "none": lambda p: 1.0,
-}
-"""Share of the repulsion as a function of i/T."""
+CLEAN = "clean"
+"""The label of rows that read the prompt as it is, in a call that has none of the pipeline's own."""
 
 
 def orthogonal(v_p: Tensor, v_n: Tensor, above: float = 0.9, clip: float = 2.0, eps: float = 1e-8) -> Tensor:
@@ -45,84 +47,107 @@ def orthogonal(v_p: Tensor, v_n: Tensor, above: float = 0.9, clip: float = 2.0, 
 
 
 @dataclass(frozen=True)
-class Guard(Attenuate):
+class Guard(Gated):
     """GUARD on the images that its gate chooses, or on all; 1.5 times the rows of guidance for these.
 
     Attributes:
-        tau, alpha, statistic, precision, schedule, gate: see `Attenuate`.
+        tau, alpha, statistic, precision, schedule: of the attenuation, see `Attenuate`.
         rho: peak of the repulsion, on the scale of guidance w (the published 2.0 is for 7.5); 0: attenuation only.
-        repulsion: its course over the steps, one of `REPULSION`.
+        repulsion_schedule: s_n, one of `SCHEDULES`; "cosine" as published, "sine" as the release's function defaults.
+        attraction_schedule: s_p, likewise; "constant" as published, "cosine" as the release's function defaults.
         source: whose attention tells the spikes: the "attenuated" rows' own, as the released code has it, or
             the "clean" rows', as the paper has it.
         orthogonalize: take v_n out of v_p (`orthogonal`, with `ortho_above`, `ortho_clip`, `ortho_eps`). The
             released code does, against its own call; it takes the prompt's direction away where attenuation is mild.
         scale: w; default: the pipeline's `guidance_scale`.
+        gate: see `Gated`.
+
+    `Guard.official()` has the released code's values where the defaults depart from them: statistics in the model's
+    precision, orthogonalisation, and the first transformer block of every site alone.
     """
 
     tau: float = 0.1
+    alpha: float = 0.3
+    statistic: str = "logit"
+    precision: str = "float32"
+    schedule: str = "constant"
     rho: float = 2.0
-    repulsion: str = "cosine"
+    repulsion_schedule: str = "cosine"
+    attraction_schedule: str = "constant"
     source: str = "attenuated"
     orthogonalize: bool = False
     ortho_above: float = 0.9
     ortho_clip: float = 2.0
     ortho_eps: float = 1e-8
     scale: float | None = None
+    sites: SiteFilter = field(default=EARLY, kw_only=True)
+    uses_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _ = self.attenuation
         if not (math.isfinite(self.rho) and self.rho >= 0):
             raise BadInput(f"the repulsion rho must be a number of 0 or more, not {self.rho}")
-        choose("repulsion", self.repulsion, REPULSION)
-        choose("source", self.source, ("attenuated", "clean"))
+        choose("repulsion_schedule", self.repulsion_schedule, SCHEDULES)
+        choose("attraction_schedule", self.attraction_schedule, SCHEDULES)
+        choose("source", self.source, (ATTENUATED, CLEAN))
 
     @classmethod
     def official(cls, **changes: Any) -> Guard:
         """The released code, with each of its departures from the paper."""
         return replace(cls(precision="model", orthogonalize=True, sites=OFFICIAL), **changes)
 
-    def branches(self, ctx: Context) -> Sequence[Branch] | None:
-        chosen = self.chosen(ctx)
-        return None if chosen == () or self._idle else [Branch(ATTENUATED, images=chosen)]
-
-    @property
-    def _idle(self) -> bool:
-        return self.off and self.rho == 0
-
-    def attenuated(self, ctx: Context, rows: Rows) -> list[int]:
-        """Only the extra rows."""
-        return list(rows.of(ATTENUATED)) if ATTENUATED in rows.labels else []
-
-    def extra(self, chosen: tuple[int, ...] | None) -> list[Branch]:
-        clean = [Branch("clean", images=chosen)] if self.source == "clean" else []
-        return [*super().extra(chosen), *clean]
-
-    def sources(self, rows: Rows, attenuated: Sequence[int]) -> Sequence[int]:
-        if self.source == "attenuated":
-            return attenuated
-        clean = {rows.images[i]: i for i, label in enumerate(rows.labels) if label in ("cond", "clean")}
-        return [clean[rows.images[i]] for i in attenuated]
-
-    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
-        """``e_u + w v_p - rho(i) v_n`` for the chosen images, plain guidance for the others."""
-        if self._idle:
-            return None
-        first = self.undecided(ctx)
-        chosen = self.decide(ctx, preds)
-
-        def change(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
-            attenuated = self.predicted(ctx, chosen or ()) if first else preds[ATTENUATED]
-            self.check_sites(ctx)
-            return self.combine(cond, uncond, attenuated, w, ctx.step / ctx.steps)
-
-        return self.settled(ctx, preds, change, self.scale)
-
-    def combine(self, cond: Tensor, uncond: Tensor, attenuated: Tensor, w: float, progress: float) -> Tensor:
-        """``e_u + w v_p - rho(i) v_n`` of predictions [N, ...] at scale w; progress is i/T."""
-        v_p, v_n = attenuated - uncond, cond - uncond
+    def combine(self, pred_cond: Tensor, pred_uncond: Tensor, pred_attenuated: Tensor, scale: float,
+                progress: float) -> Tensor:  # fmt: skip
+        """``e_u + w(i) v_p - rho(i) v_n`` of predictions [N, ...] at scale w; `progress` is i/T."""
+        v_p, v_n = pred_attenuated - pred_uncond, pred_cond - pred_uncond
         if self.orthogonalize:
             v_p = orthogonal(v_p, v_n, self.ortho_above, self.ortho_clip, self.ortho_eps)
-        return uncond + w * v_p - self.rho * REPULSION[self.repulsion](progress) * v_n
+        w = scale * SCHEDULES[self.attraction_schedule](progress)
+        rho = self.rho * SCHEDULES[self.repulsion_schedule](progress)
+        return pred_uncond + w * v_p - rho * v_n
+
+    @property
+    def attenuation(self) -> Attenuation:
+        return Attenuation(self.tau, self.alpha, self.statistic, self.precision, self.schedule)
+
+    @property
+    def _off(self) -> bool:
+        """It is guidance, and nothing else."""
+        return self.attenuation.off and self.rho == 0 and self.attraction_schedule == "constant"
+
+    def branches(self, ctx: Context) -> Sequence[Branch] | None:
+        """Attenuated rows for the images that are acted on."""
+        chosen = self.chosen(ctx)
+        return None if chosen == () or self._off else [Branch(ATTENUATED, images=chosen)]
+
+    def on_attention(self, ctx: Context, site: AttentionCall) -> KeyScale | None:
+        """``S' = alpha(i) S`` in the attenuated rows, on their own spikes or on those of the clean rows."""
+        if ATTENUATED not in site.rows.labels:
+            return None
+        rows = source = list(site.rows.of(ATTENUATED))
+        if self.source == CLEAN:
+            clean = {site.rows.images[i]: i for i, label in enumerate(site.rows.labels) if label in ("cond", CLEAN)}
+            source = [clean[site.rows.images[i]] for i in rows]
+        return self.attenuation.scale(ctx, site, rows, source, self.window)
+
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
+        """`combine` for the chosen images, plain guidance for the others."""
+        if self._off:
+            return None
+        first, chosen = self.undecided(ctx), self.decide(ctx, preds)
+
+        def combine(pred_cond: Tensor, pred_uncond: Tensor, scale: float) -> Tensor:
+            pred_attenuated = self._predict(ctx, chosen) if first else preds[ATTENUATED]
+            self.attenuation.check(ctx)
+            return self.combine(pred_cond, pred_uncond, pred_attenuated, scale, ctx.step / ctx.steps)
+
+        return self.guided(ctx, preds, combine, self.scale)
+
+    def _predict(self, ctx: Context, images: tuple[int, ...] | None) -> Tensor:
+        """Attenuated predictions at the step at which the gate decides: its call had no rows for them yet."""
+        labels = (ATTENUATED, CLEAN) if self.source == CLEAN else (ATTENUATED,)
+        return self.attenuation.predict(ctx, [Branch(label, images=images) for label in labels])
 
 
 OFFICIAL = SiteFilter(

@@ -86,7 +86,7 @@ class PRSS(Gated):
         def change(c: Tensor, u: Tensor, w: float) -> Tensor:
             return anchored(c, c if modified is None else modified, u, w, self.loud, self.full)
 
-        return self.settled(ctx, preds, change, self.scale)
+        return self.guided(ctx, preds, change, self.scale)
 
     def _search(self, ctx: Context, cond: Tensor, uncond: Tensor, images: tuple[int, ...]) -> Tensor:
         """Choose one text for all images by their mean magnitude; its predictions [images, ...]."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from unleak.copies.methods.gate import Gated
-from unleak.copies.methods.guard import REPULSION
+from unleak.copies.methods.schedules import SCHEDULES
 from unleak.errors import choose
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepulsionOnly(Gated):
-    """``u + (w - rho s(i/T)) (c - u)`` with the schedule s of GUARD (`REPULSION`)."""
+    """``u + (w - rho s(i/T)) (c - u)`` with a schedule s of `SCHEDULES`; as published, GUARD's cosine."""
 
     rho: float = 2.0
-    repulsion: str = "cosine"
+    schedule: str = "cosine"
     scale: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("repulsion", self.repulsion, REPULSION)
+        choose("schedule", self.schedule, SCHEDULES)
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
         if not self.rho:
             return None
-        rho = self.rho * REPULSION[self.repulsion](ctx.step / ctx.steps)
-        return self.settled(ctx, preds, lambda c, u, w: u + (w - rho) * (c - u), self.scale)
+        rho = self.rho * SCHEDULES[self.schedule](ctx.step / ctx.steps)
+        return self.guided(ctx, preds, lambda c, u, w: u + (w - rho) * (c - u), self.scale)
