@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-world parity clean
+.PHONY: demo test lint bench bench-world same parity clean
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the
 bench-world: $(READY)  ## how well the embedded models draw their world, on held-out prompts
 	$(BIN)/unleak bench world -o docs/results/world
 	$(BIN)/unleak bench world -m emoji-flux -o docs/results/world-flux
+
+same: $(READY)  ## do all methods still draw and score what they did? a sample of every row of docs/results, bit by bit
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/same.py
 
 parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
 	$(BIN)/python -m pytest -m parity --oracle $(abspath $(ORACLE))
