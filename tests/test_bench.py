@@ -9,49 +9,13 @@ import numpy as np
 import pytest
 
 from unleak.bench.results import Results
+from unleak.bench.rows import share
 from unleak.drawing.generate import parse_seeds
 from unleak.errors import BadInput
 from unleak.files.atomic import only_writer, write_atomic
 from unleak.files.parts import Parts
 from unleak.report.pictures import contact_sheet, enlarge, png
-from unleak.stats.rows import auroc, mcnemar, mean, paired_difference, share
 from unleak.text.prompt import check_prompt
-
-
-def test_share_is_the_wilson_interval() -> None:
-    r = share([True] * 8 + [False] * 2, "m", "s", "x")
-    assert (r.value, r.n) == (0.8, 10)
-    assert r.low == pytest.approx(0.4902, abs=1e-3) and r.high == pytest.approx(0.9433, abs=1e-3)
-    certain = share([True] * 20, "m", "s", "x")
-    assert certain.value == 1.0 and certain.low < 0.9  # no false certainty
-
-
-def test_mean_and_paired_difference_contain_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(3.0, 1.0, 200)
-    r = mean(x, "m", "s", "x")
-    assert r.low < 3.0 < r.high and r.n == 200
-    d = paired_difference(x, x + 0.5, "m", "s", "x")
-    assert d.value == pytest.approx(0.5) and d.low == pytest.approx(0.5)
-    assert mean([2.0, 2.0], "m", "s", "x").low == 2.0
-
-
-def test_auroc_draws_whole_prompts_and_needs_both_labels() -> None:
-    apart = [[(0.1, False), (0.9, True)], [(0.2, False), (0.8, True)]] * 10
-    r = auroc(apart, "m", "s", "lint_auroc")
-    assert (r.value, r.low, r.high, r.n) == (1.0, 1.0, 1.0, 40)
-    mixed = [[(float(x), bool(y))] for x, y in zip(np.random.default_rng(0).random(200), [0, 1] * 100, strict=True)]
-    r = auroc(mixed, "m", "s", "lint_auroc")
-    assert r.low < 0.5 < r.high
-    with pytest.raises(BadInput, match="both kinds"):
-        auroc([[(0.1, False)]], "m", "s", "lint_auroc")
-
-
-def test_mcnemar_counts_discordant_pairs() -> None:
-    before, after = np.array([0, 0, 0, 1, 1], bool), np.array([1, 1, 1, 0, 1], bool)
-    fixed, broken, p = mcnemar(before, after)
-    assert (fixed, broken) == (3, 1) and p == pytest.approx(0.625)
-    assert mcnemar(before, before)[2] == 1.0
 
 
 def test_results_follow_the_contract(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from unleak.bench.copies import copies, detection, meant, mitigation, tuned
+from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.copies.methods.words import InsertWords
 from unleak.copies.presets import PRESETS
@@ -19,7 +20,6 @@ from unleak.judges.copies import scene_judge
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import load, settings
 from unleak.report.tradeoff import front, tradeoff
-from unleak.stats.rows import Row
 from unleak.world import load as load_world
 from unleak.world.render import Renderer
 

@@ -17,6 +17,7 @@ from unleak import models
 from unleak.bench.regions import ale_bench, edit_each, editing, regions
 from unleak.bench.regions.edit_rows import rows_of
 from unleak.bench.regions.leaks import outcome
+from unleak.bench.rows import median
 from unleak.bench.run import Run
 from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask
@@ -28,7 +29,6 @@ from unleak.regions.methods.ore import ORE
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.presets import EDITORS
-from unleak.stats.rows import median
 from unleak.world import load as load_world
 from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
 from unleak.world.render import Renderer

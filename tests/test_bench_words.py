@@ -16,13 +16,13 @@ import torch
 import unleak
 from tiny import draw, tiny
 from unleak.bench.results import Results
+from unleak.bench.rows import balanced_accuracy
 from unleak.bench.run import Run
 from unleak.bench.words import flow, repairs, tokens, verdicts, words
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.parts import Parts
 from unleak.judges.glyphs import glyph_judge
-from unleak.stats.rows import balanced_accuracy
 from unleak.text.items import Item
 from unleak.words.diagnosis.neglect import VERDICTS
 from unleak.world import load as load_world

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from unleak.stats.rows import Row
+from unleak.bench.rows import Row
 
 FLOW = "Follow the Flow, arXiv 2504.01137"
 SCHNELL, DEV = f"{FLOW} v3, FLUX-schnell, chosen to leak", f"{FLOW} v3, FLUX-dev, chosen to leak"

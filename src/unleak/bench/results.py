@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unleak.bench.published import Beside, beside, beside_table
+from unleak.bench.rows import Row
 from unleak.files.atomic import versions, write_atomic
-from unleak.stats.rows import Row
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from unleak.bench.rows import Row
 from unleak.core.anatomy import Anatomy
 from unleak.errors import choose
 from unleak.files.parts import Parts
-from unleak.stats.rows import Row
 from unleak.text.encode import fingerprint
 from unleak.world import World
 from unleak.world import load as load_world

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from unleak.bench.results import Results
+from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run, refuse_unknown
 from unleak.drawing.generate import generate
 from unleak.files.atomic import write_atomic
 from unleak.judges.copies import memorized
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
 from unleak.report.pictures import contact_sheet, png
-from unleak.stats.rows import Row, mean, share
 from unleak.world import World
 from unleak.world.grammar import OPEN_ORDER, connective, scene
 from unleak.world.prompts import Case, prompts

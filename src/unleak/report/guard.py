@@ -11,7 +11,7 @@ from unleak.copies.protect import Attenuated, Protection
 from unleak.judges.copies import CopyJudge, SceneJudge
 from unleak.report.pages import data_uri, render
 from unleak.report.pictures import contact_sheet, png, seeds_of
-from unleak.stats.rows import share
+from unleak.stats.rate import Rate
 
 
 def pictures(p: Protection) -> dict[str, bytes]:
@@ -34,8 +34,8 @@ def page(p: Protection) -> str:
                   "nearest": known and data_uri(known[j], 64)} for j, x in enumerate(images)]  # fmt: skip
         strips.append({"title": title, "tiles": tiles})
     rates = [] if p.present is None else [
-        {"text": i.text, "before": share(p.present[0][:, k], "", i.text, "present"),
-         "after": share(p.present[1][:, k], "", i.text, "present")}
+        {"text": i.text, "before": Rate.of(p.present[0][:, k]),
+         "after": Rate.of(p.present[1][:, k])}
         for k, i in enumerate(p.items)
     ]  # fmt: skip
     return render(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png, seeds_of
-from unleak.stats.rows import share
+from unleak.stats.rate import Rate
 from unleak.words.repair.repair import ItemOutcome, Repair
 
 
@@ -29,8 +29,8 @@ def rates(r: Repair) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"text": i.text, "sense": i.sense, "repaired": i.repaired}
         for side, hits in (("before", i.before), ("after", i.after)):
             if hits is not None:
-                s = share(hits, r.method, i.text, "present")
-                row[side] = {"k": int(hits.sum()), "n": s.n, "low": s.low, "high": s.high, "rate": s.value}
+                s = Rate.of(hits)
+                row[side] = {"k": s.k, "n": s.n, "low": s.low, "high": s.high, "rate": s.value}
         out.append(row)
     return out
 

@@ -1,15 +1,16 @@
-"""A share of images with its interval."""
+"""A share of one prompt's images."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+
+from unleak.stats.intervals import wilson
 
 
 class Rate(NamedTuple):
-    """k of n images; ``value`` in 0..1 with its 95 % Wilson interval ``low`` to ``high``."""
+    """k of n independent images of one prompt; ``value`` in 0..1 with its 95 % interval ``low`` to ``high``."""
 
     k: int
     n: int
@@ -25,11 +26,11 @@ class Rate(NamedTuple):
 
     @property
     def low(self) -> float:
-        return float(binomtest(self.k, self.n).proportion_ci(0.95, method="wilson").low)
+        return wilson(self.value, self.n)[0]
 
     @property
     def high(self) -> float:
-        return float(binomtest(self.k, self.n).proportion_ci(0.95, method="wilson").high)
+        return wilson(self.value, self.n)[1]
 
     @property
     def yes(self) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from unleak.bench.copies.detection import captions
+from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
 from unleak.copies.audit import attack, draw_rows
 from unleak.copies.methods.neurons import PRUNED, PruneNeurons
@@ -22,7 +23,6 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.generate import draw
 from unleak.engine.session import attach
 from unleak.judges.copies import PixelJudge
-from unleak.stats.rows import Row, mean, share
 from unleak.world.render import Renderer
 
 PREFIX = "audit-"

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.copies.detect.detectors import DETECTORS
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput
 from unleak.files.atomic import write_atomic
 from unleak.report.spread import spread
-from unleak.stats.roc import Figure, auroc, tpr_at_fpr
-from unleak.stats.rows import Row
+from unleak.stats.roc import auroc, tpr_at_fpr
 from unleak.world import World
 from unleak.world.prompts import check_split, prompts
 
@@ -88,13 +88,10 @@ def _figures(name: str, scores: Mapping[str, np.ndarray], cost: int) -> list[Row
     for kind in MEMORIZED:
         for subset, against in [(kind, every), *((f"{kind}/{o}", scores[o]) for o in ORDINARY)]:
             n = len(scores[kind]) + len(against)
-            out.append(_row(name, subset, "auroc", auroc(scores[kind], against), n))
-            out.append(_row(name, subset, "tpr_at_1fpr", tpr_at_fpr(scores[kind], against)[0], len(scores[kind])))
-    return [*out, _row(name, "prompt", "denoiser_rows", Figure(cost, cost, cost), 1)]
-
-
-def _row(method: str, subset: str, metric: str, figure: Figure, n: int) -> Row:
-    return Row(method, subset, metric, *figure, n)
+            out.append(Row.of(auroc(scores[kind], against), n, name, subset, "auroc"))
+            found, _ = tpr_at_fpr(scores[kind], against)
+            out.append(Row.of(found, len(scores[kind]), name, subset, "tpr_at_1fpr"))
+    return [*out, Row.exact(cost, name, "prompt", "denoiser_rows")]
 
 
 def _steps(call: Mapping[str, Any]) -> int:

@@ -24,6 +24,7 @@ from unleak.bench.copies.detection import MEMORIZED, ORDINARY, captions
 from unleak.bench.copies.meant import Prompt, chosen_prompts
 from unleak.bench.copies.tuned import TUNED, VARIANTS, variant
 from unleak.bench.copies.tuned import notes as choices
+from unleak.bench.rows import SHARE, Row, mean, paired_difference, share
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import counting
 from unleak.copies.methods.gate import Gated
@@ -39,7 +40,6 @@ from unleak.files.atomic import write_atomic
 from unleak.judges.copies import scene_judge
 from unleak.judges.glyphs import Reading, glyph_judge
 from unleak.report.tradeoff import Dots, tradeoff
-from unleak.stats.rows import Row, mean, paired_difference, share
 from unleak.world import Placement, Scene
 from unleak.world import load as load_world
 from unleak.world.render import Renderer
@@ -145,7 +145,7 @@ def costs(run: Run, name: str, p: Prompt, methods: Sequence[Intervention]) -> li
         return mine | {"seconds_ratio": mine.pop("seconds") / plain["seconds"]}
 
     each = run.part(f"{name}-cost-{p.kind}", [repr(methods), p.text, seeds], counted)
-    return [Row(name, _subset(p.kind), key, value, value, value, 1) for key, value in each.items()]
+    return [Row.exact(value, name, _subset(p.kind), key) for key, value in each.items()]
 
 
 def _subset(kind: str) -> str:
@@ -173,11 +173,13 @@ def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], found: dic
             keep = ~np.isnan(mine[metric].reshape(len(at), -1)).any(1)
             if not keep.any():
                 continue
-            rows.append(mean(mine[metric][keep], name, subset, metric))
+            bounds = SHARE if metric == "alignment" else None
+            after, plainly = mine[metric][keep], before[metric][keep]
+            rows.append(mean(after, name, subset, metric, bounds))
             if name != "none" and metric in ("alignment", "quality"):
-                rows.append(paired_difference(mine[metric][keep], before[metric][keep], name, subset, f"{metric}_lost"))
+                rows.append(paired_difference(after, plainly, name, subset, f"{metric}_lost", bounds))
         if name != "none":
-            rows.append(paired_difference(copy, was, name, subset, "copies_stopped"))
+            rows.append(paired_difference(copy, was, name, subset, "copies_stopped", SHARE))
         if name != "none" and subset not in MEMORIZED:
             rows.append(share(mine["digest"] == before["digest"], name, subset, "ordinary_unchanged"))
     return rows

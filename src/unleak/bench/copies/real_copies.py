@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from unleak.bench.results import Results
+from unleak.bench.rows import Row
 from unleak.copies.detect.detectors import DETECTORS
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput, choose
 from unleak.files.parts import Parts
 from unleak.stats.roc import auroc, tpr_at_fpr
-from unleak.stats.rows import Row
 
 CHUNK = 64  #: prompts in one part
 METHODS: tuple[str, ...] = tuple(name for name, d in DETECTORS.items() if not d.whole)
@@ -76,7 +76,7 @@ def run(
     for name in names:
         pair = scores["memorized"][name], scores["ordinary"][name]
         for metric, figure in (("auroc", auroc(*pair)), ("tpr_at_1fpr", tpr_at_fpr(*pair, 0.01)[0])):
-            results.rows.append(Row(name, "memorized", metric, *figure, n))
+            results.rows.append(Row.of(figure, n, name, "memorized", metric))
         results.notes += [f"Published for {name}: {text}." for text in PUBLISHED.get(name, ())]
     results.save(out)
     return results

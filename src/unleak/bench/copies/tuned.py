@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from unleak.bench.copies.detection import MEMORIZED
+from unleak.bench.rows import Row
 from unleak.copies.presets import PRESETS
 from unleak.core.intervention import ALL, Intervention, Window
-from unleak.stats.rows import Row
 
 MOST_COPIES = 0.05  #: of either kind, for a variant to be chosen for its alignment
 

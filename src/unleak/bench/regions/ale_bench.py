@@ -21,6 +21,7 @@ from PIL import Image
 
 from unleak.bench.regions.edit_each import EVERY_PRESET, EXACT, all_options, edit_each, settings
 from unleak.bench.results import Results
+from unleak.bench.rows import Row, mean
 from unleak.bench.run import Run
 from unleak.errors import BadInput, choose
 from unleak.files.atomic import write_atomic
@@ -29,7 +30,6 @@ from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.regions.plan import Edit
 from unleak.report.pictures import png
-from unleak.stats.rows import Row, mean
 
 SIDE = 1000  #: pixels at which results are measured
 TOGETHER = 8  #: pictures that are drawn, and kept, together

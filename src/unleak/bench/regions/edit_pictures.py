@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unleak.bench.regions.editing import SOURCE, Scenes, drawn_with, edited
+from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.files.atomic import write_atomic
-from unleak.stats.rows import Row
 from unleak.world.edits import EditCase
 
 BARS = {

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from unleak.stats.rows import Row, mean, median, paired_difference, share
+from unleak.bench.rows import SHARE, Row, mean, median, paired_difference, share
 from unleak.world.edits import COUNTS, KINDS, SENSE, EditCase
 
 BEST = "ale"
@@ -26,6 +26,8 @@ MEANS = {
     "tels": "tels", "tils": "tils", "editing_performance": "performance",
     "structure_distance": "structure", "mask_iou": "iou", "masks_over_half_iou": "over_half",
 }  # fmt: skip
+#: means of shares
+OF_SHARES = ("edit_success", "distractors_kept", "mask_iou", "masks_over_half_iou")
 #: means whose median is reported too: a few cases decide them
 SKEWED = [name for name in MEANS if name.startswith("background") or name == "structure_distance"]
 
@@ -37,7 +39,11 @@ def rows_of(method: str, made: Outcomes, subset: str) -> list[Row]:
         """[cases, seeds] of those cases that have it."""
         return np.array([[np.mean(one[name]) for one in row] for row in made if row[0].get(name) is not None], float)
 
-    found = [mean(v, method, subset, name) for name, key in MEANS.items() if len(v := values(key))]
+    found = [
+        mean(v, method, subset, name, SHARE if name in OF_SHARES else None)
+        for name, key in MEANS.items()
+        if len(v := values(key))
+    ]
     found += [median(v, method, subset, f"{name}_median") for name in SKEWED if len(v := values(MEANS[name]))]
     return found + [share(v, method, subset, name) for name, key in SHARES.items() if len(v := values(key))]
 
@@ -57,5 +63,5 @@ def against(method: str, best: Outcomes, other: Outcomes, subset: str) -> list[R
         pairs = [(b, o) for b, o in zip(best, other, strict=True) if b[0][key] is not None]
         if pairs:
             b, o = (np.array([[np.mean(one[key]) for one in row] for row in side]) for side in zip(*pairs, strict=True))
-            made.append(paired_difference(o, b, f"{BEST} - {method}", subset, name))
+            made.append(paired_difference(o, b, f"{BEST} - {method}", subset, name, SHARE))
     return made

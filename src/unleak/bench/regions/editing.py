@@ -23,6 +23,7 @@ from torch import Tensor
 from unleak.bench.regions.edit_each import EVERY_PRESET, EXACT, Chosen, all_options, edit_each, settings
 from unleak.bench.regions.edit_rows import BEST, MEANS, WIDER, Outcomes, against, rows_of, subsets
 from unleak.bench.regions.leaks import outcome
+from unleak.bench.rows import Row, mean
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import counting
 from unleak.drawing.generate import draw
@@ -35,7 +36,6 @@ from unleak.regions.edited import Edited
 from unleak.regions.masks.masks import foreground
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
-from unleak.stats.rows import Row, mean
 from unleak.world.edits import KINDS, SENSE, EditCase
 from unleak.world.render import Renderer
 

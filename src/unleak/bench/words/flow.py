@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from unleak.bench.rows import Row, share
 from unleak.bench.run import Run
-from unleak.stats.rows import Row, share
 from unleak.text.items import Item
 from unleak.words.diagnosis.flow import Flow, flow
 from unleak.world import World

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unleak.bench.rows import Row, auroc, mean
 from unleak.bench.run import Run
-from unleak.stats.rows import Row, auroc, mean
 from unleak.words.lint.lint import CHUNK, Linter, PromptLint, scores
 from unleak.words.lint.prompt_file import Line, line
 from unleak.world import World

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from unleak.bench.results import Results
+from unleak.bench.rows import Row, share
 from unleak.bench.run import Run
 from unleak.bench.words import flow, own_repairs, tokens
 from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, choose
 from unleak.files.prompt_file import format_of, opened
 from unleak.judges import Judge
-from unleak.stats.rows import Row, share
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.flow import flow as flow_between
 from unleak.words.diagnosis.neglect import VERDICTS

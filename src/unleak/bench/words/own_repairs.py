@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import METHODS as WORLD
 from unleak.bench.words.repairs import counting, repaired_by
@@ -15,7 +16,7 @@ from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 from unleak.judges import Judge
-from unleak.stats.rows import Row, mcnemar, mean, share
+from unleak.stats.intervals import mcnemar
 from unleak.text.items import Item
 from unleak.words.repair.repair import repair
 from unleak.words.tokens.learn import Record
@@ -50,7 +51,7 @@ def rows(
     plain = [measured(run, "none", i, record, (), judge) for i, record in enumerate(records)]
     before = [np.array(one["there"], bool) for one in plain]
     made = [
-        share(np.concatenate([b.ravel() for b in before]), "none", "all", "item_presence"),
+        share(before, "none", "all", "item_presence"),
         share([_right(b) for b in before], "none", "all", "prompt_accuracy"),
     ]
     broken = [i for i, each in enumerate(verdicts) if {"leak", "neglect"} & set(each)]
@@ -122,9 +123,9 @@ def presence(method: str, drawn: Sequence[Drawn]) -> list[Row]:
     """`leak_rate`, `neglect_rate`: of the images, those without an item that was called so on other seeds."""
     made = []
     for verdict in ("leak", "neglect"):
-        missing = [~one.after[:, one.of(verdict)].ravel() for one in drawn if one.of(verdict)]
+        missing = [~one.after[:, one.of(verdict)] for one in drawn if one.of(verdict)]
         if missing:
-            made.append(share(np.concatenate(missing), method, "all", f"{verdict}_rate"))
+            made.append(share(missing, method, "all", f"{verdict}_rate"))
     return made
 
 
@@ -135,9 +136,7 @@ def changes(method: str, drawn: Sequence[Drawn]) -> list[Row]:
     those that were fine. `prompt_mcnemar_p`: exact and two-sided, over prompts that are right before and after.
     """
     made = [
-        share(
-            np.concatenate([getattr(one, when).ravel() for one in drawn]), method, "repaired", f"item_presence_{when}"
-        )
+        share([getattr(one, when) for one in drawn], method, "repaired", f"item_presence_{when}")
         for when in ("before", "after")
     ]
     for name, verdicts in (("presence_gain", ("leak", "neglect")), ("harm_other", ("ok",))):
@@ -145,7 +144,7 @@ def changes(method: str, drawn: Sequence[Drawn]) -> list[Row]:
             (one.after[:, at].astype(float) - one.before[:, at]).mean() for one in drawn if (at := one.of(*verdicts))
         ]
         if gains:
-            made.append(mean(gains, method, "repaired", name))
+            made.append(mean(gains, method, "repaired", name, (-1.0, 1.0)))
     right = np.array([[_right(one.before), _right(one.after)] for one in drawn])
     fixed, lost, p = mcnemar(right[:, 0], right[:, 1])
-    return [*made, Row(method, "repaired", "prompt_mcnemar_p", p, p, p, fixed + lost)]
+    return [*made, Row.exact(p, method, "repaired", "prompt_mcnemar_p", fixed + lost)]

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from unleak.bench.rows import SHARE, Row, mean, paired_difference, share
 from unleak.bench.run import Run
 from unleak.core.anatomy import Anatomy
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
-from unleak.stats.rows import Row, mean, paired_difference, share
 from unleak.text.items import Item, parse_items
 from unleak.text.phrases import phrase, rename
 from unleak.words.presets import REPAIRS, RepairTask
@@ -202,9 +202,9 @@ def rows_of(method: str, cases: Sequence[Case], before: np.ndarray, after: np.nd
     leaked = ~b[..., 0]
     if leaked.any() and method != "none":
         per_prompt = [(a[p, :, 0] & leaked[p]).sum() / leaked[p].sum() for p in range(len(b)) if leaked[p].any()]
-        rows.append(mean(per_prompt, method, subset, "leak_removed"))
+        rows.append(mean(per_prompt, method, subset, "leak_removed", SHARE))
     if method != "none":
-        lost = paired_difference(a[..., 1], b[..., 1], method, subset, "harm_other")
+        lost = paired_difference(a[..., 1], b[..., 1], method, subset, "harm_other", SHARE)
         rows.append(lost)
     return rows
 
@@ -233,6 +233,6 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             made += rows_of(method, sets["trigger"], before["trigger"], found["trigger"], subset)
         if method != "none":
             b, a = (x["neutral"].min(-1) for x in (before, found))
-            made.append(paired_difference(a, b, method, "neutral", "harm_neutral"))
+            made.append(paired_difference(a, b, method, "neutral", "harm_neutral", SHARE))
         made += cost
     return made

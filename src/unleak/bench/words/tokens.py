@@ -14,6 +14,7 @@ from operator import or_
 
 import numpy as np
 
+from unleak.bench.rows import SHARE, Row, mean, paired_difference, share
 from unleak.bench.run import Run
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import generate
@@ -22,7 +23,7 @@ from unleak.errors import BadInput
 from unleak.files.parts import Parts
 from unleak.judges import Judge
 from unleak.judges.glyphs import glyph_judge
-from unleak.stats.rows import Row, mcnemar, mean, paired_difference, share
+from unleak.stats.intervals import mcnemar
 from unleak.text.items import Item
 from unleak.text.subsets import Subset
 from unleak.words.methods.prune import Prune
@@ -90,9 +91,9 @@ def representative(found: Sequence[Labels], kinds: Sequence[str]) -> list[Row]:
         shares = [_share(label) for label in items if label != "seen_in_nothing"]
         if shares:
             made.append(share([s > 0 for s in shares], "tokens", f"{subset}/items", "representative_share"))
-            made.append(mean(shares, "tokens", f"{subset}/tokens", "representative_share"))
+            made.append(mean(shares, "tokens", f"{subset}/tokens", "representative_share", SHARE))
         if any(shares):
-            made.append(mean([1 - s for s in shares if s], "tokens", f"{subset}/tokens", "redundant_share"))
+            made.append(mean([1 - s for s in shares if s], "tokens", f"{subset}/tokens", "redundant_share", SHARE))
     return made
 
 
@@ -163,8 +164,8 @@ def pruning(images: np.ndarray, subset: str = "redundant") -> list[Row]:
     made = [
         share(before, "prune", subset, "prune_accuracy_before"),
         share(after, "prune", subset, "prune_accuracy_after"),
-        paired_difference(images[:, 0], images[:, 1], "prune", subset, "prune_gain"),
-        Row("prune", subset, "prune_mcnemar_p", p, p, p, fixed + broken),
+        paired_difference(images[:, 0], images[:, 1], "prune", subset, "prune_gain", SHARE),
+        Row.exact(p, "prune", subset, "prune_mcnemar_p", fixed + broken),
     ]
     for name, given in (("prune_unaffected", before), ("prune_improved", ~before)):
         if given.any():

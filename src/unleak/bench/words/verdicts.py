@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from unleak.bench.rows import Row, balanced_accuracy, share
 from unleak.bench.run import Run
 from unleak.bench.words.flow import of_world
 from unleak.core.anatomy import Anatomy
 from unleak.drawing.generate import generate, rehearse
 from unleak.errors import UnsupportedModel
 from unleak.judges.glyphs import GlyphJudge, glyph_judge
-from unleak.stats.rows import Row, balanced_accuracy, share
 from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.diagnosis.diagnose import diagnose

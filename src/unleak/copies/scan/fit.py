@@ -16,7 +16,8 @@ from unleak.copies.detect.detectors import Detector
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import DEFAULT, Scan, scan
 from unleak.errors import BadInput
-from unleak.stats.roc import Figure, auroc, tpr_at_fpr
+from unleak.stats.intervals import Figure
+from unleak.stats.roc import auroc, tpr_at_fpr
 
 COMBINATION = "combination"
 FOLDS = 5

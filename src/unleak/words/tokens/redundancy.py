@@ -18,7 +18,7 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.result import Result
 from unleak.errors import BadInput, choose
 from unleak.judges import Judge
-from unleak.stats.rows import share
+from unleak.stats.rate import Rate
 from unleak.text.encode import Encoder
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
@@ -123,8 +123,8 @@ class TokenStudy(Result):
         hits = self.hits(i, view)
         if hits is None:
             return None
-        row = share(hits, "tokens", str(view), "present")
-        return {"present": int(hits.sum()), "seeds": row.n, "rate": row.value, "low": row.low, "high": row.high}
+        found = Rate.of(hits)
+        return {"present": found.k, "seeds": found.n, "rate": found.value, "low": found.low, "high": found.high}
 
     def lines(self) -> list[str]:
         who = f"judge {self.judge}" if self.judge else "no judge, so no token is called representative"
