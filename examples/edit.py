@@ -18,9 +18,8 @@ import unleak
 from unleak.files.atomic import write_atomic
 from unleak.judges.glyphs import glyph_judge
 from unleak.models import edit_settings, load
-from unleak.regions.check import judged
 from unleak.regions.presets import recommended
-from unleak.report.edit import page, pictures, save_images
+from unleak.report.edit import views
 from unleak.report.pictures import contact_sheet, png
 from unleak.text.items import Item
 from unleak.world import load as load_world
@@ -54,7 +53,9 @@ def main() -> None:
 
     def edited(preset: str, **options: bool) -> unleak.Edited:
         own = recommended(preset, edit_settings("emoji-sd"))
-        return unleak.edit(pipe, picture, edits, preset=preset, seed=a.seed, **own, **options)
+        return unleak.edit(
+            pipe, picture, edits, preset=preset, seed=a.seed, judge=judge, model="emoji-sd", **own, **options
+        )
 
     result, items = edited("ale"), [Item(target.word) for target in targets]
     made = {"unleak.edit": result, **{f"{name}, blended": edited(one, blend=True) for name, one in OTHERS.items()}}
@@ -62,9 +63,8 @@ def main() -> None:
         there = judge.present(one.image[None], items)[0]
         said = [f"{sense}: {'yes' if y else 'no'}" for sense, y in zip(judge.senses(items), there, strict=True)]
         out.print(f"{name}: {', '.join(said)}")
-    save_images(result, a.out)
-    write_atomic(a.out / "index.html", page(result, "emoji-sd", judged(result, judge), judge.name))
-    shown = [(title, [image]) for title, image in pictures(result)[:2]]
+    result.save(f"{a.out}/")
+    shown = [(title, [image]) for title, image in views(result)[:2]]
     shown += [(name, [one.image]) for name, one in made.items()]
     write_atomic(a.out / "compared.png", png(contact_sheet(shown, side=192, across=3)))
     out.print(a.out / "index.html")

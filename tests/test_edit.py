@@ -22,7 +22,7 @@ from unleak.drawing.doctor import _marks
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.regions import photo
-from unleak.regions.check import background_psnr, judged
+from unleak.regions.check import judged
 from unleak.regions.edit import edit
 from unleak.regions.masks.masks import foreground
 from unleak.regions.masks.own_masks import FROM, above
@@ -303,15 +303,16 @@ def test_an_odd_picture_is_edited_at_the_nearest_size(pipe):
 
 def test_the_report_says_what_was_kept_and_escapes_what_it_is_given(pipe, tmp_path):
     r = quick(pipe, edits=(CUP, Edit("<b>", "<script>", DOG.mask)), source_prompt="a blue cup and <b>")
-    names = report.save_images(r, tmp_path)
-    data = report.to_dict(r, "tiny", names)
+    names = r.file_names()
+    r.save(tmp_path)
+    data = r.to_dict()
     assert data["schema"] == "unleak/edit/1" and json.loads(json.dumps(data)) == data
     assert all((tmp_path / name).is_file() for name in (names["before"], names["after"], *names["masks"]))
     assert 0 < data["background_psnr"]["rebuilt"] < 100 and data["size"] == list(SIZE)
-    html = report.page(r, "tiny")
+    html = report.page(r)
     assert "&lt;script&gt;" in html and "<script>" not in html and "http" not in html
     assert r.leak[r.masks.any(0).numpy()].max() == 0 and r.leak.max() > 0
-    assert background_psnr(r, r.image) == float("inf")
+    assert r.background_psnr(r.image) == float("inf")
 
 
 def test_the_command_line_refuses_bad_use(tmp_path):

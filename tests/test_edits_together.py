@@ -20,7 +20,6 @@ from unleak.regions.methods.ore import ORE
 from unleak.regions.methods.p2p import P2P
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.plan import Edit
-from unleak.report.edit import to_dict
 
 SIZE = (64, 96)
 
@@ -72,7 +71,7 @@ def same(pipe, tolerance=1e-4, **options):
 def test_a_batch_of_edits_is_the_single_ones(name):
     made = same(tiny(name), negative_prompt="tree")
     assert [r.together for r in made] == [3, 3, 3] and made[0].log[-1]["denoiser_calls"] == 2
-    assert to_dict(made[1], "tiny", {})["denoiser_rows"] == 2 * 4
+    assert made[1].to_dict()["denoiser_rows"] == 2 * 4
 
 
 @pytest.mark.parametrize(

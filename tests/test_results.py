@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 import unleak
@@ -14,6 +15,7 @@ from tiny import tiny
 from unleak.copies.protect import protect
 from unleak.core.result import MOST_LINES, Result
 from unleak.errors import BadInput
+from unleak.judges.copies import PixelJudge
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 2}
 ODD = "a mouse and a <b>laptop</b>"
@@ -23,15 +25,23 @@ ITEMS = "mouse,<b>laptop</b>"
 def verbs() -> dict[str, Any]:
     """Verb -> its result on a tiny pipeline; the prompt is markup, where a result has a prompt."""
     pipe = tiny("sd1")
+    photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[:, :32] = True
+    few = {"rounds": 1, "batch": 1, "seeds": 1, "call": SMALL}
     return {
+        "generate": unleak.generate(pipe, ODD, seeds="3,5", describe=lambda images: [["<b>laptop"]] * 2, call=SMALL),
         "diagnose": unleak.diagnose(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
         "repair": unleak.repair(pipe, ODD, ITEMS, with_="boost", seeds=[0], call=SMALL),
         "tokens": unleak.tokens(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
         "guard": protect(pipe, ODD, unleak.Attenuate(), seeds=[0], call=SMALL),
+        "edit": unleak.edit(pipe, photo, [unleak.Edit("a mouse", "<b>laptop</b>", mask)], steps=1),
+        "audit": unleak.audit(pipe, photo, {"<b>laptop": None}, PixelJudge(photo[None]), **few),
+        "doctor": unleak.doctor(pipe),
     }
 
 
-VERBS = ["diagnose", "repair", "tokens", "guard"]
+VERBS = ["generate", "diagnose", "repair", "tokens", "guard", "edit", "audit", "doctor"]
 
 
 @pytest.fixture(scope="module")

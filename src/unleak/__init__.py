@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 # public name -> module that defines it
 _VERBS = {
     "attach": "unleak.engine.session",
-    "generate": "unleak.drawing.generate",
+    "generate": "unleak.drawing.images",
     "Intervention": "unleak.core.intervention",
     "Window": "unleak.core.intervention",
     "Patch": "unleak.words.methods.patch",

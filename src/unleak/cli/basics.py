@@ -73,12 +73,8 @@ def generate(
         check_file(json_file, "--json", out)
         call = call_arguments(model, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
         pipe = open_model(model)
-        from PIL import Image
-
-        from unleak.drawing.generate import generate as draw
         from unleak.drawing.generate import image_size, rehearse
-        from unleak.files.atomic import write_atomic
-        from unleak.report.pictures import contact_sheet, png
+        from unleak.drawing.images import generate as draw
 
         judge = judge_for(model, image_size(pipe, call))
         try:
@@ -88,17 +84,12 @@ def generate(
                 raise PromptTruncated(f"{e}; or draw it without its end: --truncate") from e
             say("note", e)
         with ticking("drawing", len(numbers)) as tick:
-            images = draw(pipe, prompt, numbers, progress=tick, **call)[0]
-        names = [f"{s}.png" for s in numbers]
-        for name, image in zip(names, images, strict=True):
-            write_atomic(folder / name, png(Image.fromarray(image)))
-        write_atomic(folder / "sheet.png", png(contact_sheet([(prompt, list(images))], across=1)))
-        seen = None
-        if judge is not None:
-            read = judge.read(images)
-            seen = [sorted(f"{f.tint} {f.glyph}" if f.tint else f.glyph for f in r.found) for r in read]
-        emit({"schema": "unleak/generate/1", "prompt": prompt, "model": model, "seeds": numbers, "settings": call,
-              "images": names, "seen": seen}, json_file)  # fmt: skip
+            result = draw(pipe, prompt, seeds=numbers, describe=judge and judge.describe, model=model, call=call,
+                          truncate=truncate, progress=tick)  # fmt: skip
+        result.save(f"{folder}/")
+        data = result.to_dict()
+        names, seen = data["images"], data["seen"]
+        emit(data, json_file)
         if json_file != "-":
             for i, name in enumerate(names):
                 print(folder / name, *([", ".join(seen[i]) or "nothing"] if seen is not None else []), sep="\t")

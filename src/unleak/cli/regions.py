@@ -79,28 +79,26 @@ def edit_image(
             with err.status("loading the masker"):
                 masker = load_masker(*masks_from)
         pipe = open_model(model)
-        from unleak.files.atomic import write_atomic
-        from unleak.regions.check import judged
+        from unleak.regions.check import add_checks
         from unleak.regions.edit import edit
-        from unleak.report import edit as report
 
         size = None if height is None or width is None else (height, width)
         with err.status("editing"):
             result = edit(pipe, picture, named, preset=preset, seed=seed, source_prompt=prompt,
-                          negative_prompt=negative, size=size, masks_from=masker, **options)  # fmt: skip
+                          negative_prompt=negative, size=size, masks_from=masker, model=model, **options)  # fmt: skip
         judge = judge_for(model, result.image.shape[:2])
-        checks = None
         if judge is not None:
-            try:
-                checks = judged(result, judge)
-            except BadInput as e:
-                say("note", f"not judged: {e}")
-        data = report.to_dict(result, model, report.save_images(result, folder), checks)
+            add_checks(result, judge)
+        result.save(f"{folder}/")
+        data = result.to_dict()
         emit(data, json_file)
         if html:
-            write_atomic(html, report.page(result, model, checks, judge.name if checks else None))
+            result.save(html)
+        if result.notes and result.notes[-1].startswith("not judged"):
+            say("note", result.notes[-1])
         if json_file != "-":
             for i, one in enumerate(result.edits):
+                checks = result.checks
                 said = "not judged" if checks is None else "is there" if checks[i].target_after else "is not there"
                 print(one.source, one.target, said, sep="\t")
             kept = data["background_psnr"]["rebuilt"]

@@ -12,18 +12,19 @@ known. With enough of them rows bring back images that were never repeated in tr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.core.result import Result
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
-from unleak.drawing.generate import memory_errors, pixels
+from unleak.drawing.generate import Seeds, memory_errors, parse_seeds, pixels
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
 from unleak.judges.copies import CopyJudge
@@ -54,6 +55,52 @@ class Outcome:
     images: np.ndarray
     similarity: np.ndarray
     losses: list[float]
+
+    @property
+    def title(self) -> str:
+        return f"{self.method}, attacked" if self.adaptive else self.method
+
+
+@dataclass(repr=False, eq=False)
+class Audit(Result):
+    """What came back under every mitigation; a sequence of `Outcome`. From `copy_from` on an image counts as a copy."""
+
+    verb: ClassVar[str] = "audit"
+    outcomes: list[Outcome]
+    seeds: list[int]
+    judge: str
+    copy_from: float
+    call: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self.outcomes)
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def __getitem__(self, i: int) -> Outcome:
+        return self.outcomes[i]
+
+    def lines(self) -> list[str]:
+        lines = ["Does the image come back from rows that no text encoder made?"]
+        for o in self:
+            copies = f"{int((o.similarity >= self.copy_from).sum())} of {len(o.similarity)} images are copies"
+            lines.append(f"  {o.title:<32} {copies}, nearest {o.similarity.max():.3g} ({self.judge})")
+        return lines
+
+    def views(self) -> dict[str, np.ndarray]:
+        return {o.title: o.images for o in self}
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "judge": self.judge, "copy_from": self.copy_from, "seeds": self.seeds, "settings": {"call": self.call},
+            "outcomes": [
+                {"method": o.method, "adaptive": o.adaptive, "similarity": [float(x) for x in o.similarity],
+                 "losses": o.losses}
+                for o in self
+            ],
+            "images": self.file_names(),
+        }  # fmt: skip
 
 
 def attack(
@@ -105,10 +152,10 @@ def audit(
     methods: Mapping[str, Intervention | None],
     judge: CopyJudge,
     *,
-    seeds: Sequence[int] = range(4),
+    seeds: Seeds = 4,
     call: Mapping[str, Any] | None = None,
     **attacking: Any,
-) -> list[Outcome]:
+) -> Audit:
     """Attack an image on the bare model and under every mitigation, and draw from what was found.
 
     Args:
@@ -119,6 +166,7 @@ def audit(
     Returns:
         Per method the outcome of the rows found on the bare model, then that of rows found with it attached.
     """
+    seeds, call = parse_seeds(seeds), dict(call or {})
     found = attack(pipe, image, call=call, **attacking)
     outcomes = []
     for name, method in methods.items():
@@ -127,7 +175,7 @@ def audit(
         if attached:
             adapted = attack(pipe, image, *attached, call=call, **attacking)
             outcomes.append(_outcome(pipe, name, attached, adapted, judge, seeds, call, adaptive=True))
-    return outcomes
+    return Audit(outcomes, seeds, judge.name, judge.threshold, call)
 
 
 def _outcome(pipe: Any, name: str, methods: Sequence[Intervention], found: Attacked, judge: CopyJudge,

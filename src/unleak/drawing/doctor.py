@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,15 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
+from unleak.core.result import Result
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 
-SCHEMA = "unleak/doctor/1"
 PROMPT = "a red cup and a dog"
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Result):
     """Result of `doctor`. `layout` names how text reaches the image: "cross-attention", "joint, text first",
     "joint, text last", or "unknown" where attention cannot be observed.
 
@@ -31,6 +30,7 @@ class Report:
     "self", or None where it was not seen.
     """
 
+    verb: ClassVar[str] = "doctor"
     pipeline: str
     encoders: tuple[dict[str, Any], ...]
     denoiser: dict[str, Any]
@@ -41,20 +41,15 @@ class Report:
     restored: bool
     reason: str | None = None
     steps: int = 0
-    schema: str = field(default=SCHEMA, init=False)
 
     @property
     def ok(self) -> bool:
         return self.observable and self.identity and self.restored
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data, with the schema first."""
-        return {"schema": self.schema, **{k: v for k, v in asdict(self).items() if k != "schema"}}
+    def data(self) -> dict[str, Any]:
+        return asdict(self)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
         kinds = Counter(site["kind"] or "unseen" for site in self.sites)
         lines = [
             f"{self.pipeline}: {self.denoiser['name']} ({self.denoiser['class']}), {self.layout}",
@@ -64,7 +59,7 @@ class Report:
                 f"{name} {'yes' if getattr(self, name) else 'NO'}" for name in ("observable", "identity", "restored")
             ),
         ]
-        return "\n".join([*lines, self.reason] if self.reason else lines)
+        return [*lines, self.reason] if self.reason else lines
 
 
 @dataclass(frozen=True)

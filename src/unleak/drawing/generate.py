@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,19 +25,33 @@ from unleak.text.prompt import check_prompt
 MOST_SEEDS = 10_000
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`"3"` -> [3]; `"0:4"` -> [0, 1, 2, 3]; `"1,5,7"` -> [1, 5, 7]. Raises BadInput."""
+Seeds: TypeAlias = int | str | Iterable[int]
+"""Seeds as every verb takes them: a number n for 0 to n-1, any numbers, or text as `parse_seeds` reads it."""
+
+
+def parse_seeds(seeds: Seeds) -> list[int]:
+    """The seeds one by one.
+
+    >>> parse_seeds(3), parse_seeds([7, 9]), parse_seeds("7"), parse_seeds("0:4"), parse_seeds("1,5,7")
+    ([0, 1, 2], [7, 9], [7], [0, 1, 2, 3], [1, 5, 7])
+
+    Raises BadInput: unreadable text, no seed or more than `MOST_SEEDS`, a negative one, or one twice.
+    """
+    numbers: Sequence[int]
     try:
-        first, colon, end = text.partition(":")
-        seeds = range(int(first), int(end)) if colon else [int(x) for x in text.split(",")]
-    except ValueError:
-        raise BadInput(f"cannot read seeds {text!r}: write 7, 0:4 or 1,5,9") from None
-    count = max(0, seeds.stop - seeds.start) if isinstance(seeds, range) else len(seeds)
-    if not 1 <= count <= MOST_SEEDS or min(seeds) < 0 or max(seeds) >= 2**63:
-        raise BadInput(f"seeds {text!r} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
-    if len(set(seeds)) < count:
-        raise BadInput(f"seeds {text!r} name a seed twice, which draws the same image again")
-    return list(seeds)
+        if isinstance(seeds, str):
+            first, colon, end = seeds.partition(":")
+            numbers = range(int(first), int(end)) if colon else [int(x) for x in seeds.split(",")]
+        else:
+            numbers = range(seeds) if isinstance(seeds, int) else [operator.index(x) for x in seeds]
+    except (ValueError, TypeError):
+        raise BadInput(f"cannot read seeds {seeds!r}: give 0:4 or 1,5,9 as text, a list, or how many") from None
+    count = max(0, numbers.stop - numbers.start) if isinstance(numbers, range) else len(numbers)
+    if not 1 <= count <= MOST_SEEDS or min(numbers) < 0 or max(numbers) >= 2**63:
+        raise BadInput(f"seeds {seeds!r} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
+    if len(set(numbers)) < count:
+        raise BadInput(f"seeds {seeds!r} name a seed twice, which draws the same image again")
+    return list(numbers)
 
 
 def check_call(call: Mapping[str, Any]) -> None:

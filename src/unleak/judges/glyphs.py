@@ -102,6 +102,10 @@ class GlyphJudge:
             raise BadInput(f"the glyph judge reads RGB images of {size}x{size}, not {tuple(x.shape[1:])}; resize them")
         return [r for part in x.split(batch) for r in self._read(part)]
 
+    def describe(self, images: Sequence[Image.Image] | Tensor | np.ndarray) -> list[list[str]]:
+        """The names of what is in each image, with their colours, in alphabetical order. Errors: `read`."""
+        return [sorted(f"{f.tint} {f.glyph}" if f.tint else f.glyph for f in r.found) for r in self.read(images)]
+
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image] | Tensor | np.ndarray) -> np.ndarray:
         """What the detector makes of each latent cell, [N, 64, D]; for `metrics.structure`."""

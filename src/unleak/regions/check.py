@@ -1,25 +1,14 @@
-"""What a judge and the pixels say of an edit: is each target there, its source gone, the background kept?"""
+"""What a judge says of an edit: is each target there, and its source gone?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio
 
+from unleak.errors import BadInput
 from unleak.judges import Judge
-from unleak.regions.edited import Edited
+from unleak.regions.edited import Check, Edited
 from unleak.regions.plan import without_article
 from unleak.text.items import Item
-
-
-@dataclass(frozen=True)
-class Check:
-    """One edit, as the judge sees the whole image."""
-
-    source_before: bool
-    source_after: bool
-    target_after: bool
 
 
 def judged(edited: Edited, judge: Judge) -> list[Check]:
@@ -31,15 +20,9 @@ def judged(edited: Edited, judge: Judge) -> list[Check]:
     return [Check(bool(before[i]), bool(after[i]), bool(after[k + i])) for i in range(k)]
 
 
-def background_psnr(edited: Edited, reference: np.ndarray) -> float | None:
-    """PSNR in dB of the pixels outside all masks against a reference [H, W, 3] uint8; None without any such pixel.
-
-    `edited.rebuilt` as reference leaves out the autoencoder's own loss, `edited.before` includes it. Equal pixels
-    give infinity.
-    """
-    outside = ~edited.masks.any(0).numpy()
-    if not outside.any():
-        return None
-    if np.array_equal(edited.image[outside], reference[outside]):
-        return float("inf")
-    return float(peak_signal_noise_ratio(reference[outside], edited.image[outside], data_range=255))
+def add_checks(edited: Edited, judge: Judge) -> None:
+    """Add what the judge sees of each edit, or a note that says why it cannot."""
+    try:
+        edited.checks, edited.judge = judged(edited, judge), judge.name
+    except BadInput as e:
+        edited.notes.append(f"not judged: {e}")

@@ -15,6 +15,8 @@ from typing import Any
 from unleak.core.anatomy import Anatomy, eager
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, UnsupportedModel, choose
+from unleak.judges import Judge
+from unleak.regions.check import add_checks
 from unleak.regions.drawing import Drawing, alike
 from unleak.regions.edited import Edited
 from unleak.regions.masks.own_masks import FROM
@@ -38,6 +40,8 @@ def edit(
     size: tuple[int, int] | None = None,
     masks_from: Masker | str = "own",
     interventions: Sequence[Intervention] = (),
+    judge: Judge | None = None,
+    model: str = "",
     batch: int = 8,
     **options: Any,
 ) -> Any:
@@ -59,6 +63,8 @@ def edit(
             ``"attention"`` alone, or a model of yours (`text_masks.load_masker`).
         interventions: more to attach, before the preset's (a repair of the target's prompt); they see the images of a
             batch in one call.
+        judge: who says whether each target is there and its source gone; a phrase that it cannot read is a note.
+        model: its name, for the record.
         batch: images of one working size and one number of edits are drawn together, at most so many; null-text
             inversion draws one at a time.
         options: parameters of the preset, such as ``target_guidance=3.0``.
@@ -96,6 +102,10 @@ def edit(
             warnings.warn(note, stacklevel=2)
         for group, scenes in zip(groups, seen, strict=True):
             done |= zip(group, drawing.draw(scenes), strict=True)
+    for one in done.values():
+        one.model = model
+        if judge is not None:
+            add_checks(one, judge)
     return [done[i] for i in range(len(images))] if several else done[0]
 
 

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
+from unleak.core.result import Result
 from unleak.regions.masks import masks as masking
 from unleak.regions.plan import Edit, Plan
 
 
-@dataclass(eq=False)
-class Edited:
+@dataclass(frozen=True)
+class Check:
+    """One edit, as the judge sees the whole image."""
+
+    source_before: bool
+    source_after: bool
+    target_after: bool
+
+
+@dataclass(eq=False, repr=False)
+class Edited(Result):
     """One edited image, and everything that led to it.
 
     `image` (after), `before` (the photo) and `rebuilt` (the photo through the autoencoder, which is what an edit can
     keep at best) are [H, W, 3] uint8 at the working size; `masks` bool [K, H, W] as they were used (widened), one for
     each edit; `given` says which of them the user gave, and `masker` who found the others; `latents` and `clean` are
     the final latents of the target and those of the source, [1, C, h, w]; `notes` is what a person should know
-    (overlaps, full masks); `log` is that of the call which drew it, with `together` images.
+    (overlaps, full masks); `log` is that of the call which drew it, with `together` images; `checks` is what `judge`
+    saw of each edit, None where nobody looked.
     """
 
+    verb: ClassVar[str] = "edit"
     image: np.ndarray
     before: np.ndarray
     rebuilt: np.ndarray
@@ -39,6 +53,9 @@ class Edited:
     clean: Tensor | None = field(default=None, repr=False)
     log: Any = field(default=None, repr=False)
     together: int = 1
+    model: str = ""
+    judge: str | None = None
+    checks: list[Check] | None = None
 
     @property
     def regions(self) -> Tensor:
@@ -50,3 +67,61 @@ class Edited:
         """How much each pixel outside the masks differs from the rebuilt photo, [H, W] in 0..1; 0 inside them."""
         change = np.abs(self.image.astype(np.float64) - self.rebuilt).mean(-1) / 255
         return np.where(self.masks.any(0).numpy(), 0.0, change)
+
+    def background_psnr(self, reference: np.ndarray) -> float | None:
+        """PSNR in dB of the pixels outside all masks against a reference [H, W, 3] uint8; None without any such pixel.
+
+        `rebuilt` as reference leaves out the autoencoder's own loss, `before` includes it. Equal pixels give infinity.
+        """
+        outside = ~self.masks.any(0).numpy()
+        if not outside.any():
+            return None
+        if np.array_equal(self.image[outside], reference[outside]):
+            return math.inf
+        return float(peak_signal_noise_ratio(reference[outside], self.image[outside], data_range=255))
+
+    @property
+    def psnr(self) -> dict[str, float | None]:
+        """Background PSNR against the rebuilt photo and against the photo itself."""
+        return {"rebuilt": self.background_psnr(self.rebuilt), "photo": self.background_psnr(self.before)}
+
+    def lines(self) -> list[str]:
+        title = ", ".join(f"{one.source} -> {one.target}" for one in self.edits) or "nothing is edited"
+        lines = [title, f"  {self.preset}; {f'judge {self.judge}' if self.judge else 'no judge'}; seed {self.seed}"]
+        for i, one in enumerate(self.edits):
+            area = f"{100 * float(self.masks[i].float().mean()):.0f} % of the image"
+            said = "not judged"
+            if self.checks is not None:
+                said = "is there" if self.checks[i].target_after else "is not there"
+            lines.append(f"  {one.target}: {said} ({area}, mask {'given' if self.given[i] else f'by {self.masker}'})")
+        kept = self.psnr["rebuilt"]
+        background = "no background" if kept is None else "exact" if math.isinf(kept) else f"{kept:.1f} dB"
+        return [*lines, f"  background against the rebuilt photo: {background}", *(f"  note: {n}" for n in self.notes)]
+
+    def file_names(self) -> dict[str, Any]:
+        masks = [f"mask-{i + 1}.png" for i in range(len(self.masks))]
+        return {"before": "before.png", "after": "after.png", "masks": masks}
+
+    def data(self) -> dict[str, Any]:
+        height, width = self.image.shape[:2]
+        return {
+            "model": self.model,
+            "preset": self.preset,
+            "settings": self.settings,
+            "seed": self.seed,
+            "size": [height, width],
+            "source_prompt": self.plan.source if self.plan else None,
+            "target_prompt": self.plan.target if self.plan else None,
+            "edits": [
+                {
+                    "source": one.source, "target": one.target, "mask": "given" if given else self.masker,
+                    "area": float(mask.float().mean()),
+                    "check": None if self.checks is None else vars(self.checks[i]),
+                }
+                for i, (one, given, mask) in enumerate(zip(self.edits, self.given, self.masks, strict=True))
+            ],
+            "background_psnr": {name: "inf" if x is not None and math.isinf(x) else x for name, x in self.psnr.items()},
+            "notes": self.notes,
+            "images": self.file_names(),
+            "denoiser_rows": self.log[-1]["denoiser_rows"] // self.together if self.log else 0,
+        }  # fmt: skip

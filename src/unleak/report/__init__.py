@@ -9,10 +9,14 @@ from unleak.core.result import Result
 from unleak.report import pages
 
 PAGES = {
+    "generate": "plain",
     "diagnose": "diagnosis",
     "repair": "repair",
     "tokens": "tokens",
     "guard": "guard",
+    "edit": "edit",
+    "audit": "plain",
+    "doctor": "plain",
 }
 """Verb -> the module here with ``page(result) -> str``, ``pictures(result) -> {file name: PNG bytes}`` and
 ``sheet(result) -> Image | None``, the one picture that stands for all."""

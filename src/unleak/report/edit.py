@@ -1,19 +1,14 @@
-"""An edit as JSON (schema unleak/edit/1), as pictures, and as one page for people."""
+"""An edit as pictures, and as one page for people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from unleak.files.atomic import versions, write_atomic
-from unleak.regions.check import Check, background_psnr
 from unleak.regions.edited import Edited
 from unleak.report.pages import data_uri, render
 from unleak.report.pictures import contact_sheet, png
@@ -22,43 +17,6 @@ from unleak.text.items import Item
 COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
 LEAK_SCALE = 8
 """A change of 1 / LEAK_SCALE of the full range outside the masks is drawn as hot as can be."""
-
-
-def to_dict(r: Edited, model: str, images: dict[str, Any], checks: Sequence[Check] | None = None) -> dict[str, Any]:
-    """The result as plain JSON data; `images` holds file names relative to the JSON file."""
-    height, width = r.image.shape[:2]
-    return {
-        "schema": "unleak/edit/1",
-        "model": model,
-        "preset": r.preset,
-        "settings": r.settings,
-        "seed": r.seed,
-        "size": [height, width],
-        "source_prompt": r.plan.source if r.plan else None,
-        "target_prompt": r.plan.target if r.plan else None,
-        "edits": [
-            {
-                "source": one.source, "target": one.target, "mask": "given" if given else r.masker,
-                "area": float(mask.float().mean()),
-                "check": None if checks is None else vars(checks[i]),
-            }
-            for i, (one, given, mask) in enumerate(zip(r.edits, r.given, r.masks, strict=True))
-        ],
-        "background_psnr": {name: _finite(value) for name, value in psnr(r).items()},
-        "notes": r.notes,
-        "images": images,
-        "denoiser_rows": r.log[-1]["denoiser_rows"] // r.together if r.log else 0,
-        "versions": versions(),
-    }  # fmt: skip
-
-
-def psnr(r: Edited) -> dict[str, float | None]:
-    """Background PSNR against the rebuilt photo and against the photo itself."""
-    return {"rebuilt": background_psnr(r, r.rebuilt), "photo": background_psnr(r, r.before)}
-
-
-def _finite(value: float | None) -> float | str | None:
-    return "inf" if value is not None and math.isinf(value) else value
 
 
 def outlined(r: Edited) -> np.ndarray:
@@ -81,20 +39,20 @@ def leak_map(r: Edited) -> np.ndarray:
     return (faint * (1 - weight) + tint * weight).round().astype(np.uint8)
 
 
-def save_images(r: Edited, folder: Path) -> dict[str, Any]:
-    """Write the images, the masks as used and the sheet `before-after.png`; returns the file names."""
-    names: dict[str, Any] = {"before": "before.png", "after": "after.png", "masks": []}
-    write_atomic(folder / "before.png", png(Image.fromarray(r.before)))
-    write_atomic(folder / "after.png", png(Image.fromarray(r.image)))
-    for i, mask in enumerate(r.masks.numpy()):
-        names["masks"].append(f"mask-{i + 1}.png")
-        write_atomic(folder / names["masks"][-1], png(Image.fromarray(mask.astype(np.uint8) * 255)))
-    sheet = contact_sheet([(title, [image]) for title, image in pictures(r)], side=192, across=4)
-    write_atomic(folder / "before-after.png", png(sheet))
-    return names
+def pictures(r: Edited) -> dict[str, bytes]:
+    """The images, the masks as used and the sheet `before-after.png`."""
+    names = r.file_names()
+    files = {names["before"]: r.before, names["after"]: r.image}
+    files |= {name: mask.astype(np.uint8) * 255 for name, mask in zip(names["masks"], r.masks.numpy(), strict=True)}
+    return {name: png(Image.fromarray(image)) for name, image in files.items()} | {"before-after.png": png(sheet(r))}
 
 
-def pictures(r: Edited) -> list[tuple[str, np.ndarray]]:
+def sheet(r: Edited) -> Image.Image:
+    """Before, masks, after and the leak side by side."""
+    return contact_sheet([(title, [image]) for title, image in views(r)], side=192, across=4)
+
+
+def views(r: Edited) -> list[tuple[str, np.ndarray]]:
     """What a person looks at, with titles."""
     return [
         ("before", r.before),
@@ -104,20 +62,20 @@ def pictures(r: Edited) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def page(r: Edited, model: str, checks: Sequence[Check] | None = None, judge: str | None = None) -> str:
+def page(r: Edited) -> str:
     """One self-contained HTML page: what was asked, before and after with masks and leaks, numbers, settings."""
     edits = [
         {
             "source": Item.of(one.source).text, "target": one.target, "given": given,
             "area": float(mask.float().mean()),
-            "colour": "rgb({}, {}, {})".format(*COLOURS[i % len(COLOURS)]), "check": checks[i] if checks else None,
+            "colour": "rgb({}, {}, {})".format(*COLOURS[i % len(COLOURS)]), "check": r.checks[i] if r.checks else None,
         }
         for i, (one, given, mask) in enumerate(zip(r.edits, r.given, r.masks, strict=True))
     ]  # fmt: skip
     return render(
         "edit.html",
-        r=r, model=model, edits=edits, judge=judge,
-        psnr={name: None if v is None else "exact" if math.isinf(v) else f"{v:.1f} dB" for name, v in psnr(r).items()},
-        pictures=[{"title": title, "src": data_uri(image, 384)} for title, image in pictures(r)],
+        r=r, edits=edits,
+        psnr={name: None if v is None else "exact" if math.isinf(v) else f"{v:.1f} dB" for name, v in r.psnr.items()},
+        pictures=[{"title": title, "src": data_uri(image, 384)} for title, image in views(r)],
         settings=r.settings,
     )  # fmt: skip
