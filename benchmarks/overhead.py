@@ -47,7 +47,7 @@ class Columns(Intervention):
 
     def on_attention(self, ctx: Any, site: Any) -> None:
         if site.kind == "cross":
-            ctx.run.results.setdefault("maps", RunningMean()).add(site.name, site.columns(range(1, 9)))
+            ctx.results.setdefault("maps", RunningMean()).add(site.name, site.columns(range(1, 9)))
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ class Record(Intervention):
     """Keeps what the core hands out: predictions of every branch, latents after every step, token ids."""
 
     def on_text(self, ctx, call):
-        ctx.run.results["ids"] = call.ids
+        ctx.results["ids"] = call.ids
 
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("preds", []).append(dict(preds))
+        ctx.results.setdefault("preds", []).append(dict(preds))
 
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault("latents", []).append(latents)
+        ctx.results.setdefault("latents", []).append(latents)
 
 
 def draw_case(pipe: Any, case: Case, moved: float = 0.0) -> Tensor:

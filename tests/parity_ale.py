@@ -27,7 +27,7 @@ class Watch(Intervention):
     name: str = ""
 
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault(self.name, []).append((latents.clone(), ctx.run.results[SOURCE].clone()))
+        ctx.results.setdefault(self.name, []).append((latents.clone(), ctx.results[SOURCE].clone()))
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Rows(Intervention):
     slots: tuple[str, str] = ("", "")
 
     def on_attention(self, ctx, site):
-        if "target" not in ctx.run.results:
-            ctx.run.results["target"] = _embedded(ctx, self.target, self.slots, ctx.encoded.cond)
-            ctx.run.results["source_rows"] = _embedded(ctx, self.source, self.slots)
+        if "target" not in ctx.results:
+            ctx.results["target"] = _embedded(ctx, self.target, self.slots, ctx.encoded.cond)
+            ctx.results["source_rows"] = _embedded(ctx, self.source, self.slots)
 
 
 def _embedded(ctx, side, slots, plain=None):

@@ -27,21 +27,21 @@ class Recorded(DeLeaker):
         if masks is not None and progress(ctx, site) in self.act:
             mean, key = ctx.state["mean"], (tuple(site.rows.images), site.grid)
             a = mean.mean(key) if mean.count(key) else item_columns(ctx, site, found)[1].mean(-1).movedim(-1, 1)
-            ctx.run.results.setdefault("masks", []).append(masks[0].flatten(1))
-            ctx.run.results.setdefault("raw", []).append(standing_out(a, self.spread)[0].flatten(1))
+            ctx.results.setdefault("masks", []).append(masks[0].flatten(1))
+            ctx.results.setdefault("raw", []).append(standing_out(a, self.spread)[0].flatten(1))
         return masks
 
 
 @dataclass(frozen=True)
 class Trace(Intervention):
     def on_text(self, ctx, call):
-        ctx.run.results[call.name] = call.ids
+        ctx.results[call.name] = call.ids
 
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("preds", []).append(preds["cond"])
+        ctx.results.setdefault("preds", []).append(preds["cond"])
 
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault("latents", []).append(latents)
+        ctx.results.setdefault("latents", []).append(latents)
 
 
 def call_numbers(params: dict[str, Any]) -> list[int]:

@@ -68,10 +68,10 @@ class Spikes(Intervention):
     def on_attention(self, ctx, site):
         rows = list(site.rows.of(ATTENUATED if isinstance(self.of, Guard) else "cond"))
         z = spike_scores(self.of.attenuation.peaks(site, rows))
-        ctx.run.results.setdefault("z", {})[ctx.step, site.name] = z
+        ctx.results.setdefault("z", {})[ctx.step, site.name] = z
         if (ctx.step, site.name) in self.logits:
             q, k = site.q[rows], site.k[rows]
-            ctx.run.results.setdefault("logits", {})[ctx.step, site.name] = q @ k.mT * site.scale
+            ctx.results.setdefault("logits", {})[ctx.step, site.name] = q @ k.mT * site.scale
 
 
 def mitigation(params: Mapping[str, Any]) -> Attenuate | Guard:

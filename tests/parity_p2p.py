@@ -78,7 +78,7 @@ class Maps(Intervention):
         after = before
         if mix is not None:
             after = execute(replace(site, v=unit), [mix], partial(F.scaled_dot_product_attention, scale=site.scale))
-        ctx.run.results.setdefault("maps", []).append((before.flatten(0, 1), after.flatten(0, 1)))
+        ctx.results.setdefault("maps", []).append((before.flatten(0, 1), after.flatten(0, 1)))
 
 
 def controlled(case: Case) -> dict[str, Tensor]:

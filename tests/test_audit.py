@@ -57,9 +57,9 @@ def test_the_loss_is_that_of_training(sd1):
 
 class Spy(Intervention):
     def on_prediction(self, ctx, preds):
-        shared = ctx.predict([Branch("other")], posing=True)["other"]
+        shared = ctx.predict([Branch("other")], as_source=True)["other"]
         own = ctx.predict([Branch("another")])["another"]
-        ctx.run.results["seen"] = shared, own, preds["cond"]
+        ctx.results["seen"] = shared, own, preds["cond"]
 
 
 def test_posing_rows_are_mitigated_like_the_prompts_and_others_are_not(sd1):

@@ -49,7 +49,7 @@ class Written(Intervention):
 
         def change(weights):
             terms = torch.stack([weights[rows] @ v for v in values]).mean(0)
-            ctx.run.results.setdefault("terms", {})[ctx.step, site.name] = terms
+            ctx.results.setdefault("terms", {})[ctx.step, site.name] = terms
             return weights
 
         return MapEdit(change)
@@ -66,7 +66,7 @@ class Spy(Intervention):
             return None
         edit = self.method.on_attention(ctx, site)
         rows = list(site.rows.of("cond"))
-        ctx.run.results.setdefault("outputs", {})[ctx.step, site.name] = site.full_map("cond") @ edit.values
+        ctx.results.setdefault("outputs", {})[ctx.step, site.name] = site.full_map("cond") @ edit.values
         assert len(edit.values) == len(rows)
 
 
@@ -75,7 +75,7 @@ def test_structure_is_the_mean_of_its_terms(name):
     pipe = tiny(name)
     with attach(pipe, Maps(ITEMS)) as run:
         draw(pipe, PROMPT, steps=1)
-    encoded, tokenizer = run.prompts.encoded, pipe.tokenizer
+    encoded, tokenizer = run.encoded, pipe.tokenizer
     with attach(pipe, Maps("laptop")) as alone:
         draw(pipe, "a laptop", steps=1)
     with attach(pipe, Maps("red mouse")) as other:

@@ -141,13 +141,13 @@ class Extra(Intervention):
     def on_prediction(self, ctx, preds):
         index = list(self.images or range(len(preds[self.like])))
         gap = (preds["extra"] - preds[self.like][index]).abs().max() / preds[self.like].abs().max()
-        ctx.run.results.setdefault("gap", []).append(float(gap))
+        ctx.results.setdefault("gap", []).append(float(gap))
 
 
 @dataclass(frozen=True)
 class Labels(Intervention):
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("rows", []).append(ctx.rows)
+        ctx.results.setdefault("rows", []).append(ctx.rows)
 
 
 def guided(name, scale):
@@ -243,7 +243,7 @@ def test_a_branch_may_read_another_prompt(sd1):
 class AskAgain(Intervention):
     def on_prediction(self, ctx, preds):
         again = ctx.predict([Branch("again", images=(1,))])["again"]
-        ctx.run.results.setdefault("gap", []).append(float((again - preds["cond"][1:]).abs().max()))
+        ctx.results.setdefault("gap", []).append(float((again - preds["cond"][1:]).abs().max()))
 
 
 def test_one_more_call_on_chosen_rows(any_pipe):
@@ -278,7 +278,7 @@ def test_replaced_predictions_reach_those_that_follow(sd1):
     @dataclass(frozen=True)
     class See(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results.setdefault("size", []).append(float(preds["cond"].abs().max()))
+            ctx.results.setdefault("size", []).append(float(preds["cond"].abs().max()))
 
     with attach(sd1, See(), Replace(2.0), See()) as run:
         changed = draw(sd1, steps=1)
@@ -322,7 +322,7 @@ def test_guidance_switched_off_midway(sd1):
     @dataclass(frozen=True)
     class Names(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results.setdefault("names", []).append(sorted(preds))
+            ctx.results.setdefault("names", []).append(sorted(preds))
 
     with attach(sd1, Names()) as run:
         draw(sd1, **kwargs)

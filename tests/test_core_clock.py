@@ -17,10 +17,10 @@ from unleak.engine.session import attach
 @dataclass(frozen=True)
 class Watch(Intervention):
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("seen", []).append((ctx.step, ctx.steps, ctx.fraction, ctx.timestep))
+        ctx.results.setdefault("seen", []).append((ctx.step, ctx.steps, ctx.fraction, ctx.timestep))
 
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault("after", []).append(ctx.step)
+        ctx.results.setdefault("after", []).append(ctx.step)
 
 
 def watch(pipe, window=None, **kwargs):

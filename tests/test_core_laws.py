@@ -32,8 +32,8 @@ class Look(Intervention):
         return None
 
     def on_attention(self, ctx, site):
-        maps = ctx.run.results.setdefault("maps", RunningMean())
-        ctx.run.results.setdefault("kinds", {})[site.name] = site.kind
+        maps = ctx.results.setdefault("maps", RunningMean())
+        ctx.results.setdefault("kinds", {})[site.name] = site.kind
         if site.kind != "self" and site.rows.of("cond"):
             maps.add((site.name, site.grid), site.columns([1, 2, 3]))
 
@@ -86,6 +86,12 @@ class Fail(Intervention):
 
     def on_attention(self, ctx, site):
         self._maybe(ctx, "on_attention")
+
+    def modules(self, anatomy):
+        return [name for name, _ in anatomy.denoiser.named_children()][:1]
+
+    def on_module(self, ctx, name, output):
+        self._maybe(ctx, "on_module")
 
     def on_prediction(self, ctx, preds):
         self._maybe(ctx, "on_prediction")
@@ -510,7 +516,7 @@ def test_the_whole_map_on_request(sd1):
     @dataclass(frozen=True)
     class Full(Intervention):
         def on_attention(self, ctx, site):
-            ctx.run.results[site.name] = site.full_map()
+            ctx.results[site.name] = site.full_map()
 
     with attach(sd1, Full(sites="mid_block*")) as run:
         draw(sd1, steps=1)
@@ -546,7 +552,7 @@ def test_embeddings_encoded_by_hand_are_recognised(any_pipe):
     @dataclass(frozen=True)
     class Labels(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results.setdefault("labels", set()).update(preds)
+            ctx.results.setdefault("labels", set()).update(preds)
 
     pipe = any_pipe
     length = {"max_sequence_length": 32} if hasattr(pipe, "transformer") else {}

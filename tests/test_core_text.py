@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tiny import draw, tiny
+from unleak.core import anatomy
+from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnsupportedModel
@@ -22,7 +24,7 @@ class Keep(Intervention):
     """Remembers the calls."""
 
     def on_text(self, ctx, call):
-        ctx.run.results.setdefault("calls", []).append(call)
+        ctx.results.setdefault("calls", []).append(call)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def test_the_rows_the_denoiser_gets_are_placed_by_content():
     pipe = tiny("sd3")
     with attach(pipe, Keep()) as run:
         draw(pipe, steps=1)
-    columns = {name: run.prompts.encoded.columns(name) for name in run.prompts.encoded.calls}
+    columns = {name: run.encoded.columns(name) for name in run.encoded.calls}
     assert columns == {
         "text_encoder": slice(0, 77),
         "text_encoder_2": slice(0, 77),
@@ -143,14 +145,14 @@ def test_the_rows_the_denoiser_gets_are_placed_by_content():
 def test_an_encoder_that_gives_only_its_pooled_vector_has_no_columns(flux):
     with attach(flux, Keep()) as run:
         draw(flux, steps=1)
-    assert run.prompts.encoded.columns("text_encoder") is None
-    assert run.prompts.encoded.columns("text_encoder_2") == slice(0, 32)
+    assert run.encoded.columns("text_encoder") is None
+    assert run.encoded.columns("text_encoder_2") == slice(0, 32)
 
 
 def test_rows_behind_a_final_norm_are_placed_by_length(sd1):
     with attach(sd1, Keep()) as run:
         draw(sd1, steps=1)
-    encoded = run.prompts.encoded
+    encoded = run.encoded
     encoded.cond = torch.nn.functional.layer_norm(encoded.cond, [32])
     assert encoded.columns("text_encoder") == slice(0, 77)
     encoded.cond = encoded.cond[:, :40]
@@ -199,7 +201,7 @@ def test_prompt_embeds_alone_cannot_be_rewritten(sd1):
     assert run.log[0]["prompts"]
 
 
-def test_a_prompt_the_encoder_never_saw_is_an_error(sd1):
+def test_a_prompt_the_encoder_never_saw_is_an_error(sd1, monkeypatch):
     class Disguised:
         """A tokenizer that answers the session differently from the pipeline."""
 
@@ -212,12 +214,10 @@ def test_a_prompt_the_encoder_never_saw_is_an_error(sd1):
         def __getattr__(self, name):
             return getattr(self.tokenizer, name)
 
-    run = attach(sd1, Same())
-    encoder = run.anatomy.encoders[0]
-    run.prompts.encoders = {encoder.name: replace(encoder, tokenizer=Disguised(encoder.tokenizer))}
-    original = run._after_encoder
-    run._after_encoder = lambda _, *rest: original(run.prompts.encoders[encoder.name], *rest)
-    with run, pytest.raises(UnsupportedModel, match="not recognised"):
+    encoder = Anatomy.of(sd1).encoders[0]
+    disguised = replace(encoder, tokenizer=Disguised(encoder.tokenizer))
+    monkeypatch.setattr(anatomy, "text_encoders", lambda parts: [disguised])
+    with attach(sd1, Same()), pytest.raises(UnsupportedModel, match="not recognised"):
         draw(sd1)
 
 

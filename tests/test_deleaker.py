@@ -170,7 +170,7 @@ class Watch(Intervention):
     """Keeps the map after all edits of the last site that reads text, at every step."""
 
     def on_attention(self, ctx, site):
-        kept = ctx.run.results.setdefault("kept", {})
+        kept = ctx.results.setdefault("kept", {})
 
         def keep(weights):
             kept[ctx.step, site.name] = weights[list(site.rows.of("cond"))][:, :, site.layout.image_queries]

@@ -161,7 +161,7 @@ def test_one_step_is_all_that_is_paid_for(any_pipe):
     assert run.log[0]["denoiser_rows"] == (8 if guided(any_pipe) else 4)
     for detector in chosen:
         assert detector.scores(run).shape == (4,) and list(run.results[detector.name]) == [0]
-    assert (Entropy().scores(run) <= math.log(run.prompts.encoded.cond.shape[1]) + 1e-4).all()
+    assert (Entropy().scores(run) <= math.log(run.encoded.cond.shape[1]) + 1e-4).all()
     assert torch.equal(draw(any_pipe), bare)
     assert first_steps(any_pipe, 0, **call(any_pipe, CAT)).log[0]["denoiser_calls"] == 0
 
@@ -197,7 +197,7 @@ def test_attention_to_the_text_is_shared_out_completely(any_pipe):
             assert torch.allclose(shares.sum(-1), torch.ones_like(shares[..., 0]), atol=1e-4)
             text = site.full_map("cond")[:, :, site.layout.image_queries, site.layout.text_keys].mean(2)
             assert torch.allclose(shares, text / text.sum(-1, keepdim=True), atol=1e-4)
-            ctx.run.results["compared"] = True
+            ctx.results["compared"] = True
 
     assert first_steps(any_pipe, 1, Compare(), **call(any_pipe, CAT)).results["compared"]
 
@@ -206,10 +206,10 @@ def test_summary_tokens_are_each_encoders_eos_and_pads(any_pipe):
     @dataclass(frozen=True)
     class Look(Intervention):
         def on_latents(self, ctx, latents):
-            ctx.run.results["summary"] = summary_rows(ctx.encoded)
+            ctx.results["summary"] = summary_rows(ctx.encoded)
 
     run = first_steps(any_pipe, None, Look(), **call(any_pipe, CAT, MOUSE, num_inference_steps=1))
-    found, encoded = run.results["summary"], run.prompts.encoded
+    found, encoded = run.results["summary"], run.encoded
     name, ids = next((n, c.ids) for n, c in encoded.calls.items() if encoded.columns(n) is not None)
     tokenizer, place = encoded.calls[name].tokenizer, encoded.columns(name)
     for row, mask in zip(ids, found[:, place], strict=True):
@@ -294,7 +294,7 @@ def test_significance_is_the_gradient_of_the_magnitude(sd1):
                 return (cond - preds["uncond"]).norm()
 
             axes = h * torch.eye(ctx.encoded.cond.shape[-1], dtype=torch.float64)
-            ctx.run.results["d"] = torch.stack([(length(a) - length(-a)) / (2 * h) for a in axes]).norm()
+            ctx.results["d"] = torch.stack([(length(a) - length(-a)) / (2 * h) for a in axes]).norm()
 
     run = first_steps(pipe, 1, Significance(), Differences(), **call(pipe, CAT, seeds=(0,)))
     found = run.results["significance"][0]

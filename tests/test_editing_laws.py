@@ -111,10 +111,10 @@ class Walk(Intervention):
     """Leaves what the source's row is given, and the source's latents after each step."""
 
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("given", []).append(ctx.latents("source_cond").clone())
+        ctx.results.setdefault("given", []).append(ctx.latents("source_cond").clone())
 
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault("walked", []).append(ctx.run.results[SOURCE].clone())
+        ctx.results.setdefault("walked", []).append(ctx.results[SOURCE].clone())
 
 
 def test_direct_inversion_leads_the_source_back_exactly_and_the_target_elsewhere(one):

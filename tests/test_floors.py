@@ -29,10 +29,7 @@ FLOORS = (
 )
 """From the lowest to the highest. Those of one floor stand side by side and do not import each other."""
 
-KNOWN: set[tuple[str, str]] = {
-    ("core.context", "engine.session"),
-    ("engine.denoising", "engine.session"),
-}
+KNOWN: set[tuple[str, str]] = set()
 """Arrows, from one module to another, that still point up or close a circle. This list only shrinks."""
 
 

@@ -38,7 +38,7 @@ class Keep(Intervention):
     """Keeps the predictions of every step."""
 
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("preds", []).append(dict(preds))
+        ctx.results.setdefault("preds", []).append(dict(preds))
 
 
 def guidance(pipe, scale=4.0):

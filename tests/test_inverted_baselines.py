@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,9 @@ import torch
 
 from tiny import draw, latents, tiny
 from unleak.core.anatomy import Anatomy
-from unleak.core.edits import FeatureSwap
 from unleak.core.intervention import Intervention, Window
 from unleak.core.rows import Rows
 from unleak.drawing.doctor import _marks
-from unleak.engine.features import swap_features
 from unleak.engine.session import attach
 from unleak.errors import BadInput, EmptyWindow, NoSite, UnsupportedModel
 from unleak.regions.edit import edit
@@ -106,13 +105,13 @@ def test_optimised_rows_lead_nearer_to_the_path(one, path):
 @dataclass(frozen=True)
 class Source(Intervention):
     def on_prediction(self, ctx, preds):
-        ctx.run.results.setdefault("source", []).append(preds["source_cond"].clone())
+        ctx.results.setdefault("source", []).append(preds["source_cond"].clone())
 
 
 def test_features_and_attention_come_from_the_source_where_published(one, path):
     final, run = run_on(one, path, EDITORS["pnp"].make(steps=STEPS), extra=(Source(),))
     edits = run.log[0]["edits"]["1.PlugAndPlay"]
-    assert edits["FeatureSwap"] == {"up_blocks.1.resnets.1": 2 * int(0.8 * STEPS)}
+    assert edits["on_module"] == {"up_blocks.1.resnets.1": int(0.8 * STEPS)}
     decoder = [s.name for s in Anatomy.of(one).sites if s.name.startswith("up_blocks") and "attn1" in s.name]
     assert len(decoder) == 9 and set(edits["RowSwap"]) == set(decoder) - {decoder[0]}
     assert set(edits["RowSwap"].values()) == {2 * int(0.5 * STEPS)}
@@ -122,19 +121,18 @@ def test_features_and_attention_come_from_the_source_where_published(one, path):
     assert (final - free).abs().max() > 1e-3
 
 
-def test_rows_take_the_output_that_the_block_computed():
+def test_both_rows_take_the_output_that_the_block_computed_for_the_source():
     rows = Rows(("uncond", "cond", "source_cond"), (0, 0, 0), frozenset({"uncond", "cond", "source_cond"}))
-    output = torch.randn(3, 2, 4, 4)
-    got = swap_features(output, rows, [FeatureSwap("cond", "source_cond"), FeatureSwap("source_cond", "uncond")])
-    assert torch.equal(got, output[[0, 2, 0]])
+    ctx, output = SimpleNamespace(rows=rows, state={}, step=0, steps=5), torch.randn(3, 2, 4, 4)
+    assert torch.equal(PlugAndPlay().on_module(ctx, "block", output), output[[2, 2, 2]])
     with pytest.raises(UnsupportedModel):
-        swap_features(output[:2], rows, [FeatureSwap("cond", "source_cond")])
+        PlugAndPlay().on_module(ctx, "block", output[:2])
 
 
 def test_what_cannot_act_says_so(one, path):
     with pytest.raises(NoSite, match="residual blocks"):
         attach(tiny("flux"), PlugAndPlay())
-    with pytest.raises(NoSite, match="no block"):
+    with pytest.raises(NoSite, match="no module"):
         attach(one, PlugAndPlay(block="up_blocks.9"))
     with pytest.raises(NoSite, match="behind the block"), attach(one, Retrace(path, 7.5, SOURCE[0]),
                                                                  PlugAndPlay(block="conv_out")):  # fmt: skip

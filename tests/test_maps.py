@@ -26,7 +26,7 @@ class Everything(Intervention):
     def on_attention(self, ctx, site):
         if site.kind != "self":
             full = site.full_map("cond").mean(1)[:, site.layout.image_queries, site.layout.text_keys]
-            ctx.run.results.setdefault("full", []).append(full.unflatten(1, site.grid))
+            ctx.results.setdefault("full", []).append(full.unflatten(1, site.grid))
 
 
 def maps_of(pipe, *more, prompt=PROMPT, items=ITEMS, **kwargs):
@@ -52,7 +52,7 @@ def test_looking_changes_nothing(any_pipe):
 
 def test_a_map_is_the_mean_of_the_items_columns_in_the_whole_map(any_pipe):
     maps, _, run = maps_of(any_pipe, Everything(), steps=2, size=(64, 64))
-    starts = {name: run.prompts.encoded.columns(name).start for name in maps.encoders}
+    starts = {name: run.encoded.columns(name).start for name in maps.encoders}
     parts = {encoder.name: encoder for encoder in run.anatomy.encoders}
     full, finest = run.results["full"], max((part.shape[1:3] for part in run.results["full"]), key=np.prod)
     for name in maps.encoders:

@@ -158,7 +158,7 @@ def test_optimised_rows_lower_the_loss_and_keep_the_first_row(sd1, monkeypatch):
     monkeypatch.setattr(OptimiseRows, "_optimise", lambda *a: steps.append(kept(*a)) or steps[-1])
     with attach(sd1, OptimiseRows(target=0.0, iterations=4, weight_decay=0.0)) as run:
         draw(sd1, PROMPT, steps=1, seeds=(0, 1), num_images_per_prompt=2)
-        original = run.prompts.encoded.cond[0]
+        original = run.encoded.cond[0]
     losses = run.results["losses"][0][0, 1]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert torch.equal(steps[0][0], original[0]) and not torch.equal(steps[0][1], original[1])

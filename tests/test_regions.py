@@ -56,7 +56,7 @@ class Peek(Intervention):
     def on_attention(self, ctx, site):
         found = self.look(ctx, site)
         if found is not None:
-            ctx.run.results.setdefault(site.name, []).append(found)
+            ctx.results.setdefault(site.name, []).append(found)
 
 
 # -- the core's part: other texts, and what the denoiser is given -------------------------------------------------
@@ -73,7 +73,7 @@ def test_other_texts_are_encoded_as_the_pipeline_encodes_its_prompt_in_one_call(
                 calls.clear()
             found = ctx.encode(["a dog", *ctx.encoded.prompts])
             assert ctx.encode(["a dog", *ctx.encoded.prompts]) is found
-            ctx.run.results["found"] = found, ctx.encoded.cond
+            ctx.results["found"] = found, ctx.encoded.cond
 
     with attach(pipe, Ask()) as run:
         draw(pipe, PROMPT, size=SIZE)
@@ -162,7 +162,7 @@ def embedded(pipe, prompt, objects, find="words", rest="alone"):
     @dataclass(frozen=True)
     class Ask(Intervention):
         def on_prediction(self, ctx, preds):
-            ctx.run.results["made"] = embed(ctx, [prompt], [objects], "paper", find, rest=rest)[0]
+            ctx.results["made"] = embed(ctx, [prompt], [objects], "paper", find, rest=rest)[0]
 
     with attach(pipe, Ask()) as run:
         draw(pipe, prompt, steps=1)
@@ -393,7 +393,7 @@ def run_edit(
 @dataclass(frozen=True)
 class Trace(Intervention):
     def on_latents(self, ctx, latents):
-        ctx.run.results.setdefault("trace", []).append((latents.clone(), ctx.run.results[SOURCE].clone()))
+        ctx.results.setdefault("trace", []).append((latents.clone(), ctx.results[SOURCE].clone()))
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -483,7 +483,7 @@ def test_nothing_of_the_source_depends_on_the_target(one):
         @dataclass(frozen=True)
         class Keep(Intervention):
             def on_prediction(self, ctx, preds):
-                ctx.run.results.setdefault("eps", []).append(preds["source_cond"].clone())
+                ctx.results.setdefault("eps", []).append(preds["source_cond"].clone())
 
         return run_edit(one, Ale(steps=2), targets, extra=(Keep(),))[2].results["eps"]
 

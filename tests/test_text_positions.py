@@ -25,7 +25,7 @@ class Look(Intervention):
 def encoded(any_pipe):
     with attach(any_pipe, Look()) as run:
         draw(any_pipe, PROMPTS, steps=1, num_images_per_prompt=2)
-    return run.prompts.encoded
+    return run.encoded
 
 
 def test_an_items_positions_hold_the_rows_that_its_encoder_made_of_it(encoded):

@@ -268,6 +268,6 @@ class _Learn(Intervention):
         noise = scheduler.config.get("prediction_type", "epsilon") == "epsilon"
         target = e if noise else scheduler.get_velocity(z0, e, t.expand(len(e)))
         with torch.enable_grad():
-            branch = Branch(ATTACK, text=learner.rows, replace={ctx.run.denoising.names[0]: z})
-            found = ctx.predict([branch], posing=True)[ATTACK]
+            branch = Branch(ATTACK, text=learner.rows, latents=z)
+            found = ctx.predict([branch], as_source=True)[ATTACK]
             learner.step((found - target).float().pow(2).mean())

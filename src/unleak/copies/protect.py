@@ -16,7 +16,8 @@ from unleak.copies.methods.attenuate import ATTENUATED
 from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.drawing.generate import generate, rehearse
-from unleak.engine.session import Session, attach
+from unleak.engine.run import Run
+from unleak.engine.session import attach
 from unleak.judges import Judge
 from unleak.judges.copies import CopyJudge
 from unleak.text.items import Item
@@ -202,14 +203,14 @@ class _Look(Intervention):
     """Changes nothing, so that the session counts denoiser rows."""
 
 
-def _attenuated(run: Session) -> Attenuated | None:
+def _attenuated(run: Run) -> Attenuated | None:
     means = run.results.get(ATTENUATED)
     if means is None:
         return None
     keys = list(means)
     steps, sites = sorted({step for step, _ in keys}), list(dict.fromkeys(site for _, site in keys))
     shares = torch.stack([torch.stack([means.mean((step, site)) for site in sites]) for step in steps])
-    names = _names(prompt_tokens(run.prompts.encoded)[0])
+    names = _names(prompt_tokens(run.encoded)[0])
     rest = shares.shape[-1] - len(names)  # rows of further encoders
     return Attenuated(steps, sites, names + ["(other encoder)"] * rest, shares.float().cpu().numpy())
 

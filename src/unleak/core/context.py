@@ -1,66 +1,90 @@
-"""What a seam may know while it is asked."""
+"""What an intervention may ask about the generation that runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from unleak.core.anatomy import Grid
+from unleak.core.anatomy import Anatomy, Grid
 from unleak.core.rows import Branch, Rows, Which
 from unleak.text.call import Encoded
 from unleak.text.prompts import TextRows
 
-if TYPE_CHECKING:
-    from unleak.engine.session import Session
-
 
 class Context:
-    """What a seam may know. One per intervention; `state` is its own scratch space, emptied when a
-    generation begins, and `run.results` is where it leaves what the user should find."""
+    """Every seam gets one. Each intervention has its own.
 
-    def __init__(self, run: Session) -> None:
-        self.run = run
+    Attributes:
+        label: how errors and the log name the intervention ("0.Patch": the first one, a Patch).
+        state: scratch space of the intervention. It is emptied when a generation begins.
+    """
+
+    def __init__(self, run: Any, label: str) -> None:
+        self._run = run
+        self.label = label
         self.state: dict[str, Any] = {}
 
     @property
     def pipe(self) -> Any:
-        return self.run.pipe
+        """The user's pipeline."""
+        return self._run.pipe
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its denoiser, text encoders and attention sites."""
+        return self._run.anatomy
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the user finds as `run.results`; shared by all interventions, kept over generations."""
+        return self._run.results
+
+    @property
+    def log(self) -> dict[str, Any]:
+        """The entry of this generation in `run.log`: plain JSON data."""
+        return self._run.log[-1]
+
+    @property
+    def generation(self) -> int:
+        """Number of this generation in the session, from 0."""
+        return len(self._run.log) - 1
 
     @property
     def step(self) -> int:
         """Number of the current denoising step (distinct timesteps), from 0."""
-        return self.run.clock.step
+        return self._run.clock.step
 
     @property
     def steps(self) -> int:
-        return self.run.clock.steps
+        """How many denoising steps this generation has."""
+        return self._run.clock.steps
 
     @property
     def fraction(self) -> float:
         """Trajectory fraction: 0 at the first step, 1 at the last."""
-        return self.run.clock.fraction
+        return self._run.clock.fraction
 
     @property
     def timestep(self) -> float:
         """Current timestep in the scheduler's units."""
-        return self.run.clock.timestep
+        return self._run.clock.timestep
 
     @property
     def rows(self) -> Rows:
         """Labels of the batch rows of the current denoiser call."""
-        return self.run.denoising.rows
+        return self._run.rows
 
     @property
     def grid(self) -> Grid | None:
         """Latent height and width of the current generation."""
-        return self.run.denoising.grid
+        return self._run.grid
 
     @property
     def encoded(self) -> Encoded:
         """Prompts, encoder calls and encoded rows of the current generation."""
-        return self.run.prompts.encoded
+        return self._run.encoded
 
     def prompt_of(self, image: int) -> int:
         """The number of the prompt that an image of this generation belongs to."""
@@ -68,16 +92,21 @@ class Context:
 
     def encode(self, texts: Sequence[str]) -> TextRows:
         """Other texts as the pipeline encodes its prompt, in one batched call, kept during a generation."""
-        return self.run.prompts.encode(texts)
+        return self._run.prompts.encode(texts)
 
     def latents(self, rows: Which = "cond") -> Tensor:
         """What the denoiser is given for these rows in this call, [rows, ...], scaled as the scheduler scales its
         input; for `on_prediction`."""
-        return self.run.denoising.latents[list(self.rows.of(rows))]
+        return self._run.latents[list(self.rows.of(rows))]
 
-    def predict(self, branches: Sequence[Branch], posing: bool = False) -> dict[str, Tensor]:
-        """One more denoiser call on these rows only; for `on_prediction`.
+    def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
+        """One more denoiser call on the rows of these branches alone; for `on_prediction`.
 
-        `posing` rows pass for those that their branch is like: other interventions do to them what they do to those.
+        Args:
+            as_source: the rows carry the label that their branch is `like`, so that the other interventions treat
+                them as those rows.
+
+        Returns:
+            By the branch's name, each [images, ...].
         """
-        return self.run.denoising.predict(branches, posing)
+        return self._run.predict(branches, as_source)

@@ -127,14 +127,6 @@ class MapMix:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureSwap:
-    """Not an edit of attention: batch rows `target` take a block's whole output from batch rows `source`."""
-
-    target: Which
-    source: Which
-
-
-@dataclass(frozen=True, eq=False)
 class MapEdit:
     """Change the attention map itself, [B, H, N, K] -> same shape, all batch rows. Materialises the map."""
 

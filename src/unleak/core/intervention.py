@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unleak.core.rows import Branch
     from unleak.text.call import TextCall
 
-SEAMS = ("on_text", "branches", "on_attention", "on_prediction", "on_latents")
+SEAMS = ("on_text", "branches", "on_attention", "on_module", "on_prediction", "on_latents")
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,12 @@ class Intervention:
     def on_attention(self, ctx: Context, site: AttentionCall) -> Any:
         """One attention call: return an edit, a list of edits, or None. Never execute it here."""
 
-    def blocks(self, anatomy: Anatomy) -> Sequence[str]:
-        """Names of the denoiser's modules whose outputs `on_block` is asked about."""
+    def modules(self, anatomy: Anatomy) -> Sequence[str]:
+        """Names of the denoiser's modules whose outputs `on_module` is asked about."""
         return ()
 
-    def on_block(self, ctx: Context, name: str) -> Any:
-        """A module of `blocks` has run: return a `FeatureSwap`, a list of them, or None. For denoisers that have
-        residual blocks; what is not attention cannot be edited otherwise."""
+    def on_module(self, ctx: Context, name: str, output: Any) -> Any:
+        """A module of `modules` has run: return a changed output (same type and shapes) or None."""
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         """The predictions of this step by branch name, each [images, ...].

@@ -17,6 +17,7 @@ Which = str | Sequence[int] | None
 Names = tuple[str, ...]
 """What denoisers call one argument."""
 
+LATENTS: Names = ("sample", "hidden_states")
 TEXT: Names = ("encoder_hidden_states",)
 POOLED: Names = ("text_embeds", "pooled_projections")
 
@@ -55,6 +56,17 @@ class Rows:
             raise BadInput(f"rows {list(which)} do not fit a batch of {len(self)}")
         return tuple(which)
 
+    def pairs(self, target: Which, source: Which) -> list[tuple[int, int]]:
+        """Batch positions of each target row and of its source row; one source row may serve many targets.
+
+        Raises:
+            BadInput: the target rows cannot be divided evenly among the source rows.
+        """
+        targets, sources = self.of(target), self.of(source)
+        if (targets and not sources) or (sources and len(targets) % len(sources)):
+            raise BadInput(f"cannot give {len(targets)} target rows the parts of {len(sources)} source rows")
+        return [(row, sources[i % len(sources)]) for i, row in enumerate(targets)]
+
     def by_prompt(self, which: Which = "cond") -> dict[int, list[int]]:
         """Batch positions of these rows by the number of their prompt, in the order of the batch."""
         groups: dict[int, list[int]] = {}
@@ -68,8 +80,7 @@ class Branch:
     """Extra rows of the same denoiser call: copies of the rows labelled `like`, under a new name.
 
     `images` limits them to some images (default: all). `text` [L, D] or [images, L, D], `pooled` [P] or [images, P],
-    None where the denoiser takes no pooled text, and `replace` (argument name -> rows) give them other inputs than
-    the rows they copy.
+    `latents` [images, ...] and `replace` (argument name -> rows) give them other inputs than the rows they copy.
     """
 
     name: str
@@ -77,13 +88,15 @@ class Branch:
     images: tuple[int, ...] | None = None
     text: Tensor | None = None
     pooled: Tensor | None = None
+    latents: Tensor | None = None
     replace: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[Names, Tensor]:
         """What is written into the branch's rows, each under the names that denoisers have for it."""
-        text = {names: rows for names, rows in ((TEXT, self.text), (POOLED, self.pooled)) if rows is not None}
-        return text | {(name,): rows for name, rows in self.replace.items()}
+        given = ((LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled))
+        known = {names: rows for names, rows in given if rows is not None}
+        return known | {(name,): rows for name, rows in self.replace.items()}
 
 
 def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_per_prompt: int = 1) -> Rows:

@@ -69,14 +69,14 @@ class _Look(Intervention):
     fail: bool = False
 
     def on_text(self, ctx: Context, call: Any) -> None:
-        ctx.run.results.setdefault("lengths", {})[call.name] = call.length
+        ctx.results.setdefault("lengths", {})[call.name] = call.length
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
-        seen = ctx.run.results.setdefault("sites", {})
+        seen = ctx.results.setdefault("sites", {})
         seen[site.name] = {"kind": site.kind, "heads": site.q.shape[1], "grid": site.grid}
         text = site.layout.text_keys
         if site.kind == "joint" and text is not None:
-            ctx.run.results["text_first"] = text.start == 0
+            ctx.results["text_first"] = text.start == 0
 
     def on_prediction(self, ctx: Context, preds: Any) -> None:
         if self.fail and ctx.fraction == 1.0:

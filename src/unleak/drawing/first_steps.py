@@ -7,7 +7,8 @@ from typing import Any
 
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.engine.session import Session, attach
+from unleak.engine.run import Run
+from unleak.engine.session import attach
 from unleak.errors import UnsupportedModel
 
 
@@ -31,25 +32,25 @@ class _Until(Intervention):
             raise _Enough
 
 
-def first_steps(pipe: Any, steps: int | None, *interventions: Intervention, **call: Any) -> Session:
+def first_steps(pipe: Any, steps: int | None, *interventions: Intervention, **call: Any) -> Run:
     """`pipe(**call)` under interventions, ended after the predictions of its first `steps` steps.
 
     Nothing is decoded. None runs the whole trajectory; 0 only encodes the prompt. The pipeline is left as it was.
 
     Returns:
-        The session, with its `results` and `log`.
+        The run, with its `results` and `log`.
 
     Raises:
         UnsupportedModel: it never called its denoiser.
         PromptTruncated: an encoder would drop the end of a prompt; and whatever pipeline and interventions raise.
     """
-    run = attach(pipe, *interventions, _Until(steps))
+    session = attach(pipe, *interventions, _Until(steps))
     try:
-        with run:
+        with session:
             pipe(**call, output_type="latent")
         if steps == 0:
             raise UnsupportedModel(f"{type(pipe).__name__} returned without calling its denoiser")
     except _Enough:
         if hasattr(pipe, "maybe_free_model_hooks"):  # what the pipeline's own last line does for offloaded parts
             pipe.maybe_free_model_hooks()
-    return run
+    return session.run

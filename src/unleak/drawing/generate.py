@@ -18,7 +18,7 @@ import torch
 
 from unleak.core.intervention import Intervention
 from unleak.drawing.first_steps import first_steps
-from unleak.engine.session import Session
+from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
 from unleak.text.prompt import check_prompt
 
@@ -97,7 +97,7 @@ def memory_errors(images: int) -> Iterator[None]:
         raise UnleakError(f"out of memory for {images} images at once: draw smaller or fewer ones") from e
 
 
-def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Session:
+def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Intervention, **call: Any) -> Run:
     """All of a generation that comes before the denoiser, so that nothing is drawn in vain.
 
     Returns:

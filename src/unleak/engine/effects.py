@@ -37,7 +37,7 @@ def swapped(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor,
     parts = {"q": call.q, "k": call.k, "v": call.v}
     for edit in edits:
         if isinstance(edit, RowSwap):
-            pairs = paired(call.rows.of(edit.target), call.rows.of(edit.source))
+            pairs = call.rows.pairs(edit.target, edit.source)
             target, chosen = [t for t, _ in pairs], [s for _, s in pairs]
             for name in edit.parts if target else "":
                 parts[name] = _replaced(parts[name], target, parts[name][chosen])
@@ -49,13 +49,6 @@ def swapped(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor,
                 values = edit.values if edit.values.ndim < 4 or len(edit.values) == 1 else edit.values[i]
                 v[row][:, keys] = values.to(v).reshape(-1, *values.shape[-2:])
     return parts["q"], parts["k"], parts["v"]
-
-
-def paired(target: Sequence[int], source: Sequence[int]) -> list[tuple[int, int]]:
-    """Each target row with its source row; one source may serve many targets."""
-    if (target and not source) or (source and len(target) % len(source)):
-        raise BadInput(f"cannot give {len(target)} target rows the parts of {len(source)} source rows")
-    return [(row, source[i % len(source)]) for i, row in enumerate(target)]
 
 
 def _replaced(x: Tensor, rows: Sequence[int], value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unleak.core.attention import AttentionCall, additive
 from unleak.core.edits import MapMix
-from unleak.engine.effects import Effect, paired
+from unleak.engine.effects import Effect
 from unleak.errors import BadInput, Conflict
 
 
@@ -40,7 +40,7 @@ def mixes(call: AttentionCall, edits: Sequence[object], made: Sequence[Effect]) 
     for edit in edits:
         if not isinstance(edit, MapMix):
             continue
-        pairs, keys = paired(call.rows.of(edit.target), call.rows.of(edit.source)), call.k.shape[2]
+        pairs, keys = call.rows.pairs(edit.target, edit.source), call.k.shape[2]
         take, keep = edit.take.to(call.v).reshape(-1, *edit.take.shape[-2:]), edit.keep.to(call.v)
         keep = keep.reshape(-1, keep.shape[-1])
         if take.shape[1:] != (keys, keys) or keep.shape[1:] != (keys,):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from unleak.core.anatomy import Site
+from unleak.engine.undo import Undo
 from unleak.errors import Unobservable
 
 SDPA = F.scaled_dot_product_attention
@@ -40,9 +41,11 @@ Handler = Callable[[Running, Callable[..., Tensor], dict[str, Any]], Tensor | No
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, handle: Callable[[tuple, dict], Tensor]) -> None:
+    """While it is on, `handle` gets every attention call. It belongs to one tap."""
+
+    def __init__(self, tap: Tap, handle: Callable[[tuple, dict], Tensor]) -> None:
         super().__init__()
-        self.handle = handle
+        self.tap, self.handle = tap, handle
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is SDPA or func is F.scaled_dot_product_attention:
@@ -51,42 +54,36 @@ class _Watch(TorchFunctionMode):
 
 
 class Tap:
-    """Hooks on some attention sites. `wanted(site)` is asked at each entry; `handler` gets each call.
+    """Watches attention sites. `wanted(site)` is asked at each entry of one; `handler` gets each attention call."""
 
-    Close it (or leave its `with` block) to remove every hook and mode again.
-    """
-
-    def __init__(self, sites: Iterable[Site], wanted: Callable[[Site], bool], handler: Handler) -> None:
+    def __init__(self, wanted: Callable[[Site], bool], handler: Handler) -> None:
         self._wanted, self._handler = wanted, handler
         self._running: list[Running] = []
         self._paused = False
-        self._outer_modes = _get_current_function_mode_stack()
-        self._handles: list[Any] = []
+        self._modes: list[TorchFunctionMode] | None = None
+
+    def install(self, undo: Undo, sites: Iterable[Site]) -> None:
+        """Hook the sites until `undo` runs."""
+        undo.add(self.reset)
         for site in sites:
-            enter, leave = _for_site(self._enter, site), _for_site(self._leave, site)
-            self._handles.append(site.module.register_forward_pre_hook(enter, with_kwargs=True))
-            self._handles.append(site.module.register_forward_hook(leave, with_kwargs=True, always_call=True))
-
-    def __enter__(self) -> Tap:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self.reset()
+            undo.hook(site.module, _for_site(self._enter, site), before=True)
+            undo.hook(site.module, _for_site(self._leave, site), always=True)
 
     def reset(self) -> None:
-        """Forget a module whose forward was left without its exit hook (KeyboardInterrupt)."""
-        if self._running:  # interrupted inside a module: its mode is still on the stack
-            self._running.clear()
+        """Forget modules whose forward was left without its exit hook (KeyboardInterrupt)."""
+        self._running, self._paused = [], False
+        stack = _get_current_function_mode_stack()
+        if self._modes is None and any(self._owns(mode) for mode in stack):
+            self._modes = [mode for mode in stack if not self._owns(mode)]
+        if self._modes is not None:  # stays until all are back, so that an interrupt here loses none
             while torch._C._len_torch_function_stack():
                 torch._C._pop_torch_function_stack()
-            for mode in self._outer_modes:
+            for mode in self._modes:
                 torch._C._push_on_torch_function_stack(mode)
+            self._modes = None
+
+    def _owns(self, mode: TorchFunctionMode) -> bool:
+        return isinstance(mode, _Watch) and mode.tap is self
 
     def _enter(self, site: Site, args: tuple, kwargs: dict) -> None:
         if self._paused or not self._wanted(site):
@@ -94,7 +91,7 @@ class Tap:
         hidden = kwargs.get("hidden_states", args[0] if args else None)
         text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
         text = text[0] if isinstance(text, tuple | list) else text
-        running = Running(site, hidden, text, _Watch(self._attend))
+        running = Running(site, hidden, text, _Watch(self, self._attend))
         self._running.append(running)
         running.mode.__enter__()
 
@@ -130,7 +127,7 @@ class Tap:
             return SDPA(*args, **kwargs)
 
         one = running.hidden[:1, :1].expand(len(text), 1, -1)
-        with self._pause(), _Watch(keep):
+        with self._pause(), _Watch(self, keep):
             running.site.module(one, encoder_hidden_states=text.to(one))
         if not found:
             raise unobservable(running.site)

@@ -57,7 +57,7 @@ class _Keep(Intervention):
     """Keeps the latents that are decoded."""
 
     def on_latents(self, ctx: Context, latents: Tensor) -> None:
-        ctx.run.results["final"] = latents
+        ctx.results["final"] = latents
 
 
 def alike(jobs: Sequence[Job], most: int) -> list[list[int]]:

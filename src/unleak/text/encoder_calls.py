@@ -40,7 +40,7 @@ def listen(pipe: Any, prompt: str = "a", **call: Any) -> list[Heard]:
     prompts = Prompts(pipe, encoders, strict=False, rewriting=False, on_call=lambda call: None)
     with contextlib.ExitStack() as undo:
         for encoder in encoders:
-            hook = partial(_after, prompts, encoder)
+            hook = partial(prompts.after_encoder, encoder)
             undo.callback(encoder.module.register_forward_hook(hook, with_kwargs=True).remove)
         prompts.encode_prompt(pipe.encode_prompt, (), _arguments(pipe, prompt, call))
     encoded = prompts.encoded
@@ -49,10 +49,6 @@ def listen(pipe: Any, prompt: str = "a", **call: Any) -> list[Heard]:
     if not heard:
         raise UnsupportedModel(f"{type(pipe).__name__} gives the denoiser none of the rows of {sorted(layers)}")
     return heard
-
-
-def _after(prompts: Prompts, encoder: Any, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
-    prompts.after_encoder(encoder, args, kwargs, output)
 
 
 def _arguments(pipe: Any, prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:

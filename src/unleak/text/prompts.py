@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.call import Encoded, TextCall, check_length, tokens
@@ -48,6 +48,7 @@ class Prompts:
         an `encode_prompt` without a negative prompt of its own encodes the negative prompt."""
         self.encoded, self._passes = Encoded(), 0 if called else None
         self._others, self._again = {}, None
+        self._rerunning = False
 
     def begin_denoising(self) -> None:
         self._passes = None
@@ -110,7 +111,7 @@ class Prompts:
             wanted[encoder.name] = convert(prompts, encoder.tokenizer) if convert else prompts
         return wanted
 
-    def after_encoder(self, encoder: Encoder, args: tuple, kwargs: dict, output: Any) -> Any:
+    def after_encoder(self, encoder: Encoder, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Forward hook of a text encoder: the first call on the positive prompt goes to the interventions."""
         if self._rerunning or encoder.name not in self._expected:
             return None

@@ -28,7 +28,7 @@ from unleak.copies.detect.detect import (
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.engine.session import Session
+from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, UnsupportedModel, choose
 from unleak.text.positions import summary_rows
 
@@ -50,7 +50,7 @@ class Detector(Intervention):
 
     def note(self, ctx: Context, value: Tensor, step: int | None = None) -> None:
         """Keep the value [images] of a step (default: this one); a sampler that predicts it twice is noted once."""
-        noted = ctx.run.results[self.name] = ctx.state.setdefault("noted", {})
+        noted = ctx.results[self.name] = ctx.state.setdefault("noted", {})
         noted.setdefault(ctx.step if step is None else step, value.detach())
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
@@ -60,7 +60,7 @@ class Detector(Intervention):
         """One value per image from the predictions of the current step."""
         raise NotImplementedError
 
-    def scores(self, run: Session) -> Tensor:
+    def scores(self, run: Run) -> Tensor:
         """One score per image [N], the mean over the steps; higher means memorized.
 
         Raises:
@@ -233,7 +233,7 @@ class BrightEnding(Detector):
             if not ctx.state.get("masks"):
                 raise UnsupportedModel("bright-ending: no site attends to the text at the resolution of the latents")
             mask = torch.stack(list(ctx.state["masks"].values())).mean(0)
-            ctx.run.results[f"{self.name}/mask"] = mask
+            ctx.results[f"{self.name}/mask"] = mask
             for step, (cond, without) in pairs.items():
                 self.note(ctx, localised_magnitude(cond, without, mask), step)
 

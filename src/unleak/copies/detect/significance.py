@@ -37,7 +37,7 @@ class Significance(Intervention):
             v = (ctx.predict([Branch("significance", text=text)])["significance"] - base).float()
             norms = [v[[i for i, other in enumerate(images) if other == prompt]].norm() for prompt in prompts]
             (gradient,) = torch.autograd.grad(torch.stack(norms).sum(), e)
-        noted = ctx.run.results["significance"] = ctx.state.setdefault("noted", {})
+        noted = ctx.results["significance"] = ctx.state.setdefault("noted", {})
         noted.setdefault(ctx.step, gradient.float().norm(dim=-1))
 
 
@@ -55,6 +55,6 @@ def token_significance(
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     run = first_steps(pipe, steps, Significance(), prompt=[prompt] * len(generators), generator=generators, **call)
     found = torch.stack(list(run.results["significance"].values())).mean(0)[0]
-    tokens = prompt_tokens(run.prompts.encoded)[0]
-    names = first_encoder(run.prompts.encoded).tokenizer.convert_ids_to_tokens(list(tokens.ids))
+    tokens = prompt_tokens(run.encoded)[0]
+    names = first_encoder(run.encoded).tokenizer.convert_ids_to_tokens(list(tokens.ids))
     return [(names[k], float(found[k])) for k in range(tokens.body[0], tokens.end + 1)]

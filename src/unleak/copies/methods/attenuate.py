@@ -114,7 +114,7 @@ class Attenuation:
         if strength == 1:
             return None
         is_spike = spikes(self.peaks(site, source), self.tau)
-        shares = ctx.run.results.setdefault(ATTENUATED, scores.RunningMean())
+        shares = ctx.results.setdefault(ATTENUATED, scores.RunningMean())
         shares.add((ctx.step, site.name), is_spike.float().mean((0, 1)))
         factor = torch.where(is_spike, strength, 1.0)
         return KeyScale(None, factor, rows=rows, queries=None if site.kind == "cross" else "image")

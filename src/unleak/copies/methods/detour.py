@@ -70,7 +70,7 @@ class Detour(Gated):
         picture = clean(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
         copy = ctx.state.setdefault("copy", picture)
         leads = torch.cosine_similarity(picture, copy)
-        ctx.run.results.setdefault(OTHER, []).append(leads.tolist())
+        ctx.results.setdefault(OTHER, []).append(leads.tolist())
         away = [i for i, cosine in zip(here, leads.tolist(), strict=True) if cosine >= self.near]
         followed = self._others(ctx, preds, away)
 

@@ -90,13 +90,13 @@ class Gated(Intervention):
             if not torch.isfinite(score).all():
                 raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
             ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
-            seen = ctx.run.results.setdefault("gate", [])
+            seen = ctx.results.setdefault("gate", [])
             seen += [{"score": value, "acted": value >= self.gate} for value in score.tolist()]
         return self.chosen(ctx)
 
     def _check_model(self, ctx: Context) -> None:
         """Once per session: the threshold belongs to these weights."""
-        if self.model is None or ctx.run.results.get("gate"):
+        if self.model is None or ctx.results.get("gate"):
             return
         if fingerprint_of(ctx.pipe) != self.model:
             raise BadInput("the gate was calibrated on another model: make one for this with `unleak calibrate`")

@@ -124,7 +124,7 @@ class PruneNeurons(Gated):
 
     def _look(self, ctx: Context, site: AttentionCall) -> None:
         """Learn how the prompts excite this site, and, once in a session, how ordinary prompts do."""
-        norms = ctx.run.results.setdefault("norms", {})
+        norms = ctx.results.setdefault("norms", {})
         if site.name not in norms:
             act = activations(site.encode(ctx.encode(self._ordinary()).rows)[1])
             norms[site.name] = Norm(act.mean(0), act.std(0))
@@ -152,7 +152,7 @@ class PruneNeurons(Gated):
         off, new = dict[int, Neurons](), cond.clone()
         for mine in by_prompt.values():
             neurons = self._search(ctx, mine, cond[mine]) if self.neurons is None else self.neurons
-            ctx.run.results.setdefault(PRUNED, []).append(neurons)
+            ctx.results.setdefault(PRUNED, []).append(neurons)
             if any(neurons.values()):
                 new[mine] = self._without(ctx, neurons, mine).to(new)
                 off.update(dict.fromkeys(mine, neurons))
@@ -178,7 +178,7 @@ class PruneNeurons(Gated):
 
     def _candidates(self, ctx: Context, image: int) -> Iterator[dict[str, list[int]]]:
         """Ever more neurons of a prompt, by site."""
-        acts, norms = ctx.state["acts"], ctx.run.results["norms"]
+        acts, norms = ctx.state["acts"], ctx.results["norms"]
         for k in range(int((self.theta - self.least) / self.step + 1e-9) + 1):
             theta = self.theta - k * self.step
             by_site = {site: outliers(seen[image], norms[site], theta, k) for site, seen in acts.items()}

@@ -76,7 +76,7 @@ class OptimiseRows(Gated):
 
     def _optimise(self, ctx: Context, start: Tensor, images: tuple[int, ...], uncond: Tensor) -> Tensor:
         """The rows [L, D] of one prompt with a text-conditional noise of at most `target`, if they are found."""
-        losses = ctx.run.results.setdefault("losses", {}).setdefault(len(ctx.run.log) - 1, {}).setdefault(images, [])
+        losses = ctx.results.setdefault("losses", {}).setdefault(ctx.generation, {}).setdefault(images, [])
         with torch.enable_grad():
             rows = start.detach().float().clone().requires_grad_()
             optimiser = torch.optim.AdamW([rows], lr=self.lr, weight_decay=self.weight_decay)

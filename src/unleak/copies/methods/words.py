@@ -68,5 +68,5 @@ class InsertWords(Intervention):
         made: dict[str, str] = ctx.state.setdefault("prompts", {})  # every encoder reads what the first one made
         for prompt in call.prompts:
             made.setdefault(prompt, with_words(prompt, self.kind, self.times, self.seed, call.tokenizer))
-        ctx.run.results.setdefault("prompts", {}).update(made)
+        ctx.results.setdefault("prompts", {}).update(made)
         return call.rerun([made[prompt] for prompt in call.prompts]) if self.times else None

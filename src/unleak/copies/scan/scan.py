@@ -114,7 +114,7 @@ class _Lengths(Intervention):
     """Learns how many tokens each encoder is given."""
 
     def on_text(self, ctx: Context, call: TextCall) -> None:
-        ctx.run.results.setdefault("lengths", {})[call.name] = (call.tokenizer, call.length)
+        ctx.results.setdefault("lengths", {})[call.name] = (call.tokenizer, call.length)
 
 
 def fits(pipe: Any, plan: Plan) -> Callable[[str], None]:

@@ -62,7 +62,7 @@ class Recognise(Intervention):
         n = torch.randn(1, *latents.shape[1:], generator=random).to(latents)
         if ctx.step == ctx.steps - 1:
             both = zip(ctx.state["means"], ctx.state["spans"], strict=True)
-            ctx.run.results["seen"] = [_seen(means, spans, latents.shape[-2:]) for means, spans in both]
+            ctx.results["seen"] = [_seen(means, spans, latents.shape[-2:]) for means, spans in both]
         return a**0.5 * self.clean.to(latents) + (1 - a) ** 0.5 * n
 
 

@@ -97,4 +97,4 @@ class Evidence(Intervention):
             told = (read(preds[branch.name].float(), x[at], a, kind).clean - z0[at]).square().mean(1)
             for image, gain in zip(at, told - known[at], strict=True):
                 E[image][j:] = [E[image][j] + gain if j < len(E[image]) else gain]
-        ctx.run.results["evidence"] = [torch.stack(some) for some in E]
+        ctx.results["evidence"] = [torch.stack(some) for some in E]

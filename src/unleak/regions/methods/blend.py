@@ -48,7 +48,7 @@ class Blend(Intervention):
         choose("foreground", self.foreground, FOREGROUND)
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
-        if SOURCE not in ctx.run.results:
+        if SOURCE not in ctx.results:
             raise BadInput("nothing follows the source: name DDCM before Blend")
         last = ctx.step == ctx.steps - 1
         if (ctx.step == 0 and not self.first_step and not last) or (last and not self.final):
@@ -59,6 +59,6 @@ class Blend(Intervention):
             ]
             ctx.state["weight"] = per_image(ctx, torch.stack(planes)[:, None])  # [1 or images, 1, h, w]
         weight = ctx.state["weight"].to(latents)
-        source = ctx.run.results[SOURCE].to(latents)
+        source = ctx.results[SOURCE].to(latents)
         mixed = weight * latents + (1 - weight) * source
         return torch.where(weight == 0, source, torch.where(weight == 1, latents, mixed))

@@ -166,8 +166,8 @@ class DDCM(Intervention):
             ctx.state[name] = x
             if name == "target":
                 ctx.state["source"] = x_source
-        ctx.run.results |= {name: moved[name] for name in self.followers}
-        ctx.run.results[SOURCE] = z0.expand_as(x_s) if last else ctx.state["source"]
+        ctx.results.update({name: moved[name] for name in self.followers})
+        ctx.results[SOURCE] = z0.expand_as(x_s) if last else ctx.state["source"]
         return moved["target"]
 
     def _noise(self, ctx: Context, like: Tensor) -> Tensor:

@@ -139,12 +139,12 @@ class LayoutBlend(Intervention):
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
         """Raises BadInput: no layout branch runs beside."""
-        if LAYOUT not in ctx.run.results:
+        if LAYOUT not in ctx.results:
             raise BadInput('there is no layout: name DDCM(followers=("layout",)) first')
         if ctx.step == 0:
             return None
         a, _ = alphas(ctx.pipe.scheduler, ctx.step)
-        layout, source = (ctx.run.results[name].to(latents) for name in (LAYOUT, SOURCE))
+        layout, source = (ctx.results[name].to(latents) for name in (LAYOUT, SOURCE))
         may_change = self._seen(ctx, LAYOUT, latents, max(TEMPERATURE / a**0.5, self.threshold))
         out = torch.where(may_change, latents, layout)
         if self.kept:

@@ -50,7 +50,7 @@ class _Climb(Intervention):
         (z, eps, after), a = ctx.state["step"], ctx.state.get("a", self.first)
         ctx.state["a"] = after
         z = after**0.5 * (z - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - after) ** 0.5 * eps
-        ctx.run.results.setdefault("trajectory", []).append(z)
+        ctx.results.setdefault("trajectory", []).append(z)
         return z
 
 
@@ -130,7 +130,7 @@ class Retrace(Intervention):
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
         output, x = (part.float() for part in ctx.state["read"])
-        ctx.run.results[SOURCE] = self.path[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
+        ctx.results[SOURCE] = self.path[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
         return descend(ctx, output, x)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unleak.core.intervention import Intervention
-from unleak.engine.effects import paired
 from unleak.errors import BadInput, ItemNotFound, NoSite
 from unleak.regions.methods import alignment
 from unleak.regions.methods.ddcm import SOURCE
@@ -73,7 +72,9 @@ class LocalBlend(Intervention):
         for which, tokens in zip(("words", "without"), ctx.state["tokens"], strict=False):
             seen = [
                 torch.stack([_seen(site, source, tokens[0]), _seen(site, target, tokens[prompt + 1])])
-                for (target, source), prompt in zip(paired(side.targets, side.sources), side.prompts, strict=True)
+                for (target, source), prompt in zip(
+                    site.rows.pairs(side.targets, side.sources), side.prompts, strict=True
+                )
             ]
             if seen:
                 total = torch.stack(seen)  # [target rows, 2, h, w]
@@ -99,7 +100,7 @@ class LocalBlend(Intervention):
             mask = mask & ~self._mask(ctx.state["seen without"], latents, pool=False)
         images = ctx.state["images"]
         others = [i for i in range(len(latents)) if i not in images]
-        source = ctx.run.results[SOURCE].to(latents) if SOURCE in ctx.run.results else latents[others]
+        source = ctx.results[SOURCE].to(latents) if SOURCE in ctx.results else latents[others]
         out = latents.clone()
         for i, (image, where) in enumerate(zip(images, mask, strict=True)):
             out[image] = torch.where(where, latents[image], source[i % len(source)])

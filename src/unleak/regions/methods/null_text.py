@@ -76,7 +76,7 @@ class _Optimise(Intervention):
         ctx.state["rows"], output = rows.detach(), output.detach()
         ctx.state["next"] = descend(ctx, output, x)
         for name, value in (("rows", rows.detach()), ("path", x), ("losses", float(loss.detach()))):
-            ctx.run.results.setdefault(name, []).append(value)
+            ctx.results.setdefault(name, []).append(value)
         return output.to(preds["cond"])
 
     def _uncond(self, ctx: Context, rows: Tensor) -> Tensor:

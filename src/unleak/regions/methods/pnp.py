@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unleak.core.anatomy import Anatomy, residual_blocks
-from unleak.core.edits import FeatureSwap, QueryKeySwap, RowSwap
+from unleak.core.edits import QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput, EmptyWindow, NoSite
+from unleak.errors import BadInput, EmptyWindow, NoSite, UnsupportedModel
 from unleak.regions.method import Side
 from unleak.regions.methods.inversion import Inversion, Retrace
 
@@ -47,7 +47,7 @@ class PlugAndPlay(Intervention):
         if not (0.0 <= self.features <= 1.0 and 0.0 <= self.attention <= 1.0):
             raise BadInput(f"features={self.features}, attention={self.attention}: give shares of the steps, 0 to 1")
 
-    def blocks(self, anatomy: Anatomy) -> Sequence[str]:
+    def modules(self, anatomy: Anatomy) -> Sequence[str]:
         """Raises NoSite: the denoiser has no decoder of residual blocks (a transformer)."""
         if self.block is not None:
             return (self.block,)
@@ -56,11 +56,18 @@ class PlugAndPlay(Intervention):
             raise NoSite(f"the {anatomy.denoiser_name} has no residual blocks called {DECODER}*: name one with `block`")
         return (decoder[len(decoder) // 3],)
 
-    def on_block(self, ctx: Context, name: str) -> list[FeatureSwap] | None:
+    def on_module(self, ctx: Context, name: str, output: Tensor) -> Tensor | None:
+        """``f_t <- f_s`` for the output [rows, ...] of the block, at the first steps."""
         ctx.state["passed"] = True
         if ctx.step >= _first(self.features, ctx.steps):
             return None
-        return [FeatureSwap("cond", "source_cond"), FeatureSwap("uncond", "source_cond")]
+        if len(output) != len(ctx.rows):
+            raise UnsupportedModel(f"{name} gives {len(output)} rows, and the denoiser has {len(ctx.rows)}")
+        swapped = output.clone()
+        for target in ("cond", "uncond"):
+            for t, s in ctx.rows.pairs(target, "source_cond"):
+                swapped[t] = output[s]
+        return swapped
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[RowSwap] | None:
         before = ctx.state.setdefault("before", set())

@@ -85,7 +85,7 @@ class Says(Intervention):
         """``H~_i = H_i if i in S else C_i``."""
         scene = Scene(call, [Item.of(self.item)], [Item.of(other) for other in self.others])
         kept = [self._kept(scene, b) for b in range(len(call.prompts))]
-        ctx.run.log[-1].setdefault("says", {})[call.name] = kept
+        ctx.log.setdefault("says", {})[call.name] = kept
         empty = scene.empty.output
 
         def rows(layer: Layer) -> Tensor:

@@ -175,6 +175,6 @@ def linked(w: Tensor, spread: float) -> Tensor:
 def progress(ctx: Context, site: AttentionCall) -> float:
     """How far the run is at this call, 0 to 1, counting sites."""
     if "order" not in ctx.state:
-        ctx.state["order"] = {one.name: j for j, one in enumerate(ctx.run.anatomy.sites)}
+        ctx.state["order"] = {one.name: j for j, one in enumerate(ctx.anatomy.sites)}
     order = ctx.state["order"]
     return (ctx.step + order[site.name] / len(order)) / ctx.steps

@@ -43,7 +43,7 @@ class Maps(OnItems):
         found = self.positions(ctx)
         if "maps" not in ctx.state:
             ctx.state["maps"] = ItemMaps(self.names, found.encoders, ctx.encoded.image_prompts)
-            ctx.run.results.setdefault("maps", []).append(ctx.state["maps"])
+            ctx.results.setdefault("maps", []).append(ctx.state["maps"])
         seen = item_columns(ctx, site, found)
         if seen is not None:
             ctx.state["maps"].add(*seen)

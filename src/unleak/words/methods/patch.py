@@ -26,8 +26,8 @@ from unleak.text.subsets import Subset
 from unleak.text.tail import IN_PLACE, POLICIES, aligned, between, check_policy
 
 if TYPE_CHECKING:
-    from unleak.engine.session import Context
-    from unleak.text.prompts import TextCall
+    from unleak.core.context import Context
+    from unleak.text.call import TextCall
 
 ISOLATIONS = ("bare", "positioned", "masked-context", "substituted", "attn-mask")
 POOLED = ("full", "item", "eos_pads")
@@ -189,7 +189,7 @@ class Patch(Intervention):
         unequal = "right-align" if renamed and unequal == "error" else unequal
         carriers: Collection[int] = ()
         if unequal == "representative":
-            carriers = self.carriers.positions(scene.call, view.tokens[b], ctx.run.anatomy.encoders)
+            carriers = self.carriers.positions(scene.call, view.tokens[b], ctx.anatomy.encoders)
             if not carriers and not self.carriers.counts(scene.call.name):
                 unequal = "right-align"
         move = Move(view, *align(dst, src, unequal, what, carriers))

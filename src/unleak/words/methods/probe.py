@@ -80,7 +80,7 @@ class Keep(Intervention):
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         """``H~_i = H_i if i in S else C_i`` in every layer; then the pooled vector."""
         subsets = self._each_prompts(len(call.prompts))
-        every = ctx.run.anatomy.encoders
+        every = ctx.anatomy.encoders
         cuts = [tokenize(call.tokenizer, prompt, call.length, call.name) for prompt in call.prompts]
         kept = [self.kept(subset, call, tokens, every) for subset, tokens in zip(subsets, cuts, strict=True)]
         pads = self._pads(call)
@@ -91,7 +91,7 @@ class Keep(Intervention):
             if output.get(name) is not None
         }
         note = {"encoder": call.name, "pad": self.pad, "pooled": self.pooled, "positions": kept}
-        ctx.run.log[-1].setdefault("keep", []).append(note)
+        ctx.log.setdefault("keep", []).append(note)
         return type(output)(**{**output, **pooled})
 
     def kept(self, subset: Subset, own: Cutter, tokens: Tokens, every: Sequence[Cutter]) -> list[int]:

@@ -1,0 +1,180 @@
+"""The state of one generation, and who is asked at a seam of it now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unleak.core.anatomy import Anatomy, Grid, eager
+from unleak.core.context import Context
+from unleak.core.intervention import SEAMS, Intervention, SiteFilter
+from unleak.core.rows import Branch, Rows, grow, split, take
+from unleak.engine.clock import Clock
+from unleak.engine.tap import Tap
+from unleak.errors import BadInput, NoSite
+from unleak.text.call import Encoded, TextCall, replace_output
+from unleak.text.prompts import Prompts
+
+STEPPING = tuple(seam for seam in SEAMS if seam != "on_text")
+"""Seams that are asked at the steps of the denoiser."""
+
+
+class Run:
+    """Interventions at work on one pipeline.
+
+    Attributes:
+        results: what the interventions leave for the user, over all generations.
+        log: one JSON-serialisable entry for each generation.
+        clock, prompts: where the generation stands, and what its prompts became.
+        cache: what is kept during a generation.
+        rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
+        inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
+        predictions: of the current step by label. combined: the interventions were asked about them.
+        pending: the combined prediction that waits for the scheduler's step.
+    """
+
+    def __init__(self, pipe: Any, interventions: Sequence[Intervention]) -> None:
+        for item in interventions:
+            if not isinstance(item, Intervention):
+                raise BadInput(f"{item!r} is not an Intervention")
+        self.pipe = pipe
+        self.interventions = tuple(interventions)
+        self.anatomy = Anatomy.of(pipe)
+        self.contexts = [Context(self, f"{i}.{type(item).__name__}") for i, item in enumerate(self.interventions)]
+        self.names = {
+            "on_attention": [self._sites(item) for item in self.interventions],
+            "on_module": [self._modules(item) for item in self.interventions],
+        }
+        self.results: dict[str, Any] = {}
+        self.log: list[dict[str, Any]] = []
+        self.clock = Clock()
+        self.prompts = Prompts(
+            pipe,
+            self.anatomy.encoders,
+            strict=any(item.uses_text or item.has("on_text") for item in self.interventions),
+            rewriting=any(item.has("on_text") for item in self.interventions),
+            on_call=self._on_text,
+        )
+        self.tap: Tap | None = None
+        self.pixels: tuple[int | None, int | None]
+        self.release()
+
+    def _sites(self, item: Intervention) -> set[str]:
+        chosen = SiteFilter.of(item.sites).select(self.anatomy.sites) if item.has("on_attention") else []
+        return {site.name for site in chosen}
+
+    def _modules(self, item: Intervention) -> set[str]:
+        names = set(item.modules(self.anatomy)) if item.has("on_module") else set()
+        unknown = names - {name for name, _ in eager(self.anatomy.denoiser).named_modules()}
+        if unknown or (item.has("on_module") and not names):
+            raise NoSite(f"{type(item).__name__} finds no module {sorted(unknown)} in the {self.anatomy.denoiser_name}")
+        return names
+
+    @property
+    def encoded(self) -> Encoded:
+        """Prompts, encoder calls and encoded rows of the current generation."""
+        return self.prompts.encoded
+
+    # -- the course of a generation ------------------------------------------------------------------------
+
+    def begin(self, called: bool = False, pixels: tuple[int | None, int | None] = (None, None)) -> None:
+        """A generation begins. `called`: the pipeline itself says so, and how large the image is."""
+        self.prompts.begin_generation(called)
+        self.clock.restart([])
+        self.release()
+        self.pixels = pixels
+        if self.tap is not None:
+            self.tap.reset()
+        for context in self.contexts:
+            context.state.clear()
+        self.log.append({"prompts": [], "text": [], "edits": {}, "denoiser_calls": 0, "denoiser_rows": 0, "steps": 0})
+
+    def release(self) -> None:
+        """Let go of the tensors of the last generation."""
+        self.cache: dict[Any, Any] = {}
+        self.inputs: dict[str, Any] = {}
+        self.rows = self.pipeline_rows = Rows((), ())
+        self.grid: Grid | None = None
+        self.latents = torch.empty(0)
+        self.pixels = None, None
+        self.predicting = False
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        self.predictions: dict[str, Tensor] = {}
+        self.combined = False
+        self.pending: Tensor | None = None
+
+    def at_denoiser(self, timestep: Any) -> None:
+        """The pipeline calls the denoiser at this timestep."""
+        if not self.log:
+            self.begin()
+        self.prompts.begin_denoising()
+        self.clock.at_denoiser(self.pipe.scheduler, timestep)
+        if self.clock.done == 0 and self.clock.calls == 1:
+            for item in self.interventions:
+                if any(item.has(seam) for seam in STEPPING):
+                    item.window.need(self.clock.steps, type(item).__name__)
+
+    # -- asking the interventions --------------------------------------------------------------------------
+
+    def dispatch(self, seam: str, name: str | None = None) -> list[tuple[str, Callable[..., Any]]]:
+        """Who overrides `seam`, with a window that holds now, and chose the site or module `name`.
+
+        Returns:
+            Label and seam of each, in the order given to `attach`; the seam has its context already.
+        """
+        now, names = self.clock.fraction, self.names.get(seam)
+        return [
+            (context.label, partial(getattr(item, seam), context))
+            for i, (item, context) in enumerate(zip(self.interventions, self.contexts, strict=True))
+            if item.has(seam) and now in item.window and (name is None or names is None or name in names[i])
+        ]
+
+    def sites_now(self) -> set[str]:
+        """Sites at which some intervention is asked in this step."""
+        now, chosen = self.clock.fraction, self.names["on_attention"]
+        return set().union(*(chosen[i] for i, item in enumerate(self.interventions) if now in item.window))
+
+    def _on_text(self, call: TextCall) -> None:
+        for item, context in zip(self.interventions, self.contexts, strict=True):
+            output = item.on_text(context, call) if item.has("on_text") else None
+            if output is not None:
+                rows = replace_output(call, output)
+                self.log[-1]["text"].append({"by": context.label, "encoder": call.name, "rows": rows})
+
+    def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
+        """See `Context.predict`. Attention interventions are active in this call."""
+        inputs, rows = grow(self.inputs, self.pipeline_rows, branches)
+        added = range(len(self.pipeline_rows), len(rows))
+        own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
+        source = {branch.name: branch.like for branch in branches}
+        outer, self.predicting = self.rows, True
+        try:
+            self.rows = replace(own, labels=tuple(source[label] for label in own.labels)) if as_source else own
+            output = self.anatomy.denoiser(**take(inputs, len(rows), added))
+            self.count(denoiser_calls=1, denoiser_rows=len(own))
+            return split(first(output), own)
+        finally:
+            self.predicting, self.rows = False, outer
+
+    # -- the log -------------------------------------------------------------------------------------------
+
+    def count(self, **amounts: int) -> None:
+        for name, amount in amounts.items():
+            self.log[-1][name] = self.log[-1].get(name, 0) + amount
+
+    def note(self, label: str, what: str, where: str) -> None:
+        """One more `what` of an intervention at a site or module."""
+        counts = self.log[-1]["edits"].setdefault(label, {}).setdefault(what, {})
+        counts[where] = counts.get(where, 0) + 1
+
+
+def first(value: Any) -> Tensor:
+    """The tensor of an output or argument that may be a tensor, a tuple or a model output."""
+    return value if isinstance(value, Tensor) else value[0]

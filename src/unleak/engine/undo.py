@@ -1,0 +1,79 @@
+"""Hooks and shadows that are gone afterwards, even if Ctrl-C arrives while they are set or removed.
+
+Two rules hold for everything that is installed: its undo is registered before it is done, and the undo may run twice.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class Undo:
+    """What is installed, and how to take it away again."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def add(self, step: Callable[[], Any]) -> None:
+        """Register a step before doing what it undoes."""
+        self._steps.append(step)
+
+    def run(self) -> None:
+        """Every step, the last one first. An interrupted step runs again; the interrupt is raised at the end."""
+        interrupt = None
+        while self._steps:
+            try:
+                while self._steps:
+                    self._steps[-1]()
+                    self._steps.pop()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def hook(self, module: nn.Module, hook: Callable[..., Any], before: bool = False, always: bool = False) -> None:
+        """A forward hook with keyword arguments, before or after the forward; `always`: also after an error."""
+        self.add(functools.partial(_unhook, module, hook))
+        if before:
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+        else:
+            module.register_forward_hook(hook, with_kwargs=True, always_call=always)
+
+    def shadow(self, owner: Any, name: str, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
+        """Let `owner.name(...)` call `method(original, args, kwargs)`."""
+        original, space = getattr(owner, name), vars(owner)
+        before = space.get(name)
+
+        @functools.wraps(original)
+        def shadow(*args: Any, **kwargs: Any) -> Any:
+            return method(original, args, kwargs)
+
+        def restore() -> None:
+            if before is None:
+                space.pop(name, None)
+            else:
+                space[name] = before
+
+        self.add(restore)
+        space[name] = shadow
+
+
+def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Remove a hook by itself: whoever is interrupted while registering it has no handle."""
+    before: tuple[dict, ...] = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
+    after: tuple[dict, ...] = (
+        module._forward_hooks,
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
+    )
+    for hooks, *flags in (before, after):
+        for key in [key for key, other in hooks.items() if other is hook]:
+            for table in (*flags, hooks):
+                table.pop(key, None)
