@@ -12,6 +12,7 @@ from unleak.bench.results import Results
 from unleak.bench.rows import share
 from unleak.drawing.generate import parse_seeds
 from unleak.errors import BadInput
+from unleak.files import provenance
 from unleak.files.atomic import only_writer, write_atomic
 from unleak.files.parts import Parts
 from unleak.report.pictures import contact_sheet, enlarge, png
@@ -25,6 +26,8 @@ def test_results_follow_the_contract(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "results.json").read_text())
     assert data["schema"] == "unleak/bench/1"
     assert set(data) >= {"suite", "model", "command", "versions", "seeds", "split", "judge", "rows"}
+    assert set(data) >= {"commit", "dirty", "processor", "threads"} and data["threads"] >= 1
+    assert Results.from_dict(data).to_dict() == data
     assert set(data["rows"][0]) == {"method", "subset", "metric", "value", "low", "high", "n"}
     assert "pair_present" in (tmp_path / "results.md").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "results.md"]
@@ -112,3 +115,18 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot write"), only_writer(tmp_path / "file"):
         pass
+
+
+def test_the_code_of_a_method_is_that_of_all_it_imports() -> None:
+    from unleak.text import spans
+    from unleak.words.methods import patch
+
+    code = provenance._imports("unleak.words.methods.patch")
+    assert "unleak.core.intervention" in code and all(name.startswith("unleak.") for name in code)
+    assert provenance.code_of(patch) == provenance.code_of(patch.Patch) != provenance.code_of(spans)
+
+
+def test_a_package_that_git_does_not_know_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_git", lambda *_: None)
+    assert provenance.working_copy() == (None, None)
+    assert provenance.made_by().keys() == {"commit", "dirty", "processor", "threads"}

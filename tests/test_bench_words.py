@@ -21,10 +21,12 @@ from unleak.bench.run import Run
 from unleak.bench.words import flow, repairs, tokens, verdicts, words
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.files.parts import Parts
+from unleak.files import provenance
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item
 from unleak.words.diagnosis.neglect import VERDICTS
+from unleak.words.methods.cutoff import Cutoff
+from unleak.words.methods.patch import Patch
 from unleak.world import load as load_world
 
 WORLD = load_world()
@@ -68,8 +70,24 @@ def test_only_the_chosen_parts_run_and_notes_are_written(run: Run, monkeypatch: 
 def test_a_part_is_reused_for_the_same_settings_only(run: Run) -> None:
     assert run.part("x", ["a"], lambda: 1) == 1 and run.part("x", ["a"], lambda: 2) == 1
     assert replace(run, seeds=[1]).part("x", ["a"], lambda: 3) == 3
-    # what a part's key is made of is part of the format: finished parts of earlier runs stay valid
-    assert Parts(run.out).get("x", ["tiny", run.weights, [1], SMALL, "a"], lambda: 4) == 3
+
+
+def test_a_part_of_a_changed_method_is_computed_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.part("x", [], lambda: 1, [Patch]) == run.part("x", [], lambda: 2, [Patch]) == 1
+    assert run.part("y", [], lambda: 4, [Cutoff]) == 4
+    original = provenance._source
+    changed = lambda name: original(name) + "#" * name.endswith("words.methods.patch")  # noqa: E731
+    monkeypatch.setattr(provenance, "_source", changed)
+    assert run.part("x", [], lambda: 3, [Patch]) == 3
+    assert run.part("y", [], lambda: 5, [Cutoff]) == 4
+
+
+def test_a_damaged_part_is_computed_again_and_said(run: Run) -> None:
+    run.part("x", ["a"], lambda: 1)
+    for damage in ("", '{"inputs": "', "[]"):
+        (run.out / "parts" / "x.json").write_text(damage)
+        assert run.part("x", ["a"], lambda: 2) == 2
+    assert len(run.notes) == 3 and "x.json was damaged" in run.notes[0]
 
 
 @pytest.mark.parametrize("method", ["none", "rewrite", "patch", "structure", "tebopt+sense", "cutoff", "boost"])

@@ -12,7 +12,10 @@ from typing import Any
 
 from unleak.bench.published import Beside, beside, beside_table
 from unleak.bench.rows import Row
-from unleak.files.atomic import versions, write_atomic
+from unleak.files.atomic import write_atomic
+from unleak.files.provenance import made_by, versions
+
+MADE_BY = ("commit", "dirty", "processor", "threads")
 
 
 @dataclass
@@ -29,13 +32,23 @@ class Results:
     headline: Sequence[str] = ()  #: metrics that a reader wants side by side
     command: str = field(default_factory=lambda: shlex.join(["unleak", *sys.argv[1:]]))
     versions: dict[str, str] = field(default_factory=versions)
+    made_by: dict[str, Any] = field(default_factory=made_by)  #: commit, dirty, processor, threads
 
     def to_dict(self) -> dict[str, Any]:
         head = {
             k: getattr(self, k) for k in ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
         }
         rows = [r.to_dict() for r in self.rows]
-        return {"schema": "unleak/bench/1", **head, "rows": rows, "published": [b.to_dict() for b in self.compared]}
+        published = [b.to_dict() for b in self.compared]
+        return {"schema": "unleak/bench/1", **head, **self.made_by, "rows": rows, "published": published}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], headline: Sequence[str] = ()) -> Results:
+        """What `to_dict` gave; of older results it is not known who made them."""
+        known = ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
+        made: dict[str, Any] = {name: data[name] for name in MADE_BY if name in data}
+        rows = [Row(**row) for row in data["rows"]]
+        return cls(**{name: data[name] for name in known}, rows=rows, headline=headline, made_by=made)
 
     @property
     def compared(self) -> list[Beside]:
@@ -46,9 +59,7 @@ class Results:
         """The rows as a markdown table; under it the published figures, if any are of the same kind."""
         lines = ["| method | subset | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|"]
         for r in self.rows:
-            lines.append(
-                f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.low:.4g} to {r.high:.4g} | {r.n} |"
-            )
+            lines.append(f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.interval} | {r.n} |")
         theirs = beside_table(self.compared)
         return "\n".join(lines) + "\n" + (f"\nPublished figures beside ours:\n\n{theirs}" if theirs else "")
 
@@ -61,14 +72,19 @@ class Results:
         for method in dict.fromkeys(method for method, _ in found):
             rows = [found.get((method, metric)) for metric in self.headline]
             n = next((str(row.n) for row in rows if row), "")
-            cells = [f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})" if row else "" for row in rows]
+            cells = [_cell(row) if row else "" for row in rows]
             lines.append(f"| {method} | {n} | " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n\n"
 
     def save(self, folder: Path) -> None:
         """Write `results.json` and `results.md` atomically."""
         about = f"model {self.model}, split {self.split}, seeds {self.seeds}, judge {self.judge}"
+        about += "".join(f", {name} {value}" for name, value in self.made_by.items())
         head = f"# {self.suite}\n\n`{self.command}`  \n{about}\n\n"
         write_atomic(folder / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
         notes = "".join(f"\n{note}\n" for note in self.notes)
         write_atomic(folder / "results.md", head + self.overview() + self.table() + notes)
+
+
+def _cell(row: Row) -> str:
+    return f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})" if row.interval else f"{row.value:.3g}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 
 from unleak.bench.rows import Row
 from unleak.core.anatomy import Anatomy
+from unleak.drawing.generate import generate
 from unleak.errors import choose
 from unleak.files.parts import Parts
+from unleak.files.provenance import code_of
+from unleak.judges.copies import scene_judge
+from unleak.judges.glyphs import glyph_judge
 from unleak.text.encode import fingerprint
 from unleak.world import World
 from unleak.world import load as load_world
@@ -45,14 +50,24 @@ class Run:
     def weights(self) -> str:
         return fingerprint(Anatomy.of(self.pipe).denoiser)
 
+    @cached_property
+    def code(self) -> list[str]:
+        """Hashes of the code that every part depends on."""
+        suites = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))
+        return [hashlib.sha256(suites).hexdigest()[:16], code_of(generate, glyph_judge, scene_judge)]
+
     def cases(self, kind: str, most: int) -> list[Case]:
         """Prompts of one kind, at most `most` and at most the limit."""
         return prompts(self.world, kind, self.split, min(self.limit or most, most))
 
-    def part(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
-        """A finished part, or what `compute` returns; the same only for equal inputs, model, seeds and call."""
-        settings = [self.model, self.weights, self.seeds, self.call]
-        return Parts(self.out).get(re.sub(r"[^\w-]", "_", name), [*settings, *inputs], compute)
+    def part(self, name: str, inputs: Any, compute: Callable[[], Any], code: Iterable[Any] = ()) -> Any:
+        """A finished part, or what `compute` returns.
+
+        It is reused only for equal inputs, model, seeds and call, and the same code: that of the benchmarks, of drawing
+        and judging, and of `code`, the modules or classes of the method that is measured.
+        """
+        settings = [self.model, self.weights, self.seeds, self.call, self.code, code_of(*code)]
+        return Parts(self.out, self.notes.append).get(re.sub(r"[^\w-]", "_", name), [*settings, *inputs], compute)
 
     def ticking(self, name: str, total: int) -> Callable[[int], None]:
         """Counts up to `total` under this name; call it with how many were done."""

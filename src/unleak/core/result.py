@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unleak.errors import BadInput
-from unleak.files.atomic import versions, write_atomic
+from unleak.files.atomic import write_atomic
+from unleak.files.provenance import versions
 
 MOST_LINES = 30
 

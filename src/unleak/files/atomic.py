@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,9 +43,3 @@ def only_writer(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()  # while it is held: whoever opened it before sees that it is gone
         lock.release()
-
-
-def versions() -> dict[str, str]:
-    """Versions that a figure can depend on."""
-    names = ("unleak", "torch", "diffusers", "transformers", "numpy")
-    return {"python": platform.python_version()} | {n: version(n) for n in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,26 @@ from unleak.files.atomic import write_atomic
 
 
 class Parts:
-    """Finished parts of a run, one JSON file each; a part is reused only if its inputs are the same."""
+    """Finished parts of a run, one JSON file each.
 
-    def __init__(self, folder: Path):
-        self.folder = folder / "parts"
+    A part is reused only if its inputs are the same, and the code that made it, if its hash is among the inputs. A
+    damaged one is computed again, and `note` is told.
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None] = warnings.warn):
+        self.folder, self.note = folder / "parts", note
 
     def get(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
+        """The value of a part, as JSON data; from its file, or what `compute` returns."""
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file = self.folder / f"{name}.json"
         if file.is_file():
-            saved = json.loads(file.read_text("utf-8"))
-            if saved["inputs"] == key:
-                return saved["value"]
+            try:
+                saved = json.loads(file.read_text("utf-8"))
+                if saved["inputs"] == key:
+                    return saved["value"]
+            except (ValueError, KeyError, TypeError):
+                self.note(f"the finished part {file.name} was damaged and is computed again")
         value = compute()
         write_atomic(file, json.dumps({"inputs": key, "value": value}))
         return value

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from unleak.files.atomic import versions
+from unleak.files.provenance import versions
 from unleak.report.pictures import enlarge, png
 from unleak.text.match import Chars
 

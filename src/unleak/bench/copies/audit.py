@@ -57,7 +57,8 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         for name in dict.fromkeys((BARE, *methods)):  # rows of the bare model are drawn under every method
             under = _method(pipe, name, text, seeds, call)
             key = [ROUNDS, BATCH, name, text]
-            found = run.part(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call))
+            code = [attack, *map(type, under)]
+            found = run.part(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call), code)
             bare = bare or found["rows"]
             own = name == BARE or found["rows"] != bare
             attacks = {"audit_returned": found["rows"]} if own else {}
@@ -66,7 +67,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             for metric, attacked in attacks.items():
                 inputs = [*key, metric]
                 drawn = partial(_similarity, pipe, attacked, under, judge, seeds, call)
-                near = run.part(f"{metric}-{kind}-{i}-{name}", inputs, drawn)
+                near = run.part(f"{metric}-{kind}-{i}-{name}", inputs, drawn, code)
                 back.setdefault((name, kind, metric), []).append(np.array(near) >= judge.threshold)
             if own:
                 back.setdefault((name, kind, "audit_loss"), []).append(found["loss"])

@@ -71,7 +71,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
                 images = scan(run.pipe, texts, run.seeds, steps, names, call=run.call).images
                 return {name: x.mean(1).tolist() for name, x in images.items()}
 
-            saved = run.part(f"detect-{kind}{'-whole' if whole else ''}", [names, steps, texts], measured)
+            saved = run.part(f"detect-{kind}{'-whole' if whole else ''}", [names, steps, texts], measured, [scan])
             for name, scores in saved.items():
                 every.setdefault(name, {})[kind] = np.array(scores)
             tick(1)

@@ -120,7 +120,7 @@ def gate_of(run: Run) -> Calibration:
         made, _ = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
         return {k: v for k, v in made.to_dict().items() if k != "schema"}
 
-    return Calibration(**run.part("gate", [FLAGGED, "alike"], fitted))
+    return Calibration(**run.part("gate", [FLAGGED, "alike"], fitted, [calibrate]))
 
 
 def method_of(name: str, gate: Callable[[], Calibration]) -> list[Intervention]:
@@ -144,7 +144,7 @@ def costs(run: Run, name: str, p: Prompt, methods: Sequence[Intervention]) -> li
         plain, mine = drawn([]), drawn(methods)
         return mine | {"seconds_ratio": mine.pop("seconds") / plain["seconds"]}
 
-    each = run.part(f"{name}-cost-{p.kind}", [repr(methods), p.text, seeds], counted)
+    each = run.part(f"{name}-cost-{p.kind}", [repr(methods), p.text, seeds], counted, map(type, methods))
     return [Row.exact(value, name, _subset(p.kind), key) for key, value in each.items()]
 
 
@@ -202,7 +202,9 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         some = [every[i] for i in fit]
         compute = partial(measured, run.pipe, some, run.seeds, interventions, run.call,
                           run.ticking(name, len(some) * len(run.seeds)))  # fmt: skip
-        found = run.part(f"mitigation-{name}", [repr(interventions), [p.text for p in some]], compute)
+        found = run.part(
+            f"mitigation-{name}", [repr(interventions), [p.text for p in some]], compute, map(type, interventions)
+        )
         plain = plain or found
         made += rows_of(name, some, {k: [v[i] for i in fit] for k, v in plain.items()}, found, scene_judge().threshold)
         first = {p.kind: p for p in reversed(some)}
@@ -244,6 +246,6 @@ def alarms(run: Run, gate: Calibration) -> list[Row]:
         compute = lambda kind=kind: scan(  # noqa: E731
             run.pipe, texts[kind], run.seeds, 1, gate.detectors, call=run.call
         ).scores.tolist()
-        scores = run.part(f"gate-{kind}", [texts[kind], gate.detectors], compute)
+        scores = run.part(f"gate-{kind}", [texts[kind], gate.detectors], compute, [scan])
         found.append(share(np.array(scores) >= gate.threshold, "gate", kind, "flagged"))
     return found

@@ -19,6 +19,7 @@ from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput, choose
 from unleak.files.parts import Parts
+from unleak.files.provenance import code_of
 from unleak.stats.roc import auroc, tpr_at_fpr
 
 CHUNK = 64  #: prompts in one part
@@ -57,7 +58,7 @@ def run(
     names = check(methods)
     if both := set(kinds["memorized"]) & set(kinds["ordinary"]):
         raise BadInput(f"{len(both)} prompts are in both files, such as {min(both)!r}")
-    parts, stamp = Parts(out), [fingerprint_of(pipe), list(seeds), dict(call or {}), names]
+    parts, stamp = Parts(out), [fingerprint_of(pipe), list(seeds), dict(call or {}), names, code_of(scan)]
     scores: dict[str, dict[str, np.ndarray]] = {}
     for kind, texts in kinds.items():
         found = []

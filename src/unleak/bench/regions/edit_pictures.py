@@ -12,6 +12,7 @@ from unleak.bench.regions.editing import SOURCE, Scenes, drawn_with, edited
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.files.atomic import write_atomic
+from unleak.regions.edit import edit
 from unleak.world.edits import EditCase
 
 BARS = {
@@ -92,5 +93,8 @@ def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list
         return [(white if one is None else one.image).tolist() for one in found]
 
     return run.part(
-        f"sheet-{method}", [drawn_with(run, method), scenes.masks, [repr(scenes.cases[i]) for i in chosen]], compute
+        f"sheet-{method}",
+        [drawn_with(run, method), scenes.masks, [repr(scenes.cases[i]) for i in chosen]],
+        compute,
+        [edit],
     )

@@ -32,6 +32,7 @@ from unleak.metrics.background import psnr, ssim, widened
 from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
 from unleak.regions import photo
+from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.masks.masks import foreground
 from unleak.regions.plan import Edit
@@ -192,7 +193,7 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
     for start in range(0, len(todo), CHUNK):
         chunk = todo[start : start + CHUNK]
         inputs = [drawn_with(run, method), scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
-        rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk))
+        rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk), [edit])
         made |= zip(chunk, rows, strict=True)
     return made
 
@@ -215,7 +216,7 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
                 found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
         return found
 
-    each = run.part(f"{method}-{scenes.masks}-cost", [drawn_with(run, method), scenes.masks], compute)
+    each = run.part(f"{method}-{scenes.masks}-cost", [drawn_with(run, method), scenes.masks], compute, [edit])
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
 
 

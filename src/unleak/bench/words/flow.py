@@ -43,7 +43,7 @@ def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, look: Callabl
             tick(1)
         return found
 
-    pairs = run.part(f"flow-{kind}", [inputs], kinds)
+    pairs = run.part(f"flow-{kind}", [inputs], kinds, [flow])
     return [
         share([set(pair) == {"none"} for pair in pairs], "flow", kind, "pairs_isolated"),
         share(["leak" in pair for pair in pairs], "flow", kind, "pairs_leaking"),

@@ -40,7 +40,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     lines = labelled(run.world, run.split, run.limit)
     tick = run.ticking("lint", len(lines))
     compute = lambda: [r.to_dict() for r in figures(Linter(run.pipe, **run.call), lines, tick)]  # noqa: E731
-    return [Row(**row) for row in run.part("lint", [[given.prompt for given in lines]], compute)]
+    return [Row(**row) for row in run.part("lint", [[given.prompt for given in lines]], compute, [Linter])]
 
 
 def figures(linter: Linter, lines: Sequence[Line], progress: Callable[[int], None] | None = None) -> list[Row]:

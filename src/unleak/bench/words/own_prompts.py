@@ -146,7 +146,9 @@ def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]
             ).findings
             return [finding.verdict for finding in seen]
 
-        found.append(run.part(f"{DIAGNOSIS}-{i:05d}", [judge.name, prompt, list(map(str, items))], verdicts))
+        found.append(
+            run.part(f"{DIAGNOSIS}-{i:05d}", [judge.name, prompt, list(map(str, items))], verdicts, [diagnose])
+        )
         tick(1)
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import METHODS as WORLD
-from unleak.bench.words.repairs import counting, repaired_by
+from unleak.bench.words.repairs import code, counting, repaired_by
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
@@ -98,7 +98,7 @@ def measured(run: Run, method: str, i: int, record: Record, broken: Sequence[Ite
         return {"there": there.tolist(), **{name: n / len(run.seeds) for name, n in counts.items()}}
 
     inputs = [METHODS[method], judge.name, prompt, list(map(str, items)), list(map(str, broken))]
-    found: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn)
+    found: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn, code(METHODS[method]))
     return found
 
 

@@ -78,6 +78,14 @@ def repaired_by(name: str, items: Sequence[Item], others: Sequence[str | Item], 
     return REPAIRS[name].build(task, parameters)
 
 
+def code(options: Mapping[str, Any] | None) -> list[Any]:
+    """What carries a method out."""
+    if not options:
+        return [] if options is None else [REPAIRS["patch"].method]
+    name = options.get("with", "patch")
+    return [repair if name == "auto" else REPAIRS[name].method, *([tokens] if "carriers" in options else [])]
+
+
 def outcomes(
     pipe: Any,
     cases: Sequence[Case],
@@ -188,7 +196,9 @@ def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
             found.append({name: n / len(run.seeds) for name, n in counts.items()})
         return found
 
-    each = run.part(f"{method}-cost", [METHODS[method], [c.prompt for c in cases[:COSTED]]], measured)
+    each = run.part(
+        f"{method}-cost", [METHODS[method], [c.prompt for c in cases[:COSTED]]], measured, code(METHODS[method])
+    )
     return [mean([one[name] for one in each], method, "trigger", name) for name in ("encoder_rows", "denoiser_rows")]
 
 
@@ -227,7 +237,8 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             compute = lambda m=method, c=cases, t=tick: outcomes(  # noqa: E731
                 run.pipe, c, run.seeds, METHODS[m], run.call, t
             ).tolist()
-            found[kind] = np.array(run.part(f"{method}-{kind}", inputs, compute), bool)
+            part = run.part(f"{method}-{kind}", inputs, compute, code(METHODS[method]))
+            found[kind] = np.array(part, bool)
         before = before or found
         for subset in ("all", "before", "after"):
             made += rows_of(method, sets["trigger"], before["trigger"], found["trigger"], subset)

@@ -21,6 +21,7 @@ from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import BadInput
 from unleak.files.parts import Parts
+from unleak.files.provenance import code_of
 from unleak.judges import Judge
 from unleak.judges.glyphs import glyph_judge
 from unleak.stats.intervals import mcnemar
@@ -53,9 +54,11 @@ def measured(
         run.notes.append(f"tokens: probed with seeds {seeds}, since fewer cannot say which are representative")
     planned = plans(run.pipe, records, run.call)
     settings = {"judge": judge.name, "encoder": planned[0].encoder, "seeds": seeds, "pad": "empty",
-                "pooled": "pad", "call": run.call}  # fmt: skip
+                "pooled": "pad", "call": run.call, "code": [run.code, code_of(labels)]}  # fmt: skip
     tick = run.ticking("tokens", len(seeds) * sum(len(p.subsets) for p in planned))
-    found = labels(run.pipe, planned, Parts(run.out / "tokens"), judge=judge, settings=settings, progress=tick)
+    found = labels(
+        run.pipe, planned, Parts(run.out / "tokens", run.notes.append), judge=judge, settings=settings, progress=tick
+    )
     made: list[Row] = []
     if "tokens" in methods:
         made += representative(found, kinds)
@@ -132,7 +135,7 @@ def pruned(
         each = []
         for i, (plan, prune) in enumerate(jobs):
             compute = lambda p=plan, r=prune: [drawn(p, on), drawn(p, on, r)]  # noqa: E731
-            each.append(run.part(f"{name}-{i:04d}", [on, plan.prompt, prune.to_dict()], compute))
+            each.append(run.part(f"{name}-{i:04d}", [on, plan.prompt, prune.to_dict()], compute, [Prune]))
         return np.array(each, bool)
 
     trial, images = both("prune-trial", tried), both("prune", seeds)

@@ -121,7 +121,9 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     tick, said, left = run.ticking("diagnosis", len(cases)), dict[str, list[str]](), 0
     for i, case in enumerate(cases):
         compute = lambda c=case: _said(run, c)  # noqa: E731
-        verdict = run.part(f"diagnosis-{i:04d}", [case.label, case.prompt, list(map(str, case.items))], compute)
+        verdict = run.part(
+            f"diagnosis-{i:04d}", [case.label, case.prompt, list(map(str, case.items))], compute, [diagnose]
+        )
         tick(1)
         if verdict is None:
             left += 1

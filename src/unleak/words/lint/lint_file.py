@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unleak.errors import BadInput
-from unleak.files.atomic import versions
 from unleak.files.jsonl import Stream
+from unleak.files.provenance import versions
 from unleak.words.lint.lint import CHUNK, Linter
 from unleak.words.lint.prompt_file import Line
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BadInput, choose
-from unleak.files.atomic import versions, write_atomic
+from unleak.files.atomic import write_atomic
 from unleak.files.parts import Parts
 from unleak.files.prompt_file import format_of, opened
+from unleak.files.provenance import versions
 from unleak.judges import Judge
 from unleak.text.encode import fingerprint
 from unleak.text.items import Item
