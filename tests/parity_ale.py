@@ -9,11 +9,12 @@ from torch import Tensor
 
 from oracle import Case, Record, adapter
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import Level, guidance, predicted
 from unleak.engine.session import attach
 from unleak.regions.masks.masks import foreground, partition, to_grid
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
-from unleak.regions.methods.ddcm import DDCM, SOURCE, guided, read, transport
+from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
 from unleak.regions.methods.ore import embed
 from unleak.regions.methods.schedule import alphas
 from unleak.regions.plan import located
@@ -118,14 +119,14 @@ ROWS = ("source_uncond", "uncond", "source_cond", "cond")
 def steps(run, method: Ale, schedule, blend: Blend, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the run went through. After the last step it holds clean latents; the case goes on with noisy ones."""
     preds, z0 = run.results["preds"], given["clean_latents"]
-    target = [guided(p["uncond"], p["cond"], method.target_guidance) for p in preds]
-    source = [guided(p["source_uncond"], p["source_cond"], method.source_guidance) for p in preds]
+    target = [guidance(p["uncond"], p["cond"], method.target_guidance) for p in preds]
+    source = [guidance(p["source_uncond"], p["source_cond"], method.source_guidance) for p in preds]
     before, after = run.results["before"], run.results["after"]
     clean, x_t, x_s = [], given["initial_noise"], given["initial_noise"]
     for i, (e_t, e_s) in enumerate(zip(target, source, strict=True)):
         a, next_a = alphas(schedule, i)
         kind = schedule.config.prediction_type
-        ours = read(e_t, x_t, a, kind), read(e_s, x_s, a, kind)
+        ours = predicted(e_t, x_t, kind, Level.of(a)), predicted(e_s, x_s, kind, Level.of(a))
         z_t, last_t, last_s = transport(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
         clean.append(z_t)
         x_t, x_s = after[i]

@@ -26,6 +26,7 @@ from unleak.copies.detect.detectors import (
 )
 from unleak.copies.detect.significance import Significance, token_significance
 from unleak.core.intervention import Intervention, Window
+from unleak.core.predictions import clean_latents
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
 from unleak.engine.session import attach
@@ -93,14 +94,14 @@ def test_the_clean_image_is_found_from_a_perfect_prediction(kind):
         z = scheduler.add_noise(x, e, torch.tensor([t]))
         velocity = scheduler.get_velocity(x, e, torch.tensor([t]))
         prediction = {"epsilon": e, "sample": x, "v_prediction": velocity}[kind]
-    assert torch.allclose(detect.clean(scheduler, z, prediction, t), x, atol=1e-4)
+    assert torch.allclose(clean_latents(scheduler, z, prediction, t), x, atol=1e-4)
 
 
 def test_a_parametrisation_that_nobody_knows_is_refused():
     scheduler = diffusers.DDIMScheduler()
     scheduler.register_to_config(prediction_type="magic")
     with pytest.raises(UnsupportedModel, match="magic"):
-        detect.clean(scheduler, noise(1, 4), noise(1, 4), 3)
+        clean_latents(scheduler, noise(1, 4), noise(1, 4), 3)
 
 
 @given(st.lists(st.floats(0, 1), min_size=77, max_size=77).filter(lambda x: sum(x) > 0))

@@ -18,10 +18,10 @@ from tiny import draw, tiny
 from unleak.cli import app
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
+from unleak.drawing import photo
 from unleak.drawing.doctor import _marks
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
-from unleak.regions import photo
 from unleak.regions.check import judged
 from unleak.regions.edit import edit
 from unleak.regions.masks.masks import foreground

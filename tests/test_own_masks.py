@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from tiny import tiny
+from unleak.drawing import photo
 from unleak.errors import EmptyMask
 from unleak.models import load
-from unleak.regions import photo
 from unleak.regions.masks.evidence import without
 from unleak.regions.masks.own_masks import level, own_masks, smooth, unit
 from unleak.text.items import Item

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tiny import draw, tiny
 from unleak.core.intervention import Intervention, Window
+from unleak.core.predictions import Level, predicted
 from unleak.engine.session import attach
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated, SpanMismatch, UnsupportedModel
 from unleak.regions.masks.masks import foreground, partition
-from unleak.regions.methods import ddcm
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
@@ -332,13 +332,13 @@ def test_a_denoisers_output_is_read_alike_in_every_parametrisation(a, after, kin
     z, n = rows(1, 1, 4, 3, 3).double(), rows(2, 1, 4, 3, 3).double()
     x = a**0.5 * z + (1 - a) ** 0.5 * n
     output = {"epsilon": n, "v_prediction": a**0.5 * n - (1 - a) ** 0.5 * z, "sample": z}[kind]
-    found = ddcm.read(output, x, a, kind)
+    found = predicted(output, x, kind, Level.of(a))
     assert torch.allclose(found.clean, z, atol=1e-9) and torch.allclose(found.noise, n, atol=1e-9)
 
 
 def test_a_terminal_alpha_of_zero_is_no_division():
     x = rows(0, 1, 4, 3, 3)
-    found = ddcm.read(rows(1, 1, 4, 3, 3), x, 0.0, "v_prediction")
+    found = predicted(rows(1, 1, 4, 3, 3), x, "v_prediction", Level.of(0.0))
     assert torch.equal(found.clean, -rows(1, 1, 4, 3, 3)) and torch.equal(found.noise, x)
 
 
@@ -346,7 +346,7 @@ def test_a_terminal_alpha_of_zero_is_no_division():
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.floats(0, 1))
 def test_transport_carries_only_the_difference(a, after, eta):
     x_t, x_s, z0, n, e_t, e_s = (rows(i, 1, 4, 3, 3).double() for i in range(6))
-    read = lambda e, x: ddcm.read(e, x, a, "epsilon")  # noqa: E731
+    read = lambda e, x: predicted(e, x, "epsilon", Level.of(a))  # noqa: E731
     z_t, new_t, new_s = transport(read(e_t, x_t), read(e_s, x_s), x_s, z0, n, a, after, eta)
     assert torch.allclose(z_t, z0 + ((x_t - x_s) - (1 - a) ** 0.5 * (e_t - e_s)) / a**0.5)
     assert torch.allclose(new_t - new_s, after**0.5 * (z_t - z0))
@@ -366,7 +366,7 @@ def test_the_target_is_the_source_and_the_sum_of_guided_differences():
     total, alphas = z0.clone(), (0.01, 0.2, 0.5, 0.9)
     for c, (a, after) in enumerate(zip(alphas, (*alphas[1:], alphas[-1]), strict=True)):
         e_t, e_s, n = (rows(10 * c + i, 1, 4, 3, 3).double() for i in (2, 3, 4))
-        target, source = ddcm.read(e_t, x_t, a, "epsilon"), ddcm.read(e_s, x_s, a, "epsilon")
+        target, source = predicted(e_t, x_t, "epsilon", Level.of(a)), predicted(e_s, x_s, "epsilon", Level.of(a))
         z_t, x_t, x_s = transport(target, source, x_s, z0, n, a, after, 1.0)
         total = total - ((1 - a) / a) ** 0.5 * (e_t - e_s)
         assert torch.allclose(z_t, total, rtol=1e-6)

@@ -67,7 +67,7 @@ def edit_image(
         options: dict[str, Any] = {k: v for k, v in given.items() if v is not None} | editor.parse(settings or [])
         editor.make(**options)
         options = {**presets.recommended(preset, edit_settings(model)), **options}
-        from unleak.regions import photo
+        from unleak.drawing import photo
 
         picture = photo.read(image)
         from unleak.regions.masks.own_masks import FROM

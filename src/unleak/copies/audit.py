@@ -25,6 +25,7 @@ from unleak.core.result import Result
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
 from unleak.drawing.generate import Seeds, memory_errors, parse_seeds, pixels
+from unleak.drawing.photo import to_latents
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
 from unleak.judges.copies import CopyJudge
@@ -206,14 +207,11 @@ def check(pipe: Any) -> None:
         raise UnsupportedModel(f"the attack knows the loss of noise and velocity, not of {kind!r}")
 
 
-@torch.no_grad()
 def latents_of(pipe: Any, image: np.ndarray) -> Tensor:
-    """What the autoencoder makes of an image [H, W, 3] uint8, as the denoiser sees it: [1, C, h, w]."""
+    """`unleak.drawing.photo.to_latents` of an image [H, W, 3] uint8. Raises BadInput: it is none."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise BadInput(f"an image to attack is RGB, [H, W, 3] uint8, not {image.dtype} {image.shape}")
-    vae = pipe.vae
-    x = pipe.image_processor.preprocess(image[None].astype(np.float32) / 255).to(vae.device, vae.dtype)
-    return vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
+    return to_latents(pipe, image)
 
 
 @dataclass(eq=False)

@@ -14,10 +14,10 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
+from unleak.drawing import photo
 from unleak.drawing.generate import for_each, memory_errors, rehearse
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
-from unleak.regions import photo
 from unleak.regions.edited import Edited
 from unleak.regions.masks import masks as masking
 from unleak.regions.masks.own_masks import own_masks

@@ -26,12 +26,12 @@ from unleak.bench.regions.leaks import outcome
 from unleak.bench.rows import Row, mean
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import counting
+from unleak.drawing import photo
 from unleak.drawing.generate import draw
 from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim, widened
 from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
-from unleak.regions import photo
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.masks.masks import foreground

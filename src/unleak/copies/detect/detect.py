@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput
 
 
 def magnitude(cond: Tensor, uncond: Tensor) -> Tensor:
@@ -42,27 +41,6 @@ def agreement(x: Tensor) -> Tensor:
     products = flat @ flat.mT
     power = products.diagonal()
     return (products.sum(1) - power) / (len(x) - 1) / power.mean().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def clean(scheduler: Any, latents: Tensor, prediction: Tensor, timestep: float) -> Tensor:
-    """The clean latents that a prediction stands for, by the scheduler's own parametrisation; same shapes.
-
-    `latents` are as the denoiser is given them, `timestep` is in the scheduler's units.
-
-    Raises:
-        UnsupportedModel: the scheduler names a parametrisation other than noise, sample, velocity or flow.
-    """
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    if kind == "sample":
-        return prediction
-    if kind == "flow_prediction":
-        return latents - timestep / scheduler.config.num_train_timesteps * prediction
-    kept = scheduler.alphas_cumprod[int(timestep)].to(prediction)  # share of signal power
-    if kind == "epsilon":
-        return (latents - (1 - kept).sqrt() * prediction) / kept.sqrt()
-    if kind == "v_prediction":
-        return kept.sqrt() * latents - (1 - kept).sqrt() * prediction
-    raise UnsupportedModel(f"{type(scheduler).__name__} predicts {kind!r}; unleak knows noise, sample, velocity, flow")
 
 
 def entropy(p: Tensor) -> Tensor:

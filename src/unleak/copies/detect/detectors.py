@@ -18,7 +18,6 @@ from torch import Tensor
 
 from unleak.copies.detect.detect import (
     agreement,
-    clean,
     entropy,
     late_entropy,
     late_steps,
@@ -28,6 +27,7 @@ from unleak.copies.detect.detect import (
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import clean_latents
 from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, UnsupportedModel, choose
 from unleak.text.positions import summary_rows
@@ -112,7 +112,7 @@ class Agreement(Detector):
 
 @dataclass(frozen=True)
 class Collapse(Detector):
-    """How far all seeds head for the same clean image (`detect.agreement` of `detect.clean`); ours.
+    """How far all seeds head for the same clean image (`detect.agreement` of `clean_latents`); ours.
 
     Diversity over seeds that is lost at the first step. Needs no guidance, so it works on distilled models.
     """
@@ -122,7 +122,7 @@ class Collapse(Detector):
 
     def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         latents = ctx.latents().to(preds["cond"])
-        return by_prompt(ctx, clean(ctx.pipe.scheduler, latents, preds["cond"], ctx.timestep))
+        return by_prompt(ctx, clean_latents(ctx.pipe.scheduler, latents, preds["cond"], ctx.timestep))
 
 
 def prompts_of_images(ctx: Context, images: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from unleak.copies.methods.gate import Gated
+from unleak.core.predictions import guidance
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -33,4 +34,4 @@ class DelayedGuidance(Gated):
         share = self.before if ctx.fraction < self.until else 1.0
         if share == 1.0 and not self.undecided(ctx):
             return None
-        return self.guided(ctx, preds, lambda c, u, w: u + share * w * (c - u), self.scale)
+        return self.guided(ctx, preds, lambda c, u, w: guidance(u, c, share * w), self.scale)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unleak.copies.detect.detect import clean
 from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.core.predictions import clean_latents, guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput
 
@@ -67,7 +67,7 @@ class Detour(Gated):
             return None
         here = tuple(range(len(cond))) if chosen is None else chosen
         latents = ctx.latents(_asked(ctx)).to(cond)
-        picture = clean(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
+        picture = clean_latents(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
         copy = ctx.state.setdefault("copy", picture)
         leads = torch.cosine_similarity(picture, copy)
         ctx.results.setdefault(OTHER, []).append(leads.tolist())
@@ -76,7 +76,7 @@ class Detour(Gated):
 
         def change(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
             target = torch.stack([followed.get(i, c) for i, c in zip(here, cond, strict=True)])
-            return uncond + w * (target - uncond)
+            return guidance(uncond, target, w)
 
         return self.guided(ctx, preds, change, self.scale)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from unleak.copies.detect.detectors import Detector, by_prompt, detectors
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import guidance
 from unleak.errors import BadInput, NotFinite
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Gated(Intervention):
             return None
         (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
         here = slice(None) if chosen is None else list(chosen)
-        combined = uncond + w * (cond - uncond)
+        combined = guidance(uncond, cond, w)
         combined[here] = combine(cond[here], uncond[here], w)
         return combined
 

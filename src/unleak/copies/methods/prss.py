@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unleak.copies.detect.detect import magnitude
 from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput, UnsupportedModel
 
@@ -38,7 +39,7 @@ def anchored(original: Tensor, modified: Tensor, uncond: Tensor, w: float, loud:
     mag = magnitude(modified, uncond).reshape(-1, *[1] * (uncond.ndim - 1)).to(uncond)
     a = (w * loud - full) / (w - 1)
     s = ((mag - a) / (full - a) * w).clamp(max=w)
-    plain = uncond + w * (modified - uncond)
+    plain = guidance(uncond, modified, w)
     return torch.where(mag > loud, original + s * (modified - original) + (w - s) * (modified - uncond), plain)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unleak.copies.methods.gate import Gated
 from unleak.copies.methods.schedules import SCHEDULES
+from unleak.core.predictions import guidance
 from unleak.errors import choose
 
 if TYPE_CHECKING:
@@ -35,4 +36,4 @@ class RepulsionOnly(Gated):
         if not self.rho:
             return None
         rho = self.rho * SCHEDULES[self.schedule](ctx.step / ctx.steps)
-        return self.guided(ctx, preds, lambda c, u, w: u + (w - rho) * (c - u), self.scale)
+        return self.guided(ctx, preds, lambda c, u, w: guidance(u, c, w - rho), self.scale)

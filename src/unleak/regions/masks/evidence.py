@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention, Window
+from unleak.core.predictions import Level, predicted
 from unleak.core.rows import Branch
-from unleak.regions.methods.ddcm import read
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, prompt_of
 from unleak.regions.methods.ore import THING
 from unleak.regions.methods.schedule import alphas
@@ -91,10 +91,10 @@ class Evidence(Intervention):
         schedule, x = ctx.pipe.scheduler, ctx.latents("cond").float()
         a, kind, z0 = alphas(schedule, ctx.step)[0], schedule.config.prediction_type, self.clean.to(x)
         E = ctx.state.setdefault("E", [[] for _ in z0])
-        known = (read(preds["cond"].float(), x, a, kind).clean - z0).square().mean(1)
+        known = (predicted(preds["cond"].float(), x, kind, Level.of(a)).clean - z0).square().mean(1)
         for j, branch in enumerate(ctx.state["told"]):
             at = list(branch.images)
-            told = (read(preds[branch.name].float(), x[at], a, kind).clean - z0[at]).square().mean(1)
+            told = (predicted(preds[branch.name].float(), x[at], kind, Level.of(a)).clean - z0[at]).square().mean(1)
             for image, gain in zip(at, told - known[at], strict=True):
                 E[image][j:] = [E[image][j] + gain if j < len(E[image]) else gain]
         ctx.results["evidence"] = [torch.stack(some) for some in E]

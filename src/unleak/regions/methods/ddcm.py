@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import Level, Prediction, guidance, predicted
 from unleak.core.rows import Branch
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput
 from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, per_image
 from unleak.regions.methods.ore import embed
 from unleak.regions.methods.schedule import alphas
@@ -33,25 +34,6 @@ if TYPE_CHECKING:
 
 SOURCE = "source_latents"
 """Where a method leaves the source's latents [images, C, h, w] at the target's noise level, in `run.results`."""
-
-
-class Prediction(NamedTuple):
-    """What a denoiser's output says: the clean latents and the noise."""
-
-    clean: Tensor
-    noise: Tensor
-
-
-def read(output: Tensor, x: Tensor, a: float, kind: str) -> Prediction:
-    """The clean latents and the noise in `output` at latents `x`; `kind` is the scheduler's prediction type."""
-    signal, sigma = a**0.5, (1 - a) ** 0.5
-    if kind == "epsilon":
-        return Prediction((x - sigma * output) / signal, output)
-    if kind == "v_prediction":
-        return Prediction(signal * x - sigma * output, signal * output + sigma * x)
-    if kind == "sample":
-        return Prediction(output, (x - signal * output) / sigma)
-    raise UnsupportedModel(f"the scheduler predicts {kind!r}; editing knows epsilon, v_prediction and sample")
 
 
 def transport(
@@ -64,15 +46,6 @@ def transport(
         d = target.noise - source.noise + (x_s - a**0.5 * z0) / (1 - a) ** 0.5
         noise = noise + ((1 - eta) * (1 - after)) ** 0.5 * d
     return z_t, after**0.5 * z_t + noise, after**0.5 * z0 + noise
-
-
-def guided(uncond: Tensor | None, cond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, u + w (c - u)."""
-    if uncond is None:
-        if scale != 1.0:
-            raise BadInput(f"guidance {scale} needs unconditional rows: call the pipeline with guidance_scale above 1")
-        return cond
-    return uncond + scale * (cond - uncond)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +117,10 @@ class DDCM(Intervention):
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         """Read all guided predictions; the target's is the step's own."""
-        target = guided(preds.get("uncond"), preds["cond"], self.target_guidance)
+        target = guidance(preds.get("uncond"), preds["cond"], self.target_guidance)
         ctx.state["read"] = {"target": (target, ctx.latents("cond"))}
         for name in ("source", *self.followers):
-            output = guided(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
+            output = guidance(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
             ctx.state["read"][name] = output, ctx.latents(f"{name}_cond")
         return target
 
@@ -156,7 +129,8 @@ class DDCM(Intervention):
         schedule, last = ctx.pipe.scheduler, ctx.step == ctx.steps - 1
         a, after = alphas(schedule, ctx.step)
         kind = schedule.config.prediction_type
-        said = {name: read(out.float(), x.float(), a, kind) for name, (out, x) in ctx.state["read"].items()}
+        outputs = ctx.state["read"].items()
+        said = {name: predicted(out.float(), x.float(), kind, Level.of(a)) for name, (out, x) in outputs}
         x_s = ctx.state["read"]["source"][1].float()
         z0, n = self.clean.to(x_s), self._noise(ctx, x_s)
         moved = {}

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import Level, guidance, predicted
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.regions.method import Method, Side
 from unleak.regions.methods.blend import Blend
-from unleak.regions.methods.ddcm import SOURCE, guided, read
+from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Prompts, each_prompt, per_image
 from unleak.regions.methods.schedule import alphas, last_alpha, variance_preserving
 
@@ -44,7 +45,8 @@ class _Climb(Intervention):
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         schedule, z = ctx.pipe.scheduler, ctx.latents("cond").float()
         after = float(schedule.alphas_cumprod[int(ctx.timestep)])
-        ctx.state["step"] = z, read(preds["cond"].float(), z, after, schedule.config.prediction_type).noise, after
+        kind = schedule.config.prediction_type
+        ctx.state["step"] = z, predicted(preds["cond"].float(), z, kind, Level.of(after)).noise, after
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
         (z, eps, after), a = ctx.state["step"], ctx.state.get("a", self.first)
@@ -84,7 +86,7 @@ def descend(ctx: Context, output: Tensor, x: Tensor) -> Tensor:
     schedule = ctx.pipe.scheduler
     a, after = alphas(schedule, ctx.step)
     after = last_alpha(schedule) if ctx.step == ctx.steps - 1 else after
-    said = read(output, x, a, schedule.config.prediction_type)
+    said = predicted(output, x, schedule.config.prediction_type, Level.of(a))
     return after**0.5 * said.clean + (1 - after) ** 0.5 * said.noise
 
 
@@ -124,7 +126,7 @@ class Retrace(Intervention):
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         uncond = preds.get("uncond") if self.empty is None else preds["empty"]
-        output = guided(uncond, preds["cond"], self.target_guidance)
+        output = guidance(uncond, preds["cond"], self.target_guidance)
         ctx.state["read"] = output, ctx.latents("cond")
         return output
 

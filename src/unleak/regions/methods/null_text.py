@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
 from unleak.regions.method import Side
-from unleak.regions.methods.ddcm import guided
 from unleak.regions.methods.direct import DirectInversion
 from unleak.regions.methods.images import Prompts, each_prompt
 from unleak.regions.methods.inversion import Retrace, descend, invert
@@ -65,7 +65,7 @@ class _Optimise(Intervention):
             rows = ctx.state["rows"].clone().requires_grad_()
             optimiser = torch.optim.Adam([rows], lr=RATE * (1 - part / 2))
             for k in range(self.iterations + 1):
-                output = guided(self._uncond(ctx, rows), cond, self.guidance)
+                output = guidance(self._uncond(ctx, rows), cond, self.guidance)
                 loss = F.mse_loss(descend(ctx, output, x), goal)
                 if k == self.iterations or loss < TOLERANCE + SLACK * part:
                     break

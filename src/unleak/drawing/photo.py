@@ -102,8 +102,10 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 @torch.no_grad()
-def to_latents(pipe: Any, image: Image.Image, sample: torch.Generator | None = None) -> Tensor:
-    """Latents [1, C, h, w] as the denoiser knows them: the posterior's mode, or a sample of it.
+def to_latents(pipe: Any, image: Image.Image | np.ndarray, sample: torch.Generator | None = None) -> Tensor:
+    """Latents [1, C, h, w] of a picture or an array [H, W, 3] of 0 to 255, as the denoiser knows them.
+
+    They are the mode of the autoencoder's posterior, or a sample of it; half precision is widened where it overflows.
 
     Raises UnsupportedModel where the pipeline has no autoencoder, NotFinite where it overflows.
     """
