@@ -1,4 +1,4 @@
-"""Own regions, Boost and DeLeaker: their equations against dense references, and what they must leave alone."""
+"""Item masks, Boost and DeLeaker: their equations against dense references, and what they must leave alone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from unleak.core.intervention import Intervention, Window
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NoSite, UnsupportedModel
 from unleak.words.methods.boost import Boost
-from unleak.words.methods.deleaker import DeLeaker
+from unleak.words.methods.deleaker import HISTORIES, DeLeaker
+from unleak.words.methods.item_masks import above_threshold, item_masks, opened_and_closed
 from unleak.words.methods.maps import Maps
-from unleak.words.methods.own_region import own_regions, smoothed, standing_out
 from unleak.words.methods.patch import Patch
 
 PROMPT = "a red cat and a horse by a bus"
@@ -36,13 +36,13 @@ def far(a, b):
     return (a - b).abs().max().item()
 
 
-# -- own regions -------------------------------------------------------------------------------------------------
+# -- item masks -------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_smoothing_is_that_of_scipy_with_nothing_outside(height, width, seed):
     mask = torch.rand(2, height, width, generator=torch.Generator().manual_seed(seed)) < 0.7
-    for ours, m in zip(smoothed(mask), mask.numpy(), strict=True):
+    for ours, m in zip(opened_and_closed(mask), mask.numpy(), strict=True):
         box = torch.ones(3, 3).numpy()
         m = ndimage.binary_dilation(ndimage.binary_erosion(m, box, border_value=1), box)
         m = ndimage.binary_erosion(ndimage.binary_dilation(m, box, 2), box, 2, border_value=1)
@@ -53,12 +53,12 @@ def test_what_stands_out_is_above_mean_and_deviation_of_its_own_plane():
     a = torch.zeros(2, 1, 2, 3)
     a[0, 0, 0, 0] = 1.0
     a[1] = 100.0
-    assert standing_out(a, 1.0).nonzero().tolist() == [[0, 0, 0, 0]]
+    assert above_threshold(a, 1.0).nonzero().tolist() == [[0, 0, 0, 0]]
     with pytest.warns(UserWarning, match="'dog' stands out nowhere"):
-        own_regions(a, ["dog"], smooth=False)
+        item_masks(a, ["dog"], morphology=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        own_regions(a[:1], ["dog"], smooth=False)
+        item_masks(a[:1], ["dog"], morphology=False)
 
 
 # -- DeLeaker ----------------------------------------------------------------------------------------------------
@@ -77,7 +77,9 @@ class Release(Intervention):
         seen = ctx.state.setdefault("seen", [])
         seen.append(A)
         mean = torch.stack(seen).mean(0)[0, :, image]
-        cells = [(m := mean[:, :, list(own)].mean((0, 2))) > m.mean() + it.spread * m.std() for own in self.tokens]
+        cells = [
+            (m := mean[:, :, list(own)].mean((0, 2))) > m.mean() + it.std_threshold * m.std() for own in self.tokens
+        ]
         ninf = float("-inf")
         for e, f in combinations(range(len(cells)), 2):
             for x, y in ((e, f), (f, e)):
@@ -92,7 +94,7 @@ class Release(Intervention):
                 for x, y in ((e, f), (f, e)):
                     w = a * torch.outer(cells[x], cells[y])
                     some = w[w != 0]
-                    Z[:, :, image, image] += torch.where(w > some.mean() + it.link * some.std(), ninf, 0.0)
+                    Z[:, :, image, image] += torch.where(w > some.mean() + it.link_threshold * some.std(), ninf, 0.0)
             A = torch.softmax(Z, -1)
         return MapEdit(lambda _: A)
 
@@ -107,12 +109,17 @@ def leaked(pipe, method, **kwargs):
         return draw(pipe, kwargs.pop("prompt", PROMPT), **{"size": SIZE, "steps": 2, **kwargs}), run
 
 
-ALWAYS: dict[str, Any] = {"gather": Window(), "act": Window(), "smooth": False}
+ALWAYS: dict[str, Any] = {"gather": Window(), "act": Window(), "morphology": False}
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weaken": False}, {"image_image": False, "text_text": True}, {"gain": 1.0, "spread": 0.5, "link": 2.0}],
+    [
+        {},
+        {"weaken": False},
+        {"image_image": False, "text_text": True},
+        {"gain": 1.0, "std_threshold": 0.5, "link_threshold": 2.0},
+    ],
 )
 def test_pairwise_is_the_release_also_for_three_items(flux, plain, options):
     method = DeLeaker(ITEMS, pairwise=True, **ALWAYS, **options)
@@ -131,6 +138,34 @@ def test_no_order_matters_unless_pairwise(flux):
         one, _ = leaked(flux, DeLeaker(ITEMS, pairwise=pairwise, **ALWAYS))
         two, _ = leaked(flux, DeLeaker(back, pairwise=pairwise, **ALWAYS))
         assert (far(one, two) < 1e-5) is same
+
+
+@dataclass(frozen=True)
+class Looked(DeLeaker):
+    """Keeps the maps that masks are made of (a running mean goes on in place), and edits nothing."""
+
+    def masks_of(self, ctx, a):
+        ctx.results.setdefault("maps", []).append(a[0].clone())
+        return super().masks_of(ctx, a)
+
+    def on_attention(self, ctx, site):
+        super().on_attention(ctx, site)
+
+
+def test_a_history_is_the_mean_of_the_maps_with_or_without_that_of_the_call(flux):
+    maps = {h: torch.stack(leaked(flux, Looked(ITEMS, history=h, **ALWAYS))[1].results["maps"]) for h in HISTORIES}
+    calls, n = maps["none"], len(maps["none"])
+    means = torch.stack([calls[: k + 1].mean(0) for k in range(n)])
+    assert n > 4 and far(maps["mean"], means) < 1e-6
+    assert far(maps["earlier"], torch.cat([calls[:1], means[:-1]])) < 1e-6
+
+
+def test_masks_of_a_history_that_is_complete_are_made_once(flux):
+    for history in ("mean", "earlier"):
+        method = Looked(ITEMS, **{**ALWAYS, "gather": Window(0, 0.3)}, history=history)
+        _, run = leaked(flux, method)
+        gathered = sum(one / len(run.anatomy.sites) / 2 <= 0.3 for one in range(2 * len(run.anatomy.sites)))
+        assert len(run.results["maps"]) == gathered + 1
 
 
 def test_nothing_to_do_is_the_stock_pipeline(flux, plain):
@@ -195,7 +230,7 @@ def keys_of(run, site_name, tokens):
 
 
 def test_a_bias_multiplies_the_odds_of_the_item_everywhere(any_pipe):
-    boost = Boost("laptop", gain=3.0, by="bias", region="all")
+    boost = Boost("laptop", gain=3.0, operation="bias", region="all")
     _, plain, run = watched(any_pipe, Boost("laptop", gain=1.0, region="all"), steps=1)
     first = next(iter(plain))
     keys = keys_of(run, first[1], tokens_of(run))
@@ -219,11 +254,11 @@ def test_a_scale_is_the_softmax_of_scaled_logits(any_pipe):
 def test_a_boost_of_one_changes_nothing_and_the_region_is_learned_first(any_pipe):
     prompt = "a red mouse and a laptop"
     bare = draw(any_pipe, prompt, size=(64, 96))
-    with attach(any_pipe, Boost("laptop", gain=1.0, smooth=False)) as run:
+    with attach(any_pipe, Boost("laptop", gain=1.0, morphology=False)) as run:
         assert far(draw(any_pipe, prompt, size=(64, 96)), bare) < 1e-4
     seen = run.log[0]["edits"]["0.Boost"]["KeyScale"]
     assert set(seen.values()) == {2}, "two of three steps act"
-    with attach(any_pipe, Boost("laptop", gain=4.0, smooth=False)):
+    with attach(any_pipe, Boost("laptop", gain=4.0, morphology=False)):
         assert far(draw(any_pipe, prompt, size=(64, 96)), bare) > 1e-3
     assert torch.equal(draw(any_pipe, prompt, size=(64, 96)), bare)
 
@@ -231,11 +266,12 @@ def test_a_boost_of_one_changes_nothing_and_the_region_is_learned_first(any_pipe
 def test_a_boost_stays_in_the_items_region(flux):
     """The second step acts in the region of the first, and nowhere else."""
     plain, boosted = (
-        watched(flux, Boost("laptop", gain=gain, by="bias", smooth=False), size=SIZE, steps=2) for gain in (1.0, 2.0)
+        watched(flux, Boost("laptop", gain=gain, operation="bias", morphology=False), size=SIZE, steps=2)
+        for gain in (1.0, 2.0)
     )
     with attach(flux, Maps("laptop", window=Window(0, 0))) as run:
         draw(flux, "a red mouse and a laptop", size=SIZE, steps=2)
-    own = standing_out(run.results["maps"][0].planes(), 1.0)[0].flatten()
+    own = above_threshold(run.results["maps"][0].planes(), 1.0)[0].flatten()
     first = next(key for key in plain[1] if key[0] == 1)
     keys = keys_of(boosted[2], first[1], tokens_of(boosted[2]))
     before, after = (kept[first][0, :, :, keys].sum(-1) for _, kept, _ in (plain, boosted))
@@ -245,7 +281,7 @@ def test_a_boost_stays_in_the_items_region(flux):
 
 def test_everything_composes_on_lists_with_negative_prompts_and_several_images(any_pipe):
     """Patch, Boost and Maps in one session; a batch is its singles."""
-    methods = (Patch("mouse", others="laptop"), Boost("laptop", smooth=False), Maps("mouse,laptop"))
+    methods = (Patch("mouse", others="laptop"), Boost("laptop", morphology=False), Maps("mouse,laptop"))
     prompts, negative = ["a mouse and a laptop", "a laptop by a mouse"], {}
     if not hasattr(any_pipe, "transformer"):
         negative = {"negative_prompt": ["dog", "tree"], "guidance_scale": 4.0}
@@ -266,15 +302,17 @@ def test_everything_composes_on_lists_with_negative_prompts_and_several_images(a
 def test_bad_boosts_say_so(sd1):
     with pytest.raises(BadInput, match="region='all'"), attach(sd1, Boost("laptop")):
         draw(sd1, "a laptop", steps=1)
-    for wrong in ({"gain": 0.0}, {"gain": math.nan}, {"by": "magic"}, {"region": "here"}):
+    for wrong in ({"gain": 0.0}, {"gain": math.nan}, {"operation": "magic"}, {"region": "here"}):
         with pytest.raises(BadInput):
             Boost("laptop", **wrong)
+    with pytest.raises(BadInput, match="history"):
+        DeLeaker("cat,horse", history="binary")
     with pytest.raises(BadInput, match="gain"):
         DeLeaker("cat,horse", gain=-1)
 
 
 def test_they_survive_json():
-    for one in (Boost("a,b#2", gain=2.0, by="bias"), DeLeaker(["a", "b"], gather=Window(0.1, 0.2))):
+    for one in (Boost("a,b#2", gain=2.0, operation="bias"), DeLeaker(["a", "b"], gather=Window(0.1, 0.2))):
         assert Intervention.from_dict(one.to_dict()) == one
     assert replace(Boost("a"), gain=2.0).items == ("a",)
 

@@ -90,7 +90,7 @@ def test_deleaker_is_a_repair_of_joint_attention() -> None:
     pipe = tiny("flux")
     plain = draw(pipe, PROMPT, steps=2)
     for name in ("deleaker", "deleaker-official"):
-        with attach(pipe, REPAIRS[name].build(TASK, {"spread": 0.0})):
+        with attach(pipe, REPAIRS[name].build(TASK, {"std_threshold": 0.0})):
             assert not np.array_equal(draw(pipe, PROMPT, steps=2), plain)
 
 

@@ -1,8 +1,16 @@
-"""DeLeaker (arXiv 2510.15015): keep the regions of items apart inside joint attention.
+"""DeLeaker (arXiv 2510.15015): keep items apart inside joint attention, and strengthen each where it is.
 
-Per attention call, with the own region ``m_e`` of each item e (`own_region.py`) from the running mean of its
-attention map: logits of own rows times ``alpha`` in ``m_e``; no attention from ``m_e`` to the rows of another
-item f; none between cells of ``m_e`` and ``m_f`` that are linked more than the pair's cells are in the mean.
+With ``Z`` the logits of an attention call, ``A = softmax(Z)``, ``I_e`` the text rows of item e, ``m_e`` its mask among
+the image cells (`item_masks.py`) from the running mean of its attention map, for all items e and f:
+
+    Z[x, I_e] *= alpha      for cells x in m_e                                           (strengthening)
+    Z[x, I_f]  = -inf       for cells x in m_e                                           (weakening)
+    Z[x, y]    = -inf       for linked cells x in m_e, y in m_f: A[x, y] > mean + link std   (image to image)
+    Z[I_e, I_f] = -inf                                                                   (text to text, off)
+
+The paper's pairs overlap: an item in two pairs, a cell in two masks. `order_free` reads the equations once for all
+items; `pair_by_pair` is the released code, whose pairs follow one another. Scaled logits are scaled keys, and a mask is
+a set of queries, so only the links need attention between cells, and only that between two masks is computed.
 """
 
 from __future__ import annotations
@@ -10,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
@@ -19,23 +28,24 @@ from torch import Tensor
 from unleak.core.edits import Bias, Edit, KeyScale, Mask
 from unleak.core.intervention import Window
 from unleak.core.scores import RunningMean
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.text.positions import ItemPositions, Positions
 from unleak.words.methods.item_columns import alike, item_columns
+from unleak.words.methods.item_masks import item_masks
 from unleak.words.methods.on_items import OnItems
-from unleak.words.methods.own_region import own_regions
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
 
-Between = Callable[[Tensor, Tensor], Tensor]
-"""Numbers of image cells [n], [m] -> attention between them, mean over heads [n, m]."""
+HISTORIES = ("mean", "earlier", "none")
+Tokens = Sequence[Sequence[int]]
+"""The text rows ``I_e`` of each item."""
 
 
 @dataclass(frozen=True)
 class DeLeaker(OnItems):
-    """Forbid items to read each other, and strengthen each in its own region: ``DeLeaker("cat,horse")``.
+    """Forbid items to read each other, and strengthen each in its own mask: ``DeLeaker("cat,horse")``.
 
     For denoisers with joint attention (FLUX, SD3). The two windows of its own count in sites, not only in
     steps: call j of the n sites in step t of T lies at ``(t + j / n) / T``.
@@ -44,14 +54,15 @@ class DeLeaker(OnItems):
         items: as `Item.of` writes them; every prompt must hold them.
         gain: ``alpha``, the factor of own logits; 1 leaves them.
         weaken: forbid image cells of one item to attend to the rows of another.
-        image_image: forbid linked cells of two items; ``link``: how many deviations above the mean is linked.
+        image_image: forbid linked cells of two items; ``link_threshold``: how many standard deviations above the
+            mean is linked.
         text_text: forbid rows of one item to attend to those of another.
-        spread, smooth: of the own regions, see `own_regions`.
-        history: regions from the running mean of the maps in `gather`; False: from the map of the call itself.
-        pairwise: as released. The gain is applied once for each pair that an item is in, cells in two regions
-            read neither item, later pairs are linked by the attention that earlier ones left, and `text_text`
-            takes first rows only, so that with three items their order matters. By default each item gets its
-            gain once, cells in two regions read both, and no order matters.
+        std_threshold, morphology: of the masks, see `item_masks`.
+        history: ``"mean"``: masks from the running mean of the maps in `gather`, that of this call included.
+            ``"earlier"``: from the mean of the maps before this call; the release calls this its binary history, and
+            does not use the binary masks. ``"none"``: from the map of this call.
+        pairwise: ``False``: `order_free`. ``True``: `pair_by_pair`, as released; with three items their order matters.
+        gather, act: when maps are gathered, and when attention is edited.
 
     Raises:
         UnsupportedModel: the denoiser has no joint attention. BadInput: a value is out of range.
@@ -61,10 +72,10 @@ class DeLeaker(OnItems):
     weaken: bool = True
     image_image: bool = True
     text_text: bool = False
-    spread: float = 1.0
-    link: float = 1.0
-    smooth: bool = True
-    history: bool = True
+    std_threshold: float = 1.0
+    link_threshold: float = 1.0
+    morphology: bool = True
+    history: str = "mean"
     pairwise: bool = False
     gather: Window = field(default=Window(0.01, 0.6))
     act: Window = field(default=Window(0.015, 1.0))
@@ -73,6 +84,7 @@ class DeLeaker(OnItems):
         super().__post_init__()
         if not 0 < self.gain < math.inf:
             raise BadInput(f"gain={self.gain}: give a number above 0, e.g. 1.2; 1 changes nothing.")
+        choose("history", self.history, HISTORIES)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Edit] | None:
         if site.kind == "self":
@@ -81,100 +93,153 @@ class DeLeaker(OnItems):
             raise UnsupportedModel(
                 "DeLeaker edits image and text in one attention map, and this denoiser has none: use Boost"
             )
-        found = self.positions(ctx)
-        masks = self.regions(ctx, site, found)
-        if masks is None or progress(ctx, site) not in self.act:
+        positions, now = self.positions(ctx), call_fraction(ctx, site)
+        masks = self.masks(ctx, site, positions) if self.needs_masks(now) else None
+        if masks is None or now not in self.act:
             return None
-        order, edits = site.rows.of("cond"), list[Edit]()
-        for at, rows in alike(site, found):
-            tokens = [sorted(set().union(*own)) for own in at]
-            mine = masks[[order.index(row) for row in rows]]
-            edits += self._of_text(tokens, mine, rows)
-            if self.image_image and len(at) > 1:
-                links = [self._links(site, row, tokens, m) for row, m in zip(rows, mine, strict=True)]
-                edits.append(Bias(torch.stack(links)[:, None], keys="image", queries="image", rows=rows))
+        edits_of, order, edits = pair_by_pair if self.pairwise else order_free, site.rows.of("cond"), list[Edit]()
+        for at, rows in alike(site, positions):
+            tokens = [sorted(set().union(*in_encoders)) for in_encoders in at]
+            edits += edits_of(self, site, tokens, masks[[order.index(row) for row in rows]], rows)
         return edits
 
-    def regions(self, ctx: Context, site: AttentionCall, found: ItemPositions) -> Tensor | None:
-        """Own regions [rows, items, h, w] of the positive rows of this call; None while they are not needed."""
-        now, rows = progress(ctx, site), site.rows.of("cond")
-        gathers, key = self.history and now in self.gather, (tuple(site.rows.images[row] for row in rows), site.grid)
-        if not rows or not (gathers or now in self.act):
+    def needs_masks(self, now: float) -> bool:
+        """Are masks made at this fraction of the run?"""
+        return now in self.act or (self.history != "none" and now in self.gather)
+
+    def masks(self, ctx: Context, site: AttentionCall, positions: ItemPositions) -> Tensor | None:
+        """``m`` [rows, items, h, w] of the positive rows of this call; None where there are none.
+
+        Masks of a mean that no longer changes are made once.
+        """
+        rows = site.rows.of("cond")
+        if not rows:
             return None
+        key = (tuple(site.rows.images[row] for row in rows), site.grid)
+        gathers = self.history != "none" and call_fraction(ctx, site) in self.gather
         mean: RunningMean = ctx.state.setdefault("mean", RunningMean())
-        settled: dict[object, Tensor] = ctx.state.setdefault("settled", {})
-        if key not in settled or gathers or not mean.count(key):
-            seen = item_columns(ctx, site, found)
-            assert seen is not None
-            a = seen[1].mean(-1).movedim(-1, 1)
-            if gathers:
-                mean.add(key, a)
-            a = mean.mean(key) if mean.count(key) else a
-            settled[key] = own_regions(a, self.names, self.spread, self.smooth)
-        return settled[key]
+        final: dict[object, Tensor] = ctx.state.setdefault("final masks", {})
+        if not gathers and key in final:
+            return final[key]
+        columns = item_columns(ctx, site, positions)
+        assert columns is not None
+        a = columns[1].mean(-1).movedim(-1, 1)
+        if gathers and self.history == "mean":
+            mean.add(key, a)
+        masks = self.masks_of(ctx, mean.mean(key) if mean.count(key) else a)
+        if gathers and self.history == "earlier":
+            mean.add(key, a)
+        if not gathers and mean.count(key):
+            final[key] = masks
+        return masks
 
-    def _of_text(self, tokens: Sequence[Sequence[int]], m: Tensor, rows: Positions) -> list[Edit]:
-        """Own rows stronger, foreign rows forbidden. m: [rows, items, h, w]."""
-        n, edits = len(tokens), list[Edit]()
-        times = n - 1 if self.pairwise else 1
-        for e in range(n):
-            edits.append(KeyScale(tokens[e], self.gain**times, rows, queries=m[:, e]))
-        for e, f in permutations(range(n), 2):
-            if self.weaken:
-                edits.append(Mask(tokens[f], m[:, e] if self.pairwise else m[:, e] & ~m[:, f], rows))
-            if self.text_text:
-                last = 1 if self.pairwise else None
-                edits.append(Mask(tokens[f][:last], tokens[e][:last], rows))
-        return edits
-
-    def _links(self, site: AttentionCall, row: int, tokens: Sequence[Sequence[int]], m: Tensor) -> Tensor:
-        """-inf [N, N] where cells of two items are linked, in one batch row. m: [items, h, w]."""
-        cells = [torch.nonzero(region.flatten()).flatten() for region in m]
-        bias = site.q.new_zeros(m[0].numel(), m[0].numel())
-        if self.pairwise:
-            edited = _Edited(site, row)
-        for e, f in combinations(range(len(cells)), 2):
-            between: Between = edited.attention() if self.pairwise else lambda x, y: site.between(row, x, y).mean(0)
-            for x, y in ((cells[e], cells[f]), (cells[f], cells[e])):
-                at = (x[:, None], y[None])
-                bias[at] = bias[at].masked_fill(linked(between(x, y), self.link), float("-inf"))
-            if self.pairwise:
-                for own, other, x in ((e, f, cells[e]), (f, e, cells[f])):
-                    edited.of_text(x, tokens[own], self.gain, tokens[other] if self.weaken else [])
-                edited.of_image(bias)
-        return bias
+    def masks_of(self, ctx: Context, a: Tensor) -> Tensor:
+        """The masks of attention maps a [rows, items, h, w]."""
+        return item_masks(a, self.names, self.std_threshold, self.morphology)
 
 
-class _Edited:
-    """The logits [heads, N, K] of the image cells of one batch row, as the release edits them pair by pair."""
+def order_free(it: DeLeaker, site: AttentionCall, tokens: Tokens, m: Tensor, rows: Positions) -> list[Edit]:
+    """The equations for all items at once, from the unedited attention: their order does not matter.
 
-    def __init__(self, site: AttentionCall, row: int) -> None:
-        self.site = site
-        self.Z = site.scale * site.q[row, :, site.layout.image_queries].float() @ site.k[row].float().mT
-
-    def attention(self) -> Between:
-        A = torch.softmax(self.Z, -1)[:, :, self.site.layout.image_keys].mean(0)
-        return lambda x, y: A[x[:, None], y[None]]
-
-    def of_text(self, cells: Tensor, own: Sequence[int], gain: float, other: Sequence[int]) -> None:
-        self.Z[:, cells[:, None], torch.tensor(self.site.token_keys(own))] *= gain
-        self.Z[:, cells[:, None], torch.tensor(self.site.token_keys(other), dtype=torch.long)] = float("-inf")
-
-    def of_image(self, bias: Tensor) -> None:
-        self.Z[:, :, self.site.layout.image_keys] += bias
+    Each item is strengthened once, and a cell in two masks reads both items.
+    """
+    pairs, edits = list(permutations(range(len(tokens)), 2)), list[Edit]()
+    edits += [KeyScale(own, it.gain, rows, queries=m[:, e]) for e, own in enumerate(tokens)]
+    if it.weaken:
+        edits += [Mask(tokens[f], m[:, e] & ~m[:, f], rows) for e, f in pairs]
+    if it.text_text:
+        edits += [Mask(tokens[f], tokens[e], rows) for e, f in pairs]
+    if it.image_image and pairs:
+        links = [_links(it, site, row, masks) for row, masks in zip(rows, m, strict=True)]
+        edits.append(_forbidden(torch.stack(links), site.q, rows))
+    return edits
 
 
-def linked(w: Tensor, spread: float) -> Tensor:
-    """``w > mean + spread std`` of the entries of w that are not 0."""
+def pair_by_pair(it: DeLeaker, site: AttentionCall, tokens: Tokens, m: Tensor, rows: Positions) -> list[Edit]:
+    """The equations for one pair of items after the other, as released.
+
+    An item in k pairs is strengthened k times, a cell in two masks reads neither item, text to text takes first rows
+    only, and the links of a pair are those of the attention that the pairs before it left.
+    """
+    n, pairs, edits = len(tokens), list(permutations(range(len(tokens)), 2)), list[Edit]()
+    edits += [KeyScale(own, it.gain ** (n - 1), rows, queries=m[:, e]) for e, own in enumerate(tokens)]
+    if it.weaken:
+        edits += [Mask(tokens[f], m[:, e], rows) for e, f in pairs]
+    if it.text_text:
+        edits += [Mask(tokens[f][:1], tokens[e][:1], rows) for e, f in pairs]
+    if it.image_image and pairs:
+        links = [_links_in_turn(it, site, row, tokens, masks) for row, masks in zip(rows, m, strict=True)]
+        edits.append(_forbidden(torch.stack(links), site.q, rows))
+    return edits
+
+
+def _links(it: DeLeaker, site: AttentionCall, row: int, m: Tensor) -> Tensor:
+    """Which cells [N, N] of two items are linked by the unedited attention of one batch row; m: [items, h, w]."""
+    links = _no_links(m)
+    for x, y in combinations(_cells(m), 2):
+        _link(links, x, y, lambda x, y: site.between(row, x, y).mean(0), it.link_threshold)
+    return links
+
+
+def _links_in_turn(it: DeLeaker, site: AttentionCall, row: int, tokens: Tokens, m: Tensor) -> Tensor:
+    """The same where every pair sees the edits of the pairs before it, on materialised logits Z [heads, N, K]."""
+    links, cells, image = _no_links(m), _cells(m), site.layout.image_keys
+    Z = site.scale * site.q[row, :, site.layout.image_queries].float() @ site.k[row].float().mT
+    keys = [torch.tensor(site.token_keys(own)) for own in tokens]
+    for e, f in combinations(range(len(tokens)), 2):
+        A = torch.softmax(Z, -1)[:, :, image].mean(0)
+        _link(links, cells[e], cells[f], partial(_part, A), it.link_threshold)
+        for own, other in ((e, f), (f, e)):
+            Z[:, cells[own][:, None], keys[own]] *= it.gain
+            if it.weaken:
+                Z[:, cells[own][:, None], keys[other]] = float("-inf")
+        Z[:, :, image] += _minus_infinity(links, Z)
+    return links
+
+
+def _link(
+    links: Tensor, x: Tensor, y: Tensor, attention: Callable[[Tensor, Tensor], Tensor], link_threshold: float
+) -> None:
+    """Add the links between cells x [n] and y [m], in both directions; ``attention(x, y)`` is [n, m]."""
+    for one, two in ((x, y), (y, x)):
+        links[one[:, None], two[None]] |= linked(attention(one, two), link_threshold)
+
+
+def linked(w: Tensor, link_threshold: float) -> Tensor:
+    """``w > mean + link std`` of the entries of w that are not 0; unbiased deviation."""
     some = w[w != 0]
     if some.numel() < 2:
         return torch.zeros_like(w, dtype=torch.bool)
-    return w > some.mean() + spread * some.std()
+    return w > some.mean() + link_threshold * some.std()
 
 
-def progress(ctx: Context, site: AttentionCall) -> float:
-    """How far the run is at this call, 0 to 1, counting sites."""
-    if "order" not in ctx.state:
-        ctx.state["order"] = {one.name: j for j, one in enumerate(ctx.anatomy.sites)}
-    order = ctx.state["order"]
+def _part(A: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return A[x[:, None], y[None]]
+
+
+def _cells(m: Tensor) -> list[Tensor]:
+    """The numbers of the cells in each mask [items, h, w]."""
+    return [torch.nonzero(mask.flatten()).flatten() for mask in m]
+
+
+def _no_links(m: Tensor) -> Tensor:
+    n = m[0].numel()
+    return torch.zeros(n, n, dtype=torch.bool, device=m.device)
+
+
+def _forbidden(links: Tensor, q: Tensor, rows: Positions) -> Bias:
+    """No attention between linked cells [rows, N, N]."""
+    return Bias(_minus_infinity(links, q)[:, None], keys="image", queries="image", rows=rows)
+
+
+def _minus_infinity(where: Tensor, like: Tensor) -> Tensor:
+    """-inf where True, else 0."""
+    return torch.zeros(where.shape, dtype=like.dtype, device=where.device).masked_fill(where, float("-inf"))
+
+
+def call_fraction(ctx: Context, site: AttentionCall) -> float:
+    """How far the run is at this attention call, in 0..1, counting sites."""
+    if "site order" not in ctx.state:
+        ctx.state["site order"] = {one.name: j for j, one in enumerate(ctx.anatomy.sites)}
+    order = ctx.state["site order"]
     return (ctx.step + order[site.name] / len(order)) / ctx.steps
