@@ -205,6 +205,8 @@ class Watch(Intervention):
     """Keeps the map after all edits of the last site that reads text, at every step."""
 
     def on_attention(self, ctx, site):
+        if site.layout.text_keys is not None:
+            ctx.results.setdefault("text starts", {})[site.name] = site.layout.text_keys.start
         kept = ctx.results.setdefault("kept", {})
 
         def keep(weights):
@@ -225,8 +227,7 @@ def tokens_of(run):
 
 
 def keys_of(run, site_name, tokens):
-    name = next(layout for key, layout in run.denoising.layouts.items() if key[0] == site_name and layout.text_keys)
-    return [name.text_keys.start + token for token in tokens]
+    return [run.results["text starts"][site_name] + token for token in tokens]
 
 
 def test_a_bias_multiplies_the_odds_of_the_item_everywhere(any_pipe):
