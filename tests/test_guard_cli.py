@@ -91,7 +91,7 @@ def test_a_closed_gate_touches_nothing(unleak: Any, folder: Path, tmp_path: Path
 def test_bad_use_is_found_before_a_model_is_loaded(
     unleak: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: tuple[str, ...], says: str
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     done = unleak(*args)
     assert done.code == 2 and says in done.err
     assert not list(tmp_path.iterdir())

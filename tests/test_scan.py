@@ -329,14 +329,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_calibrate_then_scan_with_a_gate(unleak, folder, tmp_path: Path):
     Path("wild.txt").write_text("\n".join([*PROMPTS[:3], LONG]))
     Path("tame.csv").write_text("prompt\n" + "\n".join([*PROMPTS[3:7], ""]))
-    done = unleak("calibrate", "--memorized", "wild.txt", "--ordinary", "tame.csv", "-m", folder, "--seeds", "2",
+    done = unleak("calibrate", "--memorized", "wild.txt", "--ordinary", "tame.csv", "-m", folder, "--seeds", "0:2",
                   "--detector", "magnitude", "--detector", "agreement")  # fmt: skip
     assert done.code == 0, done.err
     assert [row.split("\t")[0] for row in done.out.splitlines()] == ["detector", "magnitude", "agreement"]
     made = Calibration.load("calibration.json")
     assert "1 prompts are left out" in done.err and (made.memorized, made.ordinary) == (3, 4)
     Path("all.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in [*PROMPTS, ""]))
-    arguments = ("scan", "all.jsonl", "-m", folder, "--seeds", "2", "--calibration", "calibration.json")
+    arguments = ("scan", "all.jsonl", "-m", folder, "--seeds", "0:2", "--calibration", "calibration.json")
     done = unleak(*arguments, "--html", "scan.html", "--fail-over", "threshold")
     records = [json.loads(line) for line in Path("scan.jsonl").read_text().splitlines()[1:]]
     assert done.code == (3 if any(r["memorized"] for r in records) else 0)
@@ -349,31 +349,52 @@ def test_calibrate_then_scan_with_a_gate(unleak, folder, tmp_path: Path):
 
 def test_an_uncalibrated_scan_says_so(unleak, folder):
     Path("p.txt").write_text("a red cat\n")
-    done = unleak("scan", "p.txt", "-m", folder, "--seeds", "2", "-o", "x.jsonl", "--fail-over", "1e9")
+    done = unleak("scan", "p.txt", "-m", folder, "--seeds", "0:2", "-o", "x.jsonl", "--fail-over", "1e9")
     assert done.code == 0 and "uncalibrated" in done.err and done.out.startswith("score\tline\tprompt\n")
 
 
 @pytest.mark.parametrize(("args", "says"), [
     (("scan", "none.txt"), "cannot read"),
-    (("scan", "p.txt", "--steps", "0"), "all"),
-    (("scan", "p.txt", "--steps", "x"), "all"),
+    (("scan", "p.txt", "--first-steps", "0"), "all"),
+    (("scan", "p.txt", "--first-steps", "x"), "all"),
     (("scan", "p.txt", "--seeds", "0"), "--seeds"),
     (("scan", "p.txt", "--fail-over", "nan"), "finite"),
     (("scan", "p.txt", "--fail-over", "threshold"), "--calibration"),
     (("scan", "p.txt", "-o", "no/such.jsonl"), "make it first"),
     (("scan", "p.txt", "--html", "scan.jsonl"), "two files"),
     (("scan", "p.txt", "--calibration", "none.json"), "cannot read the calibration"),
+    (("scan", "p.txt", "-o", "p.txt"), "choose another file"),
+    (("scan", "p.txt", "-o", "../" + "{here}/p.txt"), "choose another file"),
+    (("calibrate", "--memorized", "p.txt", "--ordinary", "p.txt", "-o", "p.txt"), "choose another file"),
     (("calibrate", "--memorized", "p.txt", "--ordinary", "none.txt"), "cannot read"),
     (("calibrate", "--memorized", "p.txt", "--ordinary", "p.txt", "--fpr", "2"), "--fpr"),
     (("calibrate", "--memorized", "empty.txt", "--ordinary", "p.txt"), "holds no prompt"),
 ])  # fmt: skip
 def test_bad_use_exits_2_before_the_model_is_loaded(unleak, monkeypatch, tmp_path: Path, args, says):
-    monkeypatch.setattr("unleak.models.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("unleak.models.load", lambda *_, **__: pytest.fail("the model was loaded"))
     Path("p.txt").write_text("a red cat\n")
     Path("empty.txt").write_text("\n")
-    done = unleak(*args)
+    done = unleak(*(arg.format(here=tmp_path.name) for arg in args))
     assert done.code == 2 and says in done.err and not done.out, done.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.txt", "p.txt"]
+
+
+def test_earlier_spellings_of_a_scan_work_and_say_what_they_are_now(unleak, folder):
+    Path("p.txt").write_text("a red cat\n")
+    old = unleak(
+        "scan", "p.txt", "-m", folder, "--seeds", "2", "--steps", "all", "--inference-steps=2", "-o", "old.jsonl"
+    )
+    new = unleak(
+        "scan", "p.txt", "-m", folder, "--seeds", "0:2", "--first-steps", "all", "--steps", "2", "-o", "new.jsonl"
+    )
+    assert old.code == new.code == 0 and old.out == new.out, old.err
+    for said in (
+        "--seeds 2 is --seeds 0:2 now",
+        "--steps is --first-steps all now",
+        "--inference-steps is --steps ... now",
+    ):
+        assert said in old.err
+    assert "now" in new.err and "--steps are those of the whole trajectory" in new.err
 
 
 @pytest.mark.parametrize("command", ["scan", "calibrate"])

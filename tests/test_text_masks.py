@@ -129,8 +129,8 @@ def test_only_masks_that_are_not_given_are_looked_for(made):
                  dilation=0.0, masks_from=masker)  # fmt: skip
     assert asked == [((96, 64), ["cup"])]
     assert torch.equal(r.masks[0], torch.from_numpy(box)) and r.masks[1].any()
-    assert [one["mask"] for one in report.to_dict(r, "tiny", {})["edits"]] == ["given", "mine"]
-    assert "by mine" in report.page(r, "tiny")
+    assert [one["mask"] for one in r.to_dict()["edits"]] == ["given", "mine"]
+    assert "by mine" in report.page(r)
 
 
 # -- from folders ----------------------------------------------------------------------------------------------------

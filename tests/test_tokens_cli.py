@@ -74,7 +74,7 @@ def test_a_model_without_a_judge_cannot_be_trained_for(unleak, sd1_folder, tmp_p
 
 
 def test_a_classifier_is_trained_written_and_tabled(unleak, sd1_folder, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("unleak.cli.words.judge_for", lambda *_: Alternating())
+    monkeypatch.setattr("unleak.cli.command.embedded_judge", lambda *_: Alternating())
     (tmp_path / "p.jsonl").write_text(LINES)
     done = unleak("redundancy", "p.jsonl", "-o", "model", "-m", sd1_folder, *DRAWN, "--json", "r.json")
     assert done.code == 0 and "(chosen)" in done.out and done.out.rstrip().endswith("model")

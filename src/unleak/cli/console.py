@@ -1,4 +1,4 @@
-"""What every command of the command line needs: errors as one line, progress, checked paths, JSON.
+"""What every command of the command line needs: errors as one line, progress, JSON.
 
 Data goes to stdout, everything else to stderr.
 """
@@ -10,9 +10,8 @@ import json
 import math
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,20 @@ def ticking(title: str, total: int | None, so_far: bool = False) -> Iterator[Cal
         yield lambda n: bar.update(task, completed=n) if so_far else bar.advance(task, n)
 
 
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for every part of a benchmark; yields what tells (part, done, total)."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tick(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield tick
+
+
 def number(text: str, option: str) -> float:
     """A finite number of an option. Raises BadInput."""
     try:
@@ -101,124 +114,10 @@ def fitting(prompts: list[str], check: Callable[[str], None]) -> list[str]:
     return found
 
 
-def open_model(model: str, text_only: bool = False) -> Any:
-    """The pipeline (or only its text side), with the libraries' own chatter off."""
+def quiet_libraries() -> None:
+    """Turn off what diffusers and transformers say while they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    try:
-        model.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadInput(f"the model {model!r} is not valid UTF-8 text; rename it") from None
-    from unleak import models
-
-    with err.status("loading the model"):
-        return models.load(model, text_only=text_only)
-
-
-def call_arguments(model: str, **given: Any) -> dict[str, Any]:
-    """The model's recommended call arguments, overridden by what the user gave. Raises BadInput.
-
-    A `guidance_scale` goes to the argument that means it for this model.
-    """
-    from unleak import models
-    from unleak.drawing.generate import check_call
-
-    names = {"guidance_scale": models.guidance(model)}
-    call = {**models.settings(model), **{names.get(k, k): v for k, v in given.items() if v is not None}}
-    check_call(call)
-    return call
-
-
-def judge_for(model: str, size: tuple[int, int] | None, named: str | None = None) -> Any:
-    """The judge that the user names, or else the embedded world's for the embedded models; others have none."""
-    from unleak import models
-
-    if named is not None:
-        from unleak.judges.load import load_judge
-
-        with err.status("loading the judge"):
-            return load_judge(named)
-    if model not in models.EMBEDDED:
-        return None
-    from unleak.judges.glyphs import glyph_judge
-
-    judge = glyph_judge()
-    if size != (judge.world.image,) * 2:
-        say("note", f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
-        return None
-    return judge
-
-
-def world_items(model: str) -> tuple[Any, ...]:
-    """The words of the embedded world, polysemes with both their senses, for the embedded models; others know none."""
-    from unleak import models
-
-    if model not in models.EMBEDDED:
-        return ()
-    from unleak.text.items import Item
-    from unleak.world import load
-
-    world = load()
-    senses = {word: f"{p.default_name}|{p.other_name}" for word, p in world.polysemes.items()}
-    return tuple(Item(word, sense=senses.get(word)) for word in world.words)
-
-
-def known_items(model: str, prompt: str) -> list[str] | None:
-    """The words of the embedded world that stand in the prompt, for the embedded models; None: look for brackets."""
-    from unleak import models
-
-    if model not in models.EMBEDDED or "[" in prompt:
-        return None
-    from unleak.text.items import known
-    from unleak.world import load
-
-    return [str(item) for item in known(prompt, load().words)] or None
-
-
-def known_senses(model: str) -> dict[str, list[str]]:
-    """The other senses of the embedded world's words, for the embedded models."""
-    from unleak import models
-
-    if model not in models.EMBEDDED:
-        return {}
-    from unleak.world import load
-
-    return {word: [p.default_name, p.other_name] for word, p in load().polysemes.items()}
-
-
-def check_folder(folder: Path) -> Path:
-    """The folder, which can be made and written to; nothing is made yet. Raises BadInput."""
-    try:
-        str(folder).encode("utf-8")
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        with tempfile.TemporaryFile(dir=there):
-            return folder
-    except UnicodeEncodeError:
-        raise BadInput(f"the path {str(folder)!r} is not valid UTF-8 text; choose another") from None
-    except OSError as e:
-        raise BadInput(f"cannot write to the folder {folder}: {e.strerror or e}; choose another with -o") from e
-
-
-def check_file(file: Path | str | None, option: str, out: Path | None = None) -> None:
-    """A file of `--json` or `--html` can be written: its folder is there, or is `out`. Raises BadInput."""
-    if file is None or (file == "-" and option == "--json"):
-        return
-    path = Path(file)
-    if str(file) in ("", "-") or path.is_dir() or (out is not None and path.absolute() == out.absolute()):
-        raise BadInput(f"{option} {str(file)!r} is no file name: write {option} FILE")
-    if not path.parent.is_dir() and (out is None or path.parent.absolute() != out.absolute()):
-        raise BadInput(f"{option} {str(file)!r}: there is no folder {str(path.parent)!r}; make it first")
-    check_folder(path.parent)
-
-
-def check_outputs(out: Path, json_file: str | None, html: Path | None) -> Path:
-    """The output folder, if it, `--json` and `--html` can all be written. Raises BadInput."""
-    check_folder(out)
-    check_file(json_file, "--json", out)
-    check_file(html, "--html", out)
-    if html is not None and json_file == str(html):
-        raise BadInput(f"--json and --html both write {json_file!r}: name two files")
-    return out
 
 
 def read_lines(file: Path, option: str) -> list[str]:
@@ -236,7 +135,7 @@ def tolerant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def emit(data: dict[str, Any], to: str | None) -> None:
+def emit(data: Mapping[str, Any], to: str | None) -> None:
     """JSON to a file (atomically) or, for `-`, to stdout."""
     from unleak.files.atomic import write_atomic
 

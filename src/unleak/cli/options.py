@@ -1,9 +1,12 @@
-"""What the commands share: the application, and options that mean the same everywhere."""
+"""The application, and the options that several commands share: each is written once and means the same everywhere.
+
+A command names those that it has, see `unleak.cli.command.command`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,14 +19,96 @@ bench_app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 
-Model = Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id.")]
-Seeds = Annotated[str, typer.Option(help="7, 0:4 or 1,5,9")]
-JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON; - for stdout.")]
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page for people.")]
-Folder = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
-Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")]
-Size = Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; default: the model's.")]
-JudgeName = Annotated[
-    str | None, typer.Option("--judge", help="Who looks: folder or hub id of a CLIP, detector or VQA model.")
+Prompt = Annotated[str, typer.Argument(help="What is drawn.")]
+Items = Annotated[
+    str, typer.Option("--items", help="Items of the prompt: mouse,laptop; with a sense: mouse=furry mouse.")
 ]
+SomeItems = Annotated[
+    str | None, typer.Option("--items", help="Items of the prompt: mouse,laptop; with a sense: mouse=furry mouse.")
+]
+Column = Annotated[
+    str | None, typer.Option("--column", help="Field or column of the prompt; default: prompt, caption or text.")
+]
+Detectors = Annotated[
+    list[str] | None, typer.Option("--detector", help="Repeat it for several; the first gives the score.")
+]
+FirstSteps = Annotated[
+    str, typer.Option("--first-steps", help="How many denoising steps from the first are looked at, or all.")
+]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="What was calibrated for this model's text encoders or detectors.")
+]
+Encoder = Annotated[str | None, typer.Option("--encoder", help="Whose tokens, e.g. text_encoder_2.")]
+PadRows = Annotated[str, typer.Option("--pad", help="Rows elsewhere: empty, allpad, padtoken, zero or mean.")]
+Pooled = Annotated[
+    str, typer.Option("--pooled", help="The pooled vector: of the pad rows, the full prompt, or the item.")
+]
+Split = Annotated[str, typer.Option("--split", help="heldout (report) or dev (tune)")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many prompts of each kind.")]
+Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma separated.")]
+METHOD = "The method, one of those above."
+PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help=METHOD)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method (see `unleak methods`); repeatable."),
+]
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "model": (
+        Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id.")],
+        "emoji-sd",
+    ),
+    "device": (
+        Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: cuda where there is one.")],
+        None,
+    ),
+    "dtype": (
+        Annotated[
+            str | None,
+            typer.Option(help="fp32, fp16 or bf16; default: fp32 on a CPU, else bf16 (flow models) or fp16."),
+        ],
+        None,
+    ),
+    "offload": (
+        Annotated[str, typer.Option(help="Keep on the CPU what does not work just now: none, model or sequential.")],
+        "none",
+    ),
+    "seeds": (Annotated[str, typer.Option(help="7, 0:4 or 1,5,9")], "0:4"),
+    "steps": (
+        Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")],
+        None,
+    ),
+    "guidance": (Annotated[float | None, typer.Option(help="Guidance scale; default: the model's.")], None),
+    "size": (
+        Annotated[str | None, typer.Option(metavar="HxW", help="In pixels: 512 or 512x768; default: the model's.")],
+        None,
+    ),
+    "height": (Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; goes with --width.")], None),
+    "width": (Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; goes with --height.")], None),
+    "judge": (
+        Annotated[str | None, typer.Option(help="Who looks: glyphs, or a CLIP, detector or VQA model you name.")],
+        None,
+    ),
+    "folder": (
+        Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the output goes.")],
+        Path("out"),
+    ),
+    "out": (Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the output goes.")], None),
+    "json": (
+        Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.")],
+        None,
+    ),
+    "html": (Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page for people.")], None),
+    "fail_over": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="SCORE", help="Exit 3 if anything scores at least this (or: threshold)."),
+        ],
+        None,
+    ),
+}  # fmt: skip
+"""Name of a field of `Command` -> its option and the default, which a command may replace."""
+
+MODEL = ("model", "device", "dtype", "offload")
+CALL = ("steps", "guidance", "size", "height", "width")
+OUTPUT = ("folder", "json", "html")

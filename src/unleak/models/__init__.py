@@ -11,12 +11,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, UnsupportedModel, choose
 
 EMBEDDED = ("emoji-sd", "emoji-flux")
 INDEX = "model_index.json"
 TEXT = ("tokenizer", "text_encoder")  #: how the parts that read prompts are called in every pipeline
 SETTINGS = "unleak.json"  #: in a model's folder: how the model is meant to be called
+OFFLOAD = ("none", "model", "sequential")
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16",
+          "float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}  # fmt: skip
+"""Names of a dtype -> its name in torch."""
 _WEIGHTS = (".safetensors",)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -26,33 +30,111 @@ def embedded_folder(name: str) -> Path:
     return Path(str(files("unleak.models") / name))
 
 
-def load(model: str | Path = "emoji-sd", dtype: Any = None, device: str | None = None, text_only: bool = False) -> Any:
+def load(
+    model: str | Path = "emoji-sd",
+    dtype: Any = None,
+    device: str | None = None,
+    offload: str = "none",
+    text_only: bool = False,
+) -> Any:
     """A `diffusers` pipeline from an embedded name, a folder or a hub id (`owner/name`).
 
-    `dtype` defaults to float32 on CPU, float16 on an accelerator. `text_only` leaves out everything but tokenizers and
-    text encoders: the pipeline can encode prompts and draw nothing. Raises BadInput for a folder that is no
-    pipeline, has no weights or only pickled ones; UnsupportedModel if the hub cannot be reached or diffusers
-    cannot build it.
+    Args:
+        dtype: a torch dtype or one of `DTYPES`. Default: float32 on a CPU; on an accelerator bfloat16 for flow models,
+            whose activations float16 cannot hold, and float16 for others.
+        device: as torch writes it, such as "cuda:1". Default: CUDA where there is one, else the CPU.
+        offload: one of `OFFLOAD`: with "model" only the part that works just now is on the device, with "sequential"
+            only the layer, which is slower and needs least memory.
+        text_only: leave out everything but tokenizers and text encoders: the pipeline can encode prompts and draw
+            nothing.
+
+    Raises:
+        BadInput: the folder is no pipeline, has no weights or only pickled ones; there is no such dtype or device;
+            there is nothing to offload from. UnsupportedModel: the hub cannot be reached, or diffusers cannot build it.
     """
     where = _locate(model)
+    device, dtype = find_device(device), find_dtype(dtype)
+    choose("offload", offload, OFFLOAD)
+    if offload != "none" and device == "cpu":
+        raise BadInput(
+            f"offload={offload!r} spares the memory of an accelerator, and the device is the CPU: leave it out"
+        )
     import torch
     from diffusers import DiffusionPipeline
 
     quiet()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # older versions know no other name
-            parts = [name for name, value in DiffusionPipeline.load_config(where).items() if isinstance(value, list)]
+            index = DiffusionPipeline.load_config(where)
+            parts = [name for name, value in index.items() if isinstance(value, list)]
             absent = {part: None for part in parts if text_only and not part.startswith(TEXT)}
+            if dtype is None:
+                reduced = torch.bfloat16 if device != "cpu" and is_flow(_scheduler(where)) else torch.float16
+                dtype = torch.float32 if device == "cpu" else reduced
             pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True, **absent)
     except Exception as e:  # whatever a broken or foreign model makes diffusers raise
         if "trust_remote_code" in str(e):
             raise UnsupportedModel(f"{str(model)!r} needs code of its own, which unleak never runs") from e
         raise UnsupportedModel(f"diffusers could not load {str(model)!r}: {type(e).__name__}: {e}") from e
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return pipe
+
+
+def find_device(name: str | None) -> str:
+    """A device that torch has here; by default CUDA where there is one, else the CPU. Raises BadInput."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        there = 1 if device.type == "cpu" else _count(device.type)
+    except (RuntimeError, ValueError, TypeError) as e:
+        raise BadInput(f"no device {name!r}: write cpu, cuda, cuda:1 or mps") from e
+    if (device.index or 0) >= there:
+        raise BadInput(f"no device {name!r} here: torch finds {there} of {device.type!r}; leave it out, or write cpu")
+    return str(device)
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind there are. Raises RuntimeError for a kind that torch does not know."""
+    import torch
+
+    module: Any = torch.get_device_module(kind)
+    return int(module.device_count()) if module.is_available() else 0
+
+
+def find_dtype(dtype: Any) -> Any:
+    """The torch dtype of a name in `DTYPES`; a dtype, or None, as it is. Raises BadInput."""
+    import torch
+
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    return getattr(torch, DTYPES[choose("dtype", dtype, DTYPES)])
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler integrates a flow: it mixes data and noise itself, or says that flows are predicted."""
+    config = scheduler.config
+    mixes = hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "add_noise")
+    return mixes or config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+
+
+def _scheduler(where: str) -> Any:
+    """The scheduler alone, by the class that the pipeline's index names."""
+    import diffusers
+
+    library, name = diffusers.DiffusionPipeline.load_config(where)["scheduler"]
+    if library != "diffusers":
+        raise UnsupportedModel(f"the scheduler of {where!r} is of {library}, not of diffusers: name the dtype")
+    return getattr(diffusers, name).from_pretrained(where, subfolder="scheduler")
 
 
 def quiet() -> None:
