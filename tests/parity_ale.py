@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -101,16 +103,16 @@ def ale(case: Case) -> dict[str, Tensor]:
         "target_plain_embedding": plain,
         "background_latent_mask": foreground(masks, tuple(clean.shape[-2:]), method.foreground) == 0,
     }
-    regions = partition(masks, method.overlap)
+    regions, height_of_width = partition(masks, method.overlap), clean.shape[-2] / clean.shape[-1]
     for name in case.expected:
-        if name.startswith("region_masks_"):
-            height, width = case.expected[name].shape[-2:]
-            found[name] = to_grid(regions, (height, width))
-            bias = torch.zeros(height * width, len(plain))
-            for span, mask in zip(own.slots.spans, to_grid(masks, (height, width)), strict=True):
+        if at := re.fullmatch(r"(region_masks|token_bias)_(\d+)", name):
+            grid = (int(at[2]), round(int(at[2]) / height_of_width))
+            found[f"region_masks_{at[2]}"] = to_grid(regions, grid)
+            bias = torch.zeros(math.prod(grid), len(plain))
+            for span, mask in zip(own.slots.spans, to_grid(masks, grid), strict=True):
                 bias[~mask.flatten(), slice(*span)] = method.masked_logit
-            found[name.replace("region_masks", "token_bias")] = bias
-    return found
+            found[f"token_bias_{at[2]}"] = bias
+    return {name: tensor for name, tensor in found.items() if name in case.expected}
 
 
 ROWS = ("source_uncond", "uncond", "source_cond", "cond")

@@ -18,6 +18,7 @@ from unleak.engine.execute import execute
 from unleak.engine.session import attach
 from unleak.errors import BadInput
 from unleak.regions.methods import alignment
+from unleak.regions.methods.local_blend import LocalBlend
 from unleak.regions.methods.p2p import P2P
 
 
@@ -54,10 +55,7 @@ def aligned(case: Case) -> dict[str, Tensor]:
 
     spec = case.spec
     folder = case.folder.parents[2] / "pipelines" / spec["pipeline"].split(" ")[0] / "tokenizer"
-    found = tables(AutoTokenizer.from_pretrained(folder), spec, spec["params"]["num_steps"])
-    missing = case.expected.keys() - found.keys()
-    assert not missing, f"no {sorted(missing)}"
-    return only(found, case)
+    return only(tables(AutoTokenizer.from_pretrained(folder), spec, spec["params"]["num_steps"]), case)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,6 @@ def controlled(case: Case) -> dict[str, Tensor]:
     """A run of [source, target, ...] under attention control, beside a plain one."""
     spec, pipe = case.spec, case.pipeline()
     params, steps = spec["params"], spec["params"]["num_inference_steps"]
-    assert params["local_blend"] is None, "a local blend has no reference here"
     found = tables(pipe.tokenizer, spec, steps)
     kinds = {"replace": "replace", "refine": "refine", "reweight": "same"}
     first, *rest = params["kind"].split("+")
@@ -103,7 +100,7 @@ def controlled(case: Case) -> dict[str, Tensor]:
         shifted=False,
     )
     bare = draw_prompts(pipe, case)
-    with attach(pipe, Maps(method), method, Record()) as run:
+    with attach(pipe, Maps(method), method, *blends(spec, method), Record()) as run:
         final = draw_prompts(pipe, case)
     found |= {
         "final_latents": final,
@@ -113,4 +110,23 @@ def controlled(case: Case) -> dict[str, Tensor]:
     for name in case.expected:
         if at := re.fullmatch(r"mid_cross_attention_step(\d+)_(before|after)", name):
             found[name] = run.results["maps"][int(at[1])][at[2] == "after"]
+        if at := re.fullmatch(r"unet_output_step(\d+)", name):
+            preds = run.results["preds"][int(at[1])]
+            found[name] = torch.cat([preds[label] for label in ("uncond", "cond") if label in preds])
     return only(found, case)
+
+
+def blends(spec: dict[str, Any], method: P2P) -> list[LocalBlend]:
+    """The local blend of a case, if it has one, over the maps that the control leaves, as in the release."""
+    given = dict(spec["params"].get("local_blend") or {})
+    if not given:
+        return []
+    words, without = given.pop("words"), given.pop("substruct_words", None) or ()
+    threshold, start = given.pop("threshold", 0.3), given.pop("start_blend", 0.2)
+    assert not given, f"a local blend with {sorted(given)} is not described"
+    return [LocalBlend(tuple(spec["prompts"]), each(words), each(without), threshold, start, method)]
+
+
+def each(words: Any) -> tuple[tuple[str, ...], ...]:
+    """The words of every prompt, where one of them may be given bare."""
+    return tuple((some,) if isinstance(some, str) else tuple(some) for some in words)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from tiny import clip_tokenizer, tiny
+from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Window
 from unleak.engine.session import attach
 from unleak.errors import BadInput, EmptyWindow, ItemNotFound
@@ -116,6 +119,19 @@ def test_control_changes_the_target_and_never_the_source(pipe, method):
     assert run.log[0]["edits"]
 
 
+def test_listed_steps_and_layers_are_those_of_a_window(one):
+    """Three steps; the second and third lie from 0.5 on."""
+    layers = sum(site.name.endswith("attn1") for site in Anatomy.of(one).sites)
+    windows, _ = draw(one, MasaCtrl(Window(0.5, 1.0), Window(0.5, 1.0)))
+    numbers, run = draw(one, MasaCtrl([1, 2], Window(0.5, 1.0).among(layers)))
+    assert torch.equal(windows, numbers)
+    _, run = draw(one, MasaCtrl([0], [1]))  # a list needs no step that counts the layers
+    assert list(run.log[0]["edits"]["0.MasaCtrl"]["RowSwap"].values()) == [2]
+    for wrong in (MasaCtrl([3], [0]), MasaCtrl([0], [layers])):
+        with pytest.raises(EmptyWindow, match="counted from 0"):
+            draw(one, wrong)
+
+
 def test_a_target_with_the_sources_prompt_is_the_source(pipe):
     final, _ = draw(pipe, P2P((SOURCE, SOURCE), "same", 1.0, 1.0), prompts=(SOURCE, SOURCE))
     assert (final[0] - final[1]).abs().max() < 1e-4
@@ -145,6 +161,26 @@ def test_a_local_blend_keeps_the_source_outside_the_words(one):
     assert kept.any() and not kept.all()
 
 
+@dataclass(frozen=True)
+class Sums(LocalBlend):
+    """Leaves what the blend has seen of the words: [target rows, source and target, h, w]."""
+
+    def on_latents(self, ctx, latents):
+        ctx.run.results["sums"] = ctx.state["sums"]["words"]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_local_blend_of_edited_maps_sees_what_the_control_leaves(one, share):
+    """Nothing of the source's maps, or its maps alone."""
+    control = P2P((SOURCE, TARGET), "replace", cross_steps=share, self_steps=0.0)
+    words = (("cat",), ("dog",))
+    edited = draw(one, control, Sums((SOURCE, TARGET), words, control=control), size=(128, 128))[1].results["sums"]
+    own = draw(one, control, Sums((SOURCE, TARGET), words), size=(128, 128))[1].results["sums"]
+    assert torch.equal(edited[:, 0], own[:, 0])
+    assert torch.allclose(edited[:, 1], own[:, 0 if share else 1], atol=1e-6)
+    assert not torch.allclose(own[:, 0], own[:, 1], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("method", "error"),
     [
@@ -170,6 +206,9 @@ def test_wrong_parameters_are_refused():
         lambda: P2P((SOURCE, TARGET), "swap"),
         lambda: P2P((SOURCE, TARGET), self_steps=2.0),
         lambda: MasaCtrl(steps=Window()),
+        lambda: MasaCtrl(steps=[0], layers=Window(0.5, 1.0)),
+        lambda: MasaCtrl(steps=[]),
+        lambda: MasaCtrl(layers=[-1]),
         lambda: LocalBlend((SOURCE, TARGET), (("cat",),)),
     ):
         with pytest.raises(BadInput):

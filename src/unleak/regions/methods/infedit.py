@@ -31,8 +31,8 @@ from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, rows_of
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.p2p import P2P
+from unleak.regions.methods.rows import source_and_target_rows
 from unleak.regions.methods.schedule import alphas
-from unleak.regions.methods.sides import sides
 from unleak.text.items import Item
 from unleak.text.positions import first_encoder
 from unleak.text.spans import token_span, tokenize
@@ -86,9 +86,9 @@ class UnifiedAttention(Intervention):
         if "tables" not in ctx.state:
             ctx.state["tables"] = P2P(self.prompts, self.kind).tables(first_encoder(ctx.encoded), ctx.steps)
         _, take, keep = ctx.state["tables"]
-        side = sides(ctx, "cond", len(take))
-        which = list(side.prompts)
-        return MapMix(side.targets, side.sources, take[which], keep[which])
+        rows = source_and_target_rows(ctx, "cond", len(take))
+        which = list(rows.prompts)
+        return MapMix(rows.targets, rows.sources, take[which], keep[which])
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from unleak.regions.methods.alignment import EVERYWHERE, Share
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.images import Phrases, each_list, frozen
 from unleak.regions.methods.ore import reads_text
-from unleak.regions.methods.sides import Sides, sides
+from unleak.regions.methods.rows import SourceTargetRows, source_and_target_rows
 from unleak.text.positions import first_encoder
 from unleak.text.spans import Tokens
 
@@ -75,26 +75,25 @@ class P2P(Intervention):
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> Any:
         if reads_text(site):
-            told = sum(len(some) - 1 for some in each_list(self.prompts))
-            return self._cross(ctx, sides(ctx, "cond", told))
+            targets = sum(len(prompts) - 1 for prompts in each_list(self.prompts))
+            return self.cross_mix(ctx, source_and_target_rows(ctx, "cond", targets))
         start, stop = (int(part * ctx.steps) for part in alignment.fractions(self.self_steps))
         if not start <= ctx.step < stop or site.q.shape[2] > self.self_cells:
             return None
-        side = sides(ctx, "cond")
-        return QueryKeySwap(side.targets, side.sources) if side.targets else None
+        rows = source_and_target_rows(ctx, "cond")
+        return QueryKeySwap(rows.targets, rows.sources) if rows.targets else None
 
-    def _cross(self, ctx: Context, side: Sides) -> MapMix | None:
-        if not side.targets:
+    def cross_mix(self, ctx: Context, rows: SourceTargetRows) -> MapMix | None:
+        """The equations for this step's cross-attention; None where nothing is injected."""
+        if not rows.targets:
             return None
         if "tables" not in ctx.state:
             ctx.state["tables"] = self.tables(first_encoder(ctx.encoded), ctx.steps)
         alphas, take, keep = ctx.state["tables"]
         if not (alphas[ctx.step] > 0).any():
             return None
-        alpha, which = alphas[ctx.step], list(side.prompts)  # [targets, L]
-        return MapMix(
-            side.targets, side.sources, (alpha[:, None] * take)[which], (alpha * keep + 1 - alpha)[which]
-        )  # fmt: skip
+        alpha, which = alphas[ctx.step], list(rows.prompts)  # [targets, L]
+        return MapMix(rows.targets, rows.sources, (alpha[:, None] * take)[which], (alpha * keep + 1 - alpha)[which])
 
     def tables(self, encoder: TextCall, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Alphas [steps + 1, targets, L], and what full injection takes of the source's map [targets, L, L] and keeps
