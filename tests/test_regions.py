@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from unleak.regions.masks.masks import foreground, partition
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
-from unleak.regions.methods.ore import ORE, Slots, among_things, embed, embeddings
+from unleak.regions.methods.ore import ORE, embed, embeddings
 from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.methods.selfattn import SelfInjection
+from unleak.regions.methods.slots import OwnText, Slot, Slots, _cut, _slot, among_things
 from unleak.regions.plan import Edit, located, named, plan
 from unleak.regions.presets import EDITORS, OFFICIAL
 from unleak.text.items import Item
@@ -97,7 +99,7 @@ def test_a_text_that_does_not_fit_is_an_error(one):
 # -- ORE -------------------------------------------------------------------------------------------------------------
 
 LENGTH = 12
-SLOTS = Slots(spans=((2, 4), (5, 6)), alone=((1, 3), (1, 2)), ends=(3, 2), stop=6)
+SLOTS = Slots((Slot((2, 4), own=(1, 3), end=3), Slot((5, 6), own=(1, 2), end=2)), stop=6)
 
 
 def rows(seed, *shape):
@@ -125,15 +127,15 @@ def test_the_release_takes_rows_of_the_base_from_the_wrong_place():
 
 def test_among_things_all_rows_of_the_neutral_prompt_but_the_other_objects_are_kept():
     plain, neutral = rows(0, LENGTH, 4), rows(1, 2, LENGTH, 4)
-    between = (((1, 4), (1, 4)), ((1, 4), (1, 3)))
-    slots = Slots(spans=((2, 4), (5, 6)), alone=((2, 4), (4, 5)), ends=(6, 5), stop=6, between=between)
+    objects = Slot((2, 4), (2, 4), 6, (1, 4), (1, 4)), Slot((5, 6), (4, 5), 5, (1, 4), (1, 3))
+    slots = Slots(objects, stop=6)
     first, second = embeddings(plain, neutral, slots, rest="neutral").own
     assert torch.equal(first[0], plain[0]) and torch.equal(first[2:4], neutral[0, 2:4])
     assert torch.equal(first[6:], neutral[0, 6:]) and torch.equal(first[[1, 4]], neutral[0, [1, 4]])
     assert torch.equal(second[5:6], neutral[1, 4:5]) and torch.equal(second[6:], neutral[1, 5:11])
     assert torch.equal(second[[1, 4]], neutral[1, [1, 3]])
     assert not first[5].any() and not second[2:4].any()  # where the other object stands
-    longer = embeddings(plain, neutral, replace(slots, ends=(8, 5)), rest="neutral").own[0]
+    longer = embeddings(plain, neutral, Slots((objects[0]._replace(end=8), objects[1]), 6), rest="neutral").own[0]
     assert torch.equal(longer[6:10], neutral[0, 8:]) and torch.equal(longer[10:], neutral[0, [11, 11]])
     kept = embeddings(plain, neutral, slots, rest="prompt").own[0]
     assert torch.equal(kept[[0, 1, *range(4, 12)]], plain[[0, 1, *range(4, 12)]])
@@ -155,7 +157,7 @@ def test_among_things_every_other_object_is_a_thing_and_the_kept_one_is_found(pr
     assert [one.text for one in made] == texts
     for item, one in zip(items, made, strict=True):
         assert one.text[slice(*one.at)] == prompt[slice(*item.find(prompt))]
-        assert all(one.text[slice(*at)] == "thing" for _, at in one.company)
+        assert all(one.text[slice(*at)] == "thing" for _, at in one.others)
 
 
 def embedded(pipe, prompt, objects, find="words", rest="alone"):
@@ -591,21 +593,16 @@ def test_an_editor_names_its_source_and_is_set_by_name(name):
 
 
 def test_a_phrase_cut_otherwise_alone_is_an_error():
-    with pytest.raises(SpanMismatch):
-        from unleak.regions.methods import ore
-
-        tokens = tiny("sd1").tokenizer
-        ore._slots("enc", tokens, 77, "a cat", [ore.Item("cat")], [ore.Own("zebra crossing", (0, 14))], "first")
+    encoder = SimpleNamespace(name="enc", tokenizer=tiny("sd1").tokenizer, length=77)
+    with pytest.raises(SpanMismatch, match="find='words'"):
+        _slot(encoder, _cut(encoder, "a cat"), Item("cat"), OwnText("zebra crossing", (0, 14)), "first")
 
 
 def test_words_between_objects_that_are_cut_otherwise_in_an_objects_text_are_an_error():
-    from unleak.regions.methods import ore
-    from unleak.text.spans import tokenize
-
-    tokenizer = tiny("sd1").tokenizer
-    prompt, text = (tokenize(tokenizer, one, 77) for one in ("a cup and a dog", "a thing beside a red dog"))
+    encoder = SimpleNamespace(name="enc", tokenizer=tiny("sd1").tokenizer, length=77)
+    own = OwnText("a thing beside a red dog", (21, 24), (((2, 5), (2, 7)),))
     with pytest.raises(SpanMismatch, match=r"between the objects .* rest='alone'"):
-        ore._between(tokenizer, "enc", (prompt, (12, 15)), (text, (21, 24)), [((2, 5), (2, 7))])
+        _slot(encoder, _cut(encoder, "a cup and a dog"), Item("dog"), own, "words")
 
 
 # -- DDIM inversion --------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from unleak.core.intervention import Intervention, Window
 from unleak.core.predictions import Level, predicted
 from unleak.core.rows import Branch
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, prompt_of
-from unleak.regions.methods.ore import THING
 from unleak.regions.methods.schedule import alphas
+from unleak.regions.methods.slots import THING
 from unleak.text.items import Item
 from unleak.text.phrases import past_article, rename
 

@@ -34,11 +34,12 @@ VALUES = ("restricted", "plain")
 BIAS = ("region", "mask")
 
 
-class _Ready(NamedTuple):
-    """Of one prompt: its regions that are not empty, with their numbers, and which tokens are shut out where."""
+class _Prompt(NamedTuple):
+    """Of one prompt: its regions that are not empty, as (number, mask) with the background last; and for each object
+    its tokens, with the cells where they are shut out."""
 
     regions: list[tuple[int, Tensor]]
-    shut: list[tuple[range, Tensor]]
+    shut_out: list[tuple[range, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,28 +92,28 @@ class RGBCAM(Intervention):
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Any] | None:
         if not reads_text(site):
             return None
-        if "ready" not in ctx.state:
-            ctx.state["ready"] = self._prepare(ctx)
-        texts, ready = ctx.state["ready"]
+        if "prompts" not in ctx.state:
+            ctx.state["prompts"] = self._prepare(ctx)
+        E, prompts = ctx.state["prompts"]
         edits: list[Any] = []
-        for i, (one, rows) in enumerate(zip(ready, rows_of(ctx, len(ready)), strict=True)):
+        for i, (prompt, rows) in enumerate(zip(prompts, rows_of(ctx, len(prompts)), strict=True)):
             if self.values == "restricted":
-                keys, values = (part.unflatten(0, (len(ready), -1))[i] for part in site.encode(texts))
-                base = keys[-1] if self.key_embed == "base" else None  # [K + 1, H, L, d], the base last
-                edits.append(Partition([Region(at, keys=base, values=values[k]) for k, at in one.regions], rows))
-            edits += [Bias(self.masked_logit, tokens, places, rows) for tokens, places in one.shut]
+                K, V = (part.unflatten(0, (len(prompts), -1))[i] for part in site.encode(E))  # [K + 1, H, L, d]
+                keys = K[-1] if self.key_embed == "base" else None
+                edits.append(Partition([Region(m, keys=keys, values=V[k]) for k, m in prompt.regions], rows))
+            edits += [Bias(self.masked_logit, tokens, cells, rows) for tokens, cells in prompt.shut_out]
         return edits
 
-    def _prepare(self, ctx: Context) -> tuple[Tensor, list[_Ready]]:
-        """Text rows [prompts (K + 1), L, D], and regions of each prompt; made once for a generation."""
+    def _prepare(self, ctx: Context) -> tuple[Tensor, list[_Prompt]]:
+        """E [prompts (K + 1), L, D], of each prompt its E_i and last E_base, and its masks; once for a generation."""
         objects = each_list(self.objects)
-        prompts, plain = own_prompts(ctx, len(objects))
-        made = embed(ctx, prompts, objects, self.base_index, self.find, plain, self.rest)
-        ready = [self._regions(one.slots.spans, masks) for one, masks in zip(made, each_stack(self.masks), strict=True)]
-        return torch.cat([one.stacked for one in made]), ready
+        texts, plain = own_prompts(ctx, len(objects))
+        each = embed(ctx, texts, objects, self.base_index, self.find, plain, self.rest)
+        prompts = [self._masks(one.slots.spans, m) for one, m in zip(each, each_stack(self.masks), strict=True)]
+        return torch.cat([one.stacked for one in each]), prompts
 
-    def _regions(self, spans: Sequence[Span], masks: Tensor) -> _Ready:
+    def _masks(self, spans: Sequence[Span], masks: Tensor) -> _Prompt:
         regions = partition(masks, self.overlap)
-        open_to = regions[:-1] if self.bias == "region" else masks
-        shut = [(range(*span), ~place) for span, place in zip(spans, open_to, strict=True)]
-        return _Ready([(k, region) for k, region in enumerate(regions) if region.any()], shut)
+        may_act = regions[:-1] if self.bias == "region" else masks
+        shut_out = [(range(*span), ~cells) for span, cells in zip(spans, may_act, strict=True)]
+        return _Prompt([(k, region) for k, region in enumerate(regions) if region.any()], shut_out)

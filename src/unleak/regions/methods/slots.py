@@ -1,0 +1,144 @@
+"""Where the objects of a prompt stand, in the prompt and in the text that encodes each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from unleak.errors import SpanMismatch, UnsupportedModel
+from unleak.text.items import Item
+from unleak.text.match import Chars
+from unleak.text.phrases import past_article, rename
+from unleak.text.positions import readable
+from unleak.text.spans import Span, Tokens, token_span, tokenize
+
+if TYPE_CHECKING:
+    from unleak.text.call import Encoded, TextCall
+
+THING = "thing"  #: what every other object is with rest="neutral"
+
+
+class OwnText(NamedTuple):
+    """The text that encodes one object, and the characters of it that are the object.
+
+    `others` are the other objects, as ranges of the prompt and of this text, between which both say the same; None:
+    this text says nothing of them.
+    """
+
+    text: str
+    at: Chars
+    others: tuple[tuple[Chars, Chars], ...] | None = None
+
+    @classmethod
+    def alone(cls, prompt: str, item: Item) -> OwnText:
+        """The object's phrase and nothing else."""
+        phrase = prompt[slice(*item.find(prompt))]
+        return cls(phrase, (0, len(phrase)))
+
+
+def among_things(prompt: str, items: Sequence[Item]) -> list[OwnText]:
+    """The prompt once for each item, with all the others just a thing.
+
+    ``among_things("a cup and a mouse", [cup, mouse])`` -> "a cup and a thing", "a thing and a mouse".
+    """
+    spans = [item.find(prompt) for item in items]
+    bare = [past_article(prompt, span) for span in spans]
+    texts = []
+    for i, kept in enumerate(spans):
+        text, phrases = rename(prompt, [(kept, None) if j == i else (at, THING) for j, at in enumerate(bare)])
+        others = tuple((at, phrases[j].item) for j, at in enumerate(bare) if j != i)
+        texts.append(OwnText(text, phrases[i].item, others))
+    return texts
+
+
+class Slot(NamedTuple):
+    """One object: its `span` in the prompt, its span `own` in its own text, the `end` of that text; and the positions
+    of the words between the objects, in the prompt and, in the same order, in the own text; none where that says
+    nothing of the others."""
+
+    span: Span
+    own: Span
+    end: int
+    between: tuple[int, ...] = ()
+    own_between: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Every object of a prompt, and `stop`, the first row after the prompt's text."""
+
+    objects: tuple[Slot, ...]
+    stop: int
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Of each object, in the prompt."""
+        return tuple(slot.span for slot in self.objects)
+
+
+def slots_of(encoded: Encoded, prompt: str, items: Sequence[Item], texts: Sequence[OwnText], find: str) -> Slots:
+    """Where the objects stand for every encoder that the denoiser reads.
+
+    Args:
+        find: ``"words"``: an object of the prompt is found by its words. ``"first"``: by its token ids, where they
+            first occur, as in the release of ALE.
+
+    Raises:
+        SpanMismatch: an object, or what stands between objects, has other tokens in its own text than in the prompt.
+        UnsupportedModel: the encoders cut the prompt in different places.
+    """
+    by_encoder = {}
+    for call in (encoded.calls[name] for name in readable(encoded)):
+        tokens = _cut(call, prompt)
+        objects = tuple(_slot(call, tokens, *one, find) for one in zip(items, texts, strict=True))
+        by_encoder[call.name] = Slots(objects, tokens.body[1])
+    if len(set(by_encoder.values())) != 1:
+        raise UnsupportedModel(f"the encoders {sorted(by_encoder)} cut {prompt!r} in different places")
+    return next(iter(by_encoder.values()))
+
+
+def _slot(call: TextCall, prompt: Tokens, item: Item, text: OwnText, find: str) -> Slot:
+    own_tokens = _cut(call, text.text)
+    own = _span(call, own_tokens, text.at)
+    span = _first_match(prompt, own_tokens, own) if find == "first" else _span(call, prompt, item.find(prompt.text))
+    if own[1] - own[0] != span[1] - span[0]:
+        phrase = text.text[slice(*text.at)]
+        raise SpanMismatch(
+            f"{call.name} cuts {phrase!r} into other tokens in {text.text!r} than in {prompt.text!r}: rename it"
+        )
+    slot = Slot(span, own, own_tokens.body[1])
+    if text.others is None:
+        return slot
+    in_prompt = [item.find(prompt.text), *(there for there, _ in text.others)]
+    in_own = [text.at, *(here for _, here in text.others)]
+    between, own_between = _outside(call, prompt, in_prompt), _outside(call, own_tokens, in_own)
+    if len(between) != len(own_between):
+        raise SpanMismatch(
+            f"{call.name} cuts the words between the objects of {prompt.text!r} into other tokens in {text.text!r}:"
+            " take rest='alone'"
+        )
+    return slot._replace(between=between, own_between=own_between)
+
+
+def _cut(call: TextCall, text: str) -> Tokens:
+    return tokenize(call.tokenizer, text, call.length, call.name)
+
+
+def _span(call: TextCall, tokens: Tokens, at: Chars) -> Span:
+    return token_span(call.tokenizer, tokens, at, call.name)
+
+
+def _outside(call: TextCall, tokens: Tokens, objects: Sequence[Chars]) -> tuple[int, ...]:
+    """Positions of the text's own tokens in none of the objects."""
+    spans = [_span(call, tokens, at) for at in objects]
+    return tuple(i for i in range(*tokens.body) if not any(start <= i < stop for start, stop in spans))
+
+
+def _first_match(prompt: Tokens, text: Tokens, span: Span) -> Span:
+    """Where the phrase's token ids first occur among the prompt's. Raises SpanMismatch."""
+    ids = text.ids[slice(*span)]
+    for start in range(len(prompt.ids)):
+        if prompt.ids[start : start + len(ids)] == ids:
+            return start, start + len(ids)
+    raise SpanMismatch(f"the tokens of {text.text!r} are not among those of {prompt.text!r}: use find='words'")
