@@ -166,7 +166,7 @@ class Sums(LocalBlend):
     """Leaves what the blend has seen of the words: [target rows, source and target, h, w]."""
 
     def on_latents(self, ctx, latents):
-        ctx.run.results["sums"] = ctx.state["sums"]["words"]
+        ctx.results["sums"] = ctx.state["sums"]["words"]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
