@@ -22,7 +22,8 @@ from unleak.text.encoder_calls import listen
 from unleak.words.lint import lint_file
 from unleak.words.lint.calibration import Calibration, fit, read, shipped
 from unleak.words.lint.company import NEUTRAL, Norm
-from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate, lint
+from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate
+from unleak.words.lint.lint_file import lint
 from unleak.words.lint.prompt_file import line, read_prompts
 from unleak.words.lint.shift import REST, Change, Encoder, Reading, changes, sense_position, towards, variants
 
@@ -159,7 +160,7 @@ def test_the_denoiser_never_runs(sd1):
 
     hook = sd1.unet.register_forward_pre_hook(refuse)
     try:
-        assert next(lint(sd1, ["a [mouse] and a [laptop]"])).error is None
+        assert lint(sd1, "a [mouse] and a [laptop]")[0].error is None
     finally:
         hook.remove()
 

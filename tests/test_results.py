@@ -13,7 +13,7 @@ import pytest
 import unleak
 from tiny import tiny
 from unleak.copies.protect import protect
-from unleak.core.result import MOST_LINES, Result
+from unleak.core.result import MOST_LINES, WIDEST, Result
 from unleak.errors import BadInput
 from unleak.judges.copies import PixelJudge
 
@@ -35,13 +35,16 @@ def verbs() -> dict[str, Any]:
         "repair": unleak.repair(pipe, ODD, ITEMS, with_="boost", seeds=[0], call=SMALL),
         "tokens": unleak.tokens(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
         "guard": protect(pipe, ODD, unleak.Attenuate(), seeds=[0], call=SMALL),
+        "lint": unleak.lint(pipe, ["a [mouse] and a [<b>laptop</b>]", "a mouse"]),
+        "scan": unleak.scan(pipe, [ODD, "a cat"], seeds=2, call=SMALL),
+        "calibration": unleak.calibrate(pipe, [ODD], ["a cat"], seeds=2, call=SMALL, model="<b>laptop"),
         "edit": unleak.edit(pipe, photo, [unleak.Edit("a mouse", "<b>laptop</b>", mask)], steps=1),
         "audit": unleak.audit(pipe, photo, {"<b>laptop": None}, PixelJudge(photo[None]), **few),
         "doctor": unleak.doctor(pipe),
     }
 
 
-VERBS = ["generate", "diagnose", "repair", "tokens", "guard", "edit", "audit", "doctor"]
+VERBS = ["generate", "diagnose", "repair", "tokens", "lint", "edit", "scan", "calibration", "guard", "audit", "doctor"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def results() -> dict[str, Any]:
 def test_a_result_prints_shows_converts_and_saves(results: dict[str, Any], verb: str, tmp_path: Path) -> None:
     result = results[verb]
     assert isinstance(result, Result) and 1 <= len(str(result).splitlines()) <= MOST_LINES
-    assert max(map(len, str(result).splitlines())) < 400 and "array(" not in str(result) + repr(result)
+    assert max(map(len, str(result).splitlines())) <= WIDEST and "array(" not in str(result) + repr(result)
     assert len(repr(result).splitlines()) == 1
     shown = result._repr_html_()
     page = result.save(tmp_path / "new" / "x.html").read_text("utf-8")

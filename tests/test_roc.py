@@ -84,9 +84,13 @@ def test_a_calibration_holds_for_one_model_at_one_setting(made, sd1):
     assert plan(sd1, calibration=made, call=call).names == ("agreement",)
     with pytest.raises(BadInput, match="other weights"):
         made.check(tiny("sd1", seed=1))
-    for other, says in (({"seeds": 8}, "seeds 4, not 8"), ({"steps": 2}, "steps 1, not 2"), ({"call": {}}, "call")):
+    for other, says in (
+        ({"seeds": 8}, "seeds 4, not 8"),
+        ({"first_steps": 2}, "steps 1, not 2"),
+        ({"call": {}}, "call"),
+    ):
         with pytest.raises(BadInput, match=says):
-            plan(sd1, **{"calibration": made, "call": call, **other})
+            plan(sd1, **{"calibration": made, "call": call, name: value})
     with pytest.raises(BadInput, match="detector agreement, which is not among"):
         plan(sd1, detectors_=["magnitude"], calibration=made, call=call)
 
@@ -130,9 +134,10 @@ def test_too_few_prompts_to_combine():
 def test_the_best_detector_is_calibrated_on_the_model(sd1):
     call = {"height": 64, "width": 64, "num_inference_steps": 2}
     wild, tame = ["a red cat", "a mouse"], ["a dog", "a car", "a hat"]
-    calibration, figures = fit.calibrate(sd1, wild, tame, 2, 1, ["magnitude", "entropy"], call=call, model="tiny")
-    best = max(figures, key=lambda f: f.auroc.value)
-    assert calibration.detector == best.detector and calibration.auroc == best.auroc.value
+    calibration = fit.calibrate(sd1, wild, tame, 2, 1, ["magnitude", "entropy"], call=call, model="tiny")
+    areas = {name: one["auroc"][0] for name, one in calibration.compared.items()}
+    assert [*areas] == ["magnitude", "entropy"] and calibration.auroc == areas[calibration.detector]
+    assert calibration.auroc == max(areas.values())
     assert (calibration.memorized, calibration.ordinary, calibration.seeds, calibration.steps) == (2, 3, 2, 1)
     plan(sd1, 2, calibration=calibration, call=call)
     with pytest.raises(BadInput, match="both lists"):

@@ -28,7 +28,7 @@ from unleak.copies.scan.scan import plan, scan
 from unleak.copies.scan.scan_file import rejects_of, scan_file
 from unleak.engine.session import attach
 from unleak.errors import BadInput, Conflict, NotFinite, PromptTruncated
-from unleak.report.scan import page
+from unleak.report.scan import file_page
 
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2}
 WORDS = ["cat", "dog", "bat", "ball", "hat", "bus", "car", "horse", "zebra", "apple"]
@@ -93,8 +93,8 @@ def test_a_calibrated_scan_flags(sd1):
     ({"prompts": [" "]}, BadInput, "empty"),
     ({"prompts": [LONG]}, PromptTruncated, "77 tokens"),
     ({"seeds": 1}, BadInput, "agreement compares"),
-    ({"seeds": 0}, BadInput, "one seed"),
-    ({"steps": 0}, BadInput, "one step"),
+    ({"seeds": 0}, BadInput, "give 1 to"),
+    ({"first_steps": 0}, BadInput, "one step"),
     ({"detectors": ["late-entropy"]}, BadInput, "whole trajectory"),
     ({"detectors": ["magic"]}, BadInput, "Choose from"),
     ({"call": {"strength": 3}}, BadInput, "takes no strength"),
@@ -259,7 +259,7 @@ def test_a_calibrated_scan_counts_what_is_over(sd1, file, whole, tmp_path: Path)
     assert summary.over == 3 and [s for s, *_ in summary.highest] == scores[::-1]
     head, *records = map(json.loads, out.read_text().splitlines())
     assert head["calibrated"] and sum(r["memorized"] for r in records) == 3
-    assert "3 of 10" in page(out) and "uncalibrated" in page(whole)
+    assert "3 of 10" in file_page(out) and "uncalibrated" in file_page(whole)
 
 
 def test_latents_that_are_no_numbers_stop_the_scan(file, tmp_path: Path):
@@ -282,7 +282,7 @@ def test_memory_does_not_grow_with_the_file(sd1, tmp_path: Path, monkeypatch):
         path.write_text("".join(f"a number {i}\n\n" for i in range(lines)))
         tracemalloc.start()
         assert run(sd1, path, out, batch=16).prompts == run(sd1, path, out, batch=16).prompts == lines
-        page(out)
+        file_page(out)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -294,14 +294,14 @@ def test_memory_does_not_grow_with_the_file(sd1, tmp_path: Path, monkeypatch):
 def test_a_page_escapes_what_prompts_hold(sd1, tmp_path: Path):
     (tmp_path / "p.txt").write_text("<script>alert(1)</script> a cat\n")
     run(sd1, tmp_path / "p.txt", tmp_path / "scan.jsonl")
-    html = page(tmp_path / "scan.jsonl", limit=5.0)
+    html = file_page(tmp_path / "scan.jsonl", limit=5.0)
     assert "<script>" not in html and "&lt;script&gt;" in html and "0 of 1" in html
 
 
 def test_a_file_without_a_prompt_gives_an_empty_scan(sd1, tmp_path: Path):
     (tmp_path / "p.txt").write_text("")
     assert run(sd1, tmp_path / "p.txt", tmp_path / "scan.jsonl").prompts == 0
-    assert "0</b> prompts" in page(tmp_path / "scan.jsonl")
+    assert "0</b> prompts" in file_page(tmp_path / "scan.jsonl")
 
 
 # -- on the command line ---------------------------------------------------------------------------------------

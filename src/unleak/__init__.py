@@ -33,7 +33,7 @@ _VERBS = {
     "Cutoff": "unleak.words.methods.cutoff",
     "TEBOpt": "unleak.words.methods.tebopt",
     "doctor": "unleak.drawing.doctor",
-    "lint": "unleak.words.lint.lint",
+    "lint": "unleak.words.lint.lint_file",
     "edit": "unleak.regions.edit",
     "Edit": "unleak.regions.plan",
     "scan": "unleak.copies.scan.scan",

@@ -72,7 +72,7 @@ def scan(
     with ticking("scanning", lines, so_far=True) as tick:
         found = scan_file(pipe, file, out, made, model=cmd.model, column=column, limit=limit, progress=tick)
     if cmd.html:
-        write_atomic(cmd.html, report.page(out, found.limit))
+        write_atomic(cmd.html, report.file_page(out, found.limit))
     if found.rejected:
         say("note", f"{found.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
     print("score", "line", "prompt", sep="\t")
@@ -105,18 +105,18 @@ def calibrate(
     pipe = cmd.open()
     from unleak.copies.scan.fit import calibrate as fit
     from unleak.copies.scan.scan import DEFAULT, fits, plan
+    from unleak.files.atomic import write_atomic
 
     check = fits(pipe, plan(pipe, seeds, count, detector or DEFAULT, call=call))
     kinds = [fitting(texts, check) for texts in kinds]
     with ticking("measuring", sum(map(len, kinds))) as tick:
-        made, found = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
-                          model=cmd.model, call=call, progress=tick)  # fmt: skip
-    made.save(out)
+        made = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
+                   model=cmd.model, call=call, progress=tick)  # fmt: skip
+    write_atomic(out, made.to_json())
     print("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold", sep="\t")
-    for s in found:
-        area, rate = s.auroc, s.tpr_at_1fpr
-        print(s.detector, f"{area.value:.4f}", f"{area.low:.4f} to {area.high:.4f}", f"{rate.value:.3f}",
-              f"{s.threshold:.6g}", sep="\t")  # fmt: skip
+    for name, one in made.compared.items():
+        (area, low, high), (rate, *_) = one["auroc"], one["tpr_at_1fpr"]
+        print(name, f"{area:.4f}", f"{low:.4f} to {high:.4f}", f"{rate:.3f}", f"{one['threshold']:.6g}", sep="\t")
     say("result", f"{made.detector} from {made.threshold:.6g} on; {out}", "bold")
 
 

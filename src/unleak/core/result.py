@@ -17,7 +17,12 @@ from unleak.errors import BadInput
 from unleak.files.atomic import write_atomic
 from unleak.files.provenance import versions
 
-MOST_LINES = 30
+MOST_LINES, WIDEST = 30, 200
+
+
+def cut(line: str) -> str:
+    """A line of at most `WIDEST` characters."""
+    return line if len(line) <= WIDEST else line[: WIDEST - 3] + "..."
 
 
 class Result:
@@ -52,6 +57,10 @@ class Result:
         """Plain JSON data with the schema ``unleak/<verb>/1``; pictures are named as `save` to a folder names them."""
         return {"schema": f"unleak/{self.verb}/1", **self.data(), "versions": versions()}
 
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
     def save(self, path: str | Path) -> Path:
         """Write a page for people (``x.html``), the data (``x.json``), or both with all pictures (``folder/``).
 
@@ -70,7 +79,7 @@ class Result:
         elif suffix == ".html":
             write_atomic(to, self._shown_by().page(self))
         elif suffix == ".json":
-            write_atomic(to, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+            write_atomic(to, self.to_json())
         else:
             raise BadInput(
                 f"a result is not saved as {suffix!r}: write 'x.html' (a page), 'x.json' (data) or 'x/' (a folder with "
@@ -79,7 +88,7 @@ class Result:
         return to
 
     def __str__(self) -> str:
-        said = "\n".join(self.lines()).splitlines()
+        said = [cut(line) for line in "\n".join(self.lines()).splitlines()]
         if len(said) > MOST_LINES:
             left = len(said) - MOST_LINES + 1
             said = [*said[: MOST_LINES - 1], f"... and {left} more lines: save('x.html') or to_dict() has all"]

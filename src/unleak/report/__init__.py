@@ -14,7 +14,10 @@ PAGES = {
     "repair": "repair",
     "tokens": "tokens",
     "guard": "guard",
+    "lint": "lint",
     "edit": "edit",
+    "scan": "scan",
+    "calibration": "plain",
     "audit": "plain",
     "doctor": "plain",
 }

@@ -14,6 +14,15 @@ def _pieces(record: dict[str, Any]) -> list[dict[str, Any]]:
     return marked(record["prompt"], states)
 
 
+def pictures(summary: Summary) -> dict[str, bytes]:
+    """None: nothing is drawn."""
+    return {}
+
+
+def sheet(summary: Summary) -> None:
+    """None: nothing is drawn."""
+
+
 def page(summary: Summary) -> str:
     """One self-contained HTML page of the riskiest prompts. No script needed."""
     rows = [{**r, "pieces": _pieces(r), "worst": max(r["items"], key=lambda i: i["risk"])} for r in summary.riskiest]

@@ -1,14 +1,16 @@
-"""A scan as one page for people, made from its output file in constant memory."""
+"""A scan as one page for people, also from its output file in constant memory."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from unleak.copies.scan.scan import Scan
 from unleak.report.pages import render
 
 SHOWN, BINS, WIDE, TALL = 50, 64, 640, 130
@@ -20,18 +22,36 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def page(path: Path, limit: float | None = None) -> str:
-    """One self-contained HTML page of a finished scan: verdict, histogram, the highest scores, settings.
+def pictures(scan: Scan) -> dict[str, bytes]:
+    """None: a scan draws no image."""
+    return {}
+
+
+def sheet(scan: Scan) -> None:
+    """None: a scan draws no image."""
+
+
+def page(scan: Scan) -> str:
+    """One self-contained HTML page of a scan: verdict, histogram, the highest scores, settings."""
+    head = scan.data()
+    every = head.pop("prompts")
+    return _page({"input": f"{len(every)} prompts", **head}, lambda: iter(every), head["threshold"])
+
+
+def file_page(path: Path, limit: float | None = None) -> str:
+    """The same of the output file of a scan, made in constant memory.
 
     `limit` is the score from which a prompt counts as found; default: the calibrated threshold, if there is one.
     """
-    found = records(path)
-    head = next(found)
-    limit = head["threshold"] if limit is None else limit
+    head = next(records(path))
+    return _page(head, lambda: islice(records(path), 1, None), head["threshold"] if limit is None else limit)
+
+
+def _page(head: dict[str, Any], found: Callable[[], Iterator[dict[str, Any]]], limit: float | None) -> str:
     total = over = 0
     low, high = math.inf, -math.inf
     highest: list[tuple[float, int, dict[str, Any]]] = []
-    for total, r in enumerate(found, 1):  # noqa: B007
+    for total, r in enumerate(found(), 1):  # noqa: B007
         low, high = min(low, r["score"]), max(high, r["score"])
         over += limit is not None and r["score"] >= limit
         entry = (r["score"], -r["line"], r)
@@ -41,7 +61,7 @@ def page(path: Path, limit: float | None = None) -> str:
     return render(
         "scan.html",
         head=head, limit=limit, total=total, over=over, low=low, high=high,
-        bars=_bars(path, low, high, limit), at=_place(limit, low, high),
+        bars=_bars(found(), low, high, limit), at=_place(limit, low, high),
         rows=[r for *_, r in sorted(highest, key=lambda e: e[:2], reverse=True)],
         others=[d for d in head["detectors"] if d != head["score"]],
         settings={k: v for k, v in head.items() if k != "input"},
@@ -55,12 +75,10 @@ def _place(score: float | None, low: float, high: float) -> float | None:
     return WIDE * (score - low) / (high - low)
 
 
-def _bars(path: Path, low: float, high: float, limit: float | None) -> list[dict[str, Any]]:
+def _bars(found: Iterator[dict[str, Any]], low: float, high: float, limit: float | None) -> list[dict[str, Any]]:
     """The histogram's bars, as high as the logarithm of their counts, so that a few outliers are seen."""
     counts = [0] * BINS
     step = (high - low) / BINS or 1.0
-    found = records(path)
-    next(found)
     for r in found:
         counts[min(BINS - 1, int((r["score"] - low) / step))] += 1
     scale = TALL / math.log1p(max(*counts, 1))

@@ -117,8 +117,8 @@ def gate_of(run: Run) -> Calibration:
         alike = min(len(texts[kind]) for kind in ORDINARY)
         known = [t for kind in MEMORIZED for t in texts[kind]]
         others = [t for kind in ORDINARY for t in texts[kind][:alike]]
-        made, _ = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
-        return {k: v for k, v in made.to_dict().items() if k != "schema"}
+        made = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
+        return made.data()
 
     return Calibration(**run.part("gate", [FLAGGED, "alike"], fitted, [calibrate]))
 

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from unleak.core.anatomy import Anatomy
+from unleak.core.result import Result
 from unleak.errors import BadInput
-from unleak.files.atomic import write_atomic
 from unleak.text.encode import fingerprint
 
 SCHEMA = "unleak/calibration/1"
@@ -29,8 +29,8 @@ def fingerprint_of(pipe: Any) -> str:
     return hashlib.sha256(json.dumps([*parts, settings], default=str).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Result):
     """The operating point of one detector, or of a weighted sum of several, on one model.
 
     detector     name of the detector; "combination" where `weights` join several
@@ -40,8 +40,10 @@ class Calibration:
     call         arguments of the pipeline call (steps, guidance, size), since scores depend on them
     auroc, tpr   with `intervals` (95 %) by name;  memorized, ordinary  number of prompts of each
     weights      detector -> weight of its score; `bias` is added to the weighted sum
+    compared     detector -> its "auroc" and "tpr_at_1fpr" with their intervals [value, low, high], and its "threshold"
     """
 
+    verb: ClassVar[str] = "calibration"
     model: str
     fingerprint: str
     detector: str
@@ -57,6 +59,7 @@ class Calibration:
     ordinary: int
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
+    compared: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -77,12 +80,19 @@ class Calibration:
                 "holds for one model only: make one for this model with `unleak calibrate`"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+    def data(self) -> dict[str, Any]:
+        return asdict(self)
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically. Raises BadInput."""
-        write_atomic(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+    def lines(self) -> list[str]:
+        lines = [f"{self.detector} from {self.threshold:.6g} on counts as memorized ({self.model or 'this model'})"]
+        kinds = f"{self.memorized} memorized and {self.ordinary} ordinary prompts, {self.seeds} images each"
+        lines.append(f"  at most {100 * self.fpr:g} % of ordinary prompts are flagged; measured on {kinds}")
+        for name, one in self.compared.items():
+            (area, low, high), rate = one["auroc"], one["tpr_at_1fpr"][0]
+            lines.append(
+                f"  {name:<14} AUROC {area:.4f} ({low:.4f} to {high:.4f}), {rate:.3f} found at 1 % false alarms"
+            )
+        return lines
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -93,6 +103,7 @@ class Calibration:
             raise BadInput(f"cannot read the calibration {path}: {e}") from e
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise BadInput(f"{path} is no calibration ({SCHEMA}): make one with `unleak calibrate`")
+        data.pop("versions", None)
         try:
             return cls(**{**data, "intervals": {k: tuple(v) for k, v in data["intervals"].items()}})
         except (KeyError, TypeError, AttributeError) as e:

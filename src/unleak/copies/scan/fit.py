@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from unleak.copies.detect.detectors import Detector
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import DEFAULT, Scan, scan
+from unleak.drawing.generate import Seeds
 from unleak.errors import BadInput
 from unleak.stats.intervals import Figure
 from unleak.stats.roc import auroc, tpr_at_fpr
@@ -43,8 +44,8 @@ def calibrate(
     pipe: Any,
     memorized: Sequence[str],
     ordinary: Sequence[str],
-    seeds: int | Iterable[int] = 4,
-    steps: int | None = 1,
+    seeds: Seeds = 4,
+    first_steps: int | None = 1,
     detectors: Sequence[str | Detector] = DEFAULT,
     *,
     combine: bool = False,
@@ -52,8 +53,8 @@ def calibrate(
     model: str = "",
     call: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[Calibration, list[Separation]]:
-    """The calibration of the best detector, and the figures of all.
+) -> Calibration:
+    """The calibration of the best detector, which also holds the figures of all (`Calibration.compared`).
 
     The best has the highest AUROC, then the most found at 1 % false positives; of equals the first named. With
     `combine` a logistic regression joins all detectors instead; its figures and threshold are cross-validated in five
@@ -67,8 +68,7 @@ def calibrate(
         raise BadInput(f"{len(both)} prompts are in both lists, such as {min(both)!r}")
     if not 0 < fpr < 1:
         raise BadInput(f"the share of false alarms must lie between 0 and 1, not {fpr}")
-    numbers = tuple(range(seeds) if isinstance(seeds, int) else seeds)
-    kinds = [scan(pipe, p, numbers, steps, detectors, call=call, progress=progress) for p in (memorized, ordinary)]
+    kinds = [scan(pipe, p, seeds, first_steps, detectors, call=call, progress=progress) for p in (memorized, ordinary)]
     tables = [{name: x.mean(1) for name, x in kind.images.items()} for kind in kinds]
     found = [separation(name, tables[0][name], tables[1][name], fpr) for name in tables[0]]
     weights: dict[str, float] = {}
@@ -77,7 +77,7 @@ def calibrate(
     if combine:
         weights, bias, best = _combined(tables, fpr)
         found.append(best)
-    return _calibration(pipe, kinds, best, weights, bias, fpr, model), found
+    return _calibration(pipe, kinds, best, weights, bias, fpr, model, found)
 
 
 def _combined(tables: Sequence[Mapping[str, np.ndarray]], fpr: float) -> tuple[dict[str, float], float, Separation]:
@@ -99,7 +99,14 @@ def _combined(tables: Sequence[Mapping[str, np.ndarray]], fpr: float) -> tuple[d
 
 
 def _calibration(
-    pipe: Any, kinds: Sequence[Scan], best: Separation, weights: dict[str, float], bias: float, fpr: float, model: str
+    pipe: Any,
+    kinds: Sequence[Scan],
+    best: Separation,
+    weights: dict[str, float],
+    bias: float,
+    fpr: float,
+    model: str,
+    found: Sequence[Separation],
 ) -> Calibration:
     plan = kinds[0].plan
     return Calibration(
@@ -107,4 +114,8 @@ def _calibration(
         steps=plan.steps, seeds=len(plan.seeds), call=dict(plan.call), auroc=best.auroc.value,
         tpr_at_1fpr=best.tpr_at_1fpr.value, memorized=len(kinds[0].prompts), ordinary=len(kinds[1].prompts),
         intervals={"auroc": best.auroc[1:], "tpr_at_1fpr": best.tpr_at_1fpr[1:]}, weights=weights, bias=bias,
+        compared={
+            s.detector: {"auroc": list(s.auroc), "tpr_at_1fpr": list(s.tpr_at_1fpr), "threshold": s.threshold}
+            for s in found
+        },
     )  # fmt: skip

@@ -6,9 +6,9 @@ the batch that it was computed in beyond the noise of floating point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from unleak.copies.detect.detectors import Detector, detectors
 from unleak.copies.scan.calibrate import Calibration
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.drawing.first_steps import first_steps
-from unleak.drawing.generate import for_each, images_at_once, memory_errors, rehearse
+from unleak.core.result import Result
+from unleak.drawing import first_steps as drawing
+from unleak.drawing.generate import Seeds, for_each, images_at_once, memory_errors, parse_seeds, rehearse
 from unleak.errors import BadInput
 from unleak.text.call import TextCall, check_length
 from unleak.text.prompt import check_prompt
@@ -56,8 +57,8 @@ class Plan:
 
 def plan(
     pipe: Any,
-    seeds: int | Iterable[int] = 4,
-    steps: int | None = 1,
+    seeds: Seeds = 4,
+    first_steps: int | None = 1,
     detectors_: Sequence[str | Detector] | None = None,
     calibration: Calibration | None = None,
     batch: int | None = None,
@@ -69,11 +70,11 @@ def plan(
         BadInput: unknown detectors; one that needs more steps or seeds than are given; a calibration that was made for
             another model or other settings.
     """
-    numbers = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    numbers, steps = tuple(parse_seeds(seeds)), first_steps
     wanted = detectors_ or (calibration.detectors if calibration else DEFAULT)
     made = Plan(detectors(wanted), numbers, steps, 1, dict(call or {}), calibration)
-    if not numbers or (steps is not None and steps < 1):
-        raise BadInput("give at least one seed and one step")
+    if steps is not None and steps < 1:
+        raise BadInput(f"first_steps={steps}: give at least one step, or None for all")
     if ours := {"prompt", "num_images_per_prompt", "generator", "output_type"} & made.call.keys():
         raise BadInput(f"{', '.join(sorted(ours))} is set by the scan itself: leave it out of the call")
     if whole := [d.name for d in made.detectors if d.whole and steps is not None]:
@@ -102,7 +103,7 @@ def measure(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, np.ndarr
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts for seed in plan.seeds]
     with memory_errors(len(generators)):
-        run = first_steps(
+        run = drawing.first_steps(
             pipe, plan.steps, *plan.detectors, prompt=list(prompts), num_images_per_prompt=len(plan.seeds),
             generator=generators, **for_each(plan.call, len(prompts)),
         )  # fmt: skip
@@ -132,16 +133,18 @@ def fits(pipe: Any, plan: Plan) -> Callable[[str], None]:
     return check
 
 
-@dataclass(frozen=True)
-class Scan:
+@dataclass(frozen=True, repr=False, eq=False)
+class Scan(Result):
     """Scores of prompts. `images` holds [P, S] by detector; higher means memorized.
 
     Without a calibration a score orders prompts and says no more: `flagged` and `threshold` then raise.
     """
 
+    verb: ClassVar[str] = "scan"
     prompts: tuple[str, ...]
     images: dict[str, np.ndarray]
     plan: Plan
+    model: str = ""
 
     @property
     def scores(self) -> np.ndarray:
@@ -162,15 +165,43 @@ class Scan:
         """[P] of bool: which prompts reach the threshold."""
         return self.scores >= self.threshold
 
+    def lines(self) -> list[str]:
+        scores, known = self.scores, self.plan.calibration
+        lines = [f"{len(self.prompts)} prompts by {self.plan.score_name}, the highest score first"]
+        if known is None:
+            lines.append("  uncalibrated: the scores order the prompts, and what counts as memorized is not known")
+        else:
+            lines.append(f"  {int(self.flagged.sum())} score at least {known.threshold:.6g}, which counts as memorized")
+        return lines + [f"  {scores[i]:<12.6g} {self.prompts[i]}" for i in np.argsort(-scores, kind="stable")]
+
+    def data(self) -> dict[str, Any]:
+        """The settings, and for every prompt in the order given what a record of a scanned file holds."""
+        plan, known = self.plan, self.plan.calibration
+        records = [
+            {
+                "line": i + 1, "prompt": prompt, "score": float(score),
+                "memorized": None if known is None else bool(score >= known.threshold),
+                "scores": {name: float(x[i].mean()) for name, x in self.images.items()},
+                "images": {name: [float(v) for v in x[i]] for name, x in self.images.items()},
+            }
+            for i, (prompt, score) in enumerate(zip(self.prompts, self.scores, strict=True))
+        ]  # fmt: skip
+        return {
+            "model": self.model, "detectors": list(plan.names), "score": plan.score_name, "steps": plan.steps,
+            "seeds": list(plan.seeds), "call": dict(plan.call), "calibrated": known is not None,
+            "threshold": None if known is None else known.threshold, "prompts": records,
+        }  # fmt: skip
+
 
 def scan(
     pipe: Any,
     prompts: str | Sequence[str],
-    seeds: int | Iterable[int] = 4,
-    steps: int | None = 1,
+    seeds: Seeds = 4,
+    first_steps: int | None = 1,
     detectors: Sequence[str | Detector] | None = None,
     *,
     calibration: Calibration | None = None,
+    model: str = "",
     batch: int | None = None,
     call: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -178,11 +209,12 @@ def scan(
     """Memorization scores of prompts.
 
     Args:
-        seeds: how many images of each prompt, or their seeds.
-        steps: denoising steps from the first; None for all of them, which some detectors need.
+        seeds: how many images of each prompt, or their seeds, or text such as "0:4".
+        first_steps: denoising steps from the first that are looked at; None for all of them, which some detectors need.
         detectors: names (see `copies.detectors.DETECTORS`) or `Detector`s; default: the calibration's, or agreement
             and magnitude.
         batch: prompts in one call; default: about one megapixel of images, at most 32.
+        model: its name, for the record.
         call: arguments of the pipeline call (steps of the whole trajectory, guidance, size ...).
         progress: is told how many prompts each call measured; a repeated prompt is measured once.
 
@@ -192,7 +224,7 @@ def scan(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise BadInput("nothing to scan: give at least one prompt")
-    made, found = plan(pipe, seeds, steps, detectors, calibration, batch, call), []
+    made, found = plan(pipe, seeds, first_steps, detectors, calibration, batch, call), []
     check = fits(pipe, made)
     for text in texts:
         check(check_prompt(text))
@@ -203,4 +235,5 @@ def scan(
         if progress:
             progress(len(part))
     rows = [unique.index(text) for text in texts]
-    return Scan(tuple(texts), {name: np.concatenate([f[name] for f in found])[rows] for name in made.names}, made)
+    images = {name: np.concatenate([f[name] for f in found])[rows] for name in made.names}
+    return Scan(tuple(texts), images, made, model)

@@ -1,4 +1,4 @@
-"""`unleak.lint`: which items of a prompt mean something else because of their company? No image is drawn.
+"""Which items of a prompt mean something else because of their company? No image is drawn.
 
 Per item and encoder the shift that each other item causes (`unleak.words.lint.shift`) is measured against neutral
 company (`unleak.words.lint.company`); the largest z-score becomes a risk (`unleak.words.lint.calibration`).
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from unleak.errors import BadInput
 from unleak.text.encode import weights_digest
 from unleak.text.encoder_calls import listen
-from unleak.text.items import Item, parse_items
+from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.lint.calibration import Calibration, fit, shipped
 from unleak.words.lint.company import Company
@@ -195,26 +195,6 @@ class Linter:
         return {c: Channel(_round(s.size), _round(s.loss), _round(norms[c].z(s))) for c, s in shifts.items()}
 
 
-def lint(
-    pipe: Any,
-    prompts: Iterable[str | Line],
-    items: str | Item | Iterable[str | Item] = (),
-    calibration: Calibration | None = None,
-    **call: Any,
-) -> Iterator[PromptLint]:
-    """One result per prompt, as it is done; a prompt that cannot be read has an `error` and is not lost.
-
-    Args:
-        pipe: any diffusers pipeline; only its text encoders run.
-        prompts: texts, with items in [brackets], or lines of `unleak.words.lint.lint.prompt_file.read_prompts`.
-        items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the sense that
-            is meant and further ones, and the result says how far the item moved from the one to the others.
-        calibration, call: see `Linter`.
-    """
-    watched = parse_items(items) if items else ()
-    return Linter(pipe, calibration, **call)(_lines(prompts, watched))
-
-
 def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
     """(z, does it leak?) of every item of a labelled prompt. Raises BadInput for a line without labels or results."""
     if result.error is not None or given.leaks is None:
@@ -229,7 +209,8 @@ def calibrate(linter: Linter, lines: Iterable[Line], source: str) -> Calibration
     return fit([z for z, _ in pairs], [leaks for _, leaks in pairs], linter.digests, source)
 
 
-def _lines(prompts: Iterable[str | Line], watched: Sequence[Item]) -> Iterator[Line]:
+def lines_of(prompts: Iterable[str | Line], watched: Sequence[Item]) -> Iterator[Line]:
+    """The prompts as lines, numbered from 1; one that cannot be used says why."""
     for number, prompt in enumerate(prompts, 1):
         try:
             yield prompt if isinstance(prompt, Line) else line(number, prompt, watched=watched)

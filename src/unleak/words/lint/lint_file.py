@@ -1,19 +1,22 @@
-"""Lint of a whole file: JSONL (schema unleak/lint/1) that resumes, and a summary of the riskiest prompts."""
+"""`unleak.lint`, and the same of a whole file: JSONL (schema unleak/lint/1) that resumes, and a summary."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from unleak.core.result import Result
 from unleak.errors import BadInput
 from unleak.files.jsonl import Stream
 from unleak.files.provenance import versions
-from unleak.words.lint.lint import CHUNK, Linter
+from unleak.text.items import Item, parse_items
+from unleak.words.lint.calibration import Calibration
+from unleak.words.lint.lint import CHUNK, Linter, PromptLint, lines_of
 from unleak.words.lint.prompt_file import Line
 
 SCHEMA = "unleak/lint/1"
@@ -25,10 +28,11 @@ SHOWN = 100  #: prompts on a page
 LISTED = 20  #: bad lines whose reason is kept
 
 
-@dataclass
-class Summary:
+@dataclass(repr=False)
+class Summary(Result):
     """What a run found: counts, the riskiest prompts (records, riskiest first), the first bad lines."""
 
+    verb: ClassVar[str] = "lint"
     header: dict[str, Any]
     prompts: int = 0
     bad: int = 0
@@ -47,6 +51,77 @@ class Summary:
     def risk(self) -> float:
         """The largest of all prompts'."""
         return self.riskiest[0]["risk"] if self.riskiest else 0.0
+
+    def lines(self) -> list[str]:
+        bad = f"; {self.bad} cannot be used" if self.bad else ""
+        lines = [f"{self.header['source']}: {self.prompts} prompts read without drawing one{bad}"]
+        if not self.header["calibrated"]:
+            lines.append("  uncalibrated: the risk orders items and is no probability")
+        for record in self.riskiest:
+            worst = max(record["items"], key=lambda i: i["risk"])
+            by = f", because of {worst['by']}" if worst["by"] else ""
+            lines.append(f"  {record['risk']:.2f}  {record['prompt']}  ({worst['text']}{by})")
+        return [*lines, *(f"  line {e['line']}: {e['error']}" for e in self.errors)]
+
+    def data(self) -> dict[str, Any]:
+        """The header, the counts, and the riskiest prompts."""
+        head = {k: v for k, v in self.header.items() if k not in ("schema", "versions")}
+        counts = {"prompts": self.prompts, "bad": self.bad, "risk": self.risk}
+        return {**head, **counts, "riskiest": self.riskiest, "errors": self.errors}
+
+
+@dataclass(repr=False)
+class Lint(Summary):
+    """The lint of some prompts: a sequence of one `PromptLint` for each, and their summary."""
+
+    each: list[PromptLint] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[PromptLint]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __getitem__(self, i: int) -> PromptLint:
+        return self.each[i]
+
+    def data(self) -> dict[str, Any]:
+        return {**super().data(), "each": [one.to_dict() for one in self.each]}
+
+
+def lint(
+    pipe: Any,
+    prompts: str | Line | Iterable[str | Line],
+    items: str | Item | Iterable[str | Item] = (),
+    *,
+    calibration: Calibration | None = None,
+    model: str = "",
+    call: Mapping[str, Any] | None = None,
+) -> Lint:
+    """Which items of which prompts would leak? Only text encoders run.
+
+    Args:
+        pipe: any diffusers pipeline; its denoiser may be missing.
+        prompts: one or several, with items in [brackets], or lines of `unleak.words.lint.prompt_file.read_prompts`.
+        items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the sense that
+            is meant and further ones, and the result says how far the item moved from the one to the others.
+        calibration: default: the shipped one of these encoders, or else the embedded model's, uncalibrated.
+        model: its name, for the record. call: arguments of the pipeline that concern its text.
+
+    Returns:
+        One result per prompt, in order; a prompt that cannot be read has an `error` and is not lost.
+
+    Raises:
+        UnsupportedModel: the pipeline's encoders cannot be read. BadInput: the calibration is another encoder's.
+    """
+    given = [prompts] if isinstance(prompts, str | Line) else list(prompts)
+    linter = Linter(pipe, calibration, **(call or {}))
+    each = list(linter(lines_of(given, parse_items(items) if items else ())))
+    source = each[0].prompt if len(each) == 1 else f"{len(each)} prompts"
+    found = Lint(header(linter, model, source, items=str(items) if items else None, call=dict(call or {})), each=each)
+    for one in each:
+        found.add(one.to_dict())
+    return found
 
 
 def header(linter: Linter, model: str, source: str, **settings: Any) -> dict[str, Any]:
