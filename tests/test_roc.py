@@ -90,7 +90,7 @@ def test_a_calibration_holds_for_one_model_at_one_setting(made, sd1):
         ({"call": {}}, "call"),
     ):
         with pytest.raises(BadInput, match=says):
-            plan(sd1, **{"calibration": made, "call": call, name: value})
+            plan(sd1, **{"calibration": made, "call": call, **other})
     with pytest.raises(BadInput, match="detector agreement, which is not among"):
         plan(sd1, detectors_=["magnitude"], calibration=made, call=call)
 
