@@ -18,7 +18,7 @@ $(READY): pyproject.toml requirements.txt
 	touch $@
 
 demo: $(READY)  ## a prompt that leaks, why, and the repaired image: demo/index.html
-	$(BIN)/python examples/demo.py --out demo
+	$(BIN)/unleak demo -o demo
 
 test: $(READY)  ## lint, types and all tests
 	$(BIN)/ruff check .

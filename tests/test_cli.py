@@ -22,6 +22,7 @@ from unleak import models
 from unleak.bench import world as bench_world
 from unleak.bench.words import repairs
 from unleak.cli import app
+from unleak.cli.demo import ROWS
 from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.atomic import write_atomic
@@ -367,6 +368,18 @@ def test_only_chooses_among_the_items(unleak: Any, sd1_folder: str, tmp_path: Pa
         and ["laptop", "left", "not", "judged"] in said
     )
     assert "laptop</b> left as it was; no judge" in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.e2e
+def test_the_demo_is_one_page_with_evidence(unleak: Any, tmp_path: Path) -> None:
+    done = unleak("demo", "--seeds", "0", "--steps", "2")
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert done.code == 0 and "a key and a guitar" in done.out and not done.err, done.err
+    assert (
+        all(f"Where the leak sits: {rows}" in page for rows in ROWS)
+        and "a key and a banana" in page
+        and "<script" not in page
+    )
 
 
 # Interrupted.

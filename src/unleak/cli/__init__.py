@@ -28,7 +28,7 @@ def main(
     tolerant()
 
 
-for room in ("basics", "words", "lint", "regions", "copies", "bench"):  # in the order of `unleak --help`
+for room in ("demo", "basics", "words", "lint", "regions", "copies", "bench"):  # in the order of `unleak --help`
     import_module(f"unleak.cli.{room}")
 
 __all__ = ["app"]

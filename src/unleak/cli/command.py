@@ -37,7 +37,7 @@ class Command:
     Raises BadInput: an output cannot be written, or two outputs are one file.
     """
 
-    model: str = ""
+    model: str = "emoji-sd"
     device: str | None = None
     dtype: str | None = None
     offload: str = "none"

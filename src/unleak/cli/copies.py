@@ -9,7 +9,18 @@ import typer
 
 from unleak.cli.command import Command, command
 from unleak.cli.console import fitting, number, prompts_of, say, ticking
-from unleak.cli.options import CALL, MODEL, OUTPUT, CalibrationFile, Column, Detectors, FirstSteps, Prompt, SomeItems
+from unleak.cli.options import (
+    CALL,
+    MODEL,
+    OUTPUT,
+    CalibrationFile,
+    Column,
+    Detectors,
+    FirstSteps,
+    PresetName,
+    Prompt,
+    SomeItems,
+)
 from unleak.errors import BadInput
 
 RENAMED = {"--inference-steps": "--steps {}", "--steps=all": "--first-steps all"}
@@ -125,7 +136,7 @@ def guard(
     cmd: Command,
     prompt: Prompt,
     gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags.")] = None,
-    preset: Annotated[str, typer.Option(help="The mitigation, one of those above.")] = "detour",
+    preset: PresetName = "detour",
     items: SomeItems = None,
 ) -> None:
     """Draw with a mitigation of copying, before and after at the same seeds.

@@ -43,11 +43,12 @@ PadRows = Annotated[str, typer.Option("--pad", help="Rows elsewhere: empty, allp
 Pooled = Annotated[
     str, typer.Option("--pooled", help="The pooled vector: of the pad rows, the full prompt, or the item.")
 ]
-Split = Annotated[str, typer.Option("--split", help="heldout (report) or dev (tune)")]
+Split = Annotated[str, typer.Option("--split", help="Of the prompts: heldout (report) or dev (tune).")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many prompts of each kind.")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma separated.")]
 METHOD = "The method, one of those above."
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help=METHOD)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all noise.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method (see `unleak methods`); repeatable."),
@@ -73,7 +74,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option(help="Keep on the CPU what does not work just now: none, model or sequential.")],
         "none",
     ),
-    "seeds": (Annotated[str, typer.Option(help="7, 0:4 or 1,5,9")], "0:4"),
+    "seeds": (Annotated[str, typer.Option(help="Which images: 7, 0:4 or 1,5,9.")], "0:4"),
     "steps": (
         Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; default: the model's.")],
         None,

@@ -9,7 +9,7 @@ import typer
 
 from unleak.cli.command import Command, command
 from unleak.cli.console import err
-from unleak.cli.options import CALL, MODEL, OUTPUT, PresetName, Settings
+from unleak.cli.options import CALL, MODEL, OUTPUT, PresetName, Seed, Settings
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
 given twice, a detector (Grounding DINO) and then a segmenter (SAM). "own", the default: the model itself;
@@ -27,7 +27,7 @@ def edit_image(
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
     preset: PresetName = "ale",
     settings: Settings = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    seed: Seed = 0,
     masks_from: Annotated[list[str] | None, typer.Option(help=MASKS_FROM)] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of the target.")] = None,
 ) -> None:

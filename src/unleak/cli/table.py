@@ -1,0 +1,103 @@
+"""All commands and their options side by side: ``python -m unleak.cli.table > docs/cli.md`` writes the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from unleak.cli import app
+
+HEAD = """# The command line
+
+Written by `python -m unleak.cli.table > docs/cli.md`.
+
+Data goes to stdout, progress and notes to stderr. Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4
+unsupported model. A flag means the same in every command that has it.
+"""
+
+
+def commands() -> dict[str, Any]:
+    """Every command by what is typed after `unleak`, in the order of the help."""
+    return dict(_walk(get_command(app), ""))
+
+
+def _walk(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from _walk(one, f"{prefix}{name} ")
+        else:
+            yield prefix + name, one
+
+
+def options(one: Any) -> dict[str, Any]:
+    """The options of a command by flag; a short spelling stands with the long one: "-m, --model"."""
+    found = {}
+    for option in one.params:
+        if option.param_type_name == "option" and option.name != "help":
+            short = [flag for flag in option.opts if not flag.startswith("--")]
+            for flag in option.opts:
+                if flag not in short:
+                    found[", ".join([*short, flag])] = option
+    return found
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    found = commands()
+    return "\n".join([HEAD, *_overview(found), "", *_flags(found), "", *_earlier(found), ""])
+
+
+def _overview(found: dict[str, Any]) -> Iterator[str]:
+    yield "| command | |"
+    yield "|---|---|"
+    for name, one in found.items():
+        given = [p.name.upper() for p in one.params if p.param_type_name == "argument"]
+        yield f"| `{' '.join(['unleak', name, *given])}` | {_cell(one.help.splitlines()[0])} |"
+
+
+def _flags(found: dict[str, Any]) -> Iterator[str]:
+    """A row for each flag, a column for each command; a cell holds the default."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, one in found.items():
+        for flag, option in options(one).items():
+            rows.setdefault(flag, {})[name] = option
+    order = sorted(rows, key=lambda flag: -len(rows[flag]))
+    yield "A cell holds the default: `•` where the flag is there and has none, `!` where it must be given."
+    yield ""
+    yield f"| flag | {' | '.join(found)} | what it means |"
+    yield "|---" * (len(found) + 2) + "|"
+    for flag in order:
+        cells = [_default(rows[flag][name]) if name in rows[flag] else "" for name in found]
+        meaning = next(iter(rows[flag].values())).help
+        yield f"| `{flag}` | {' | '.join(cells)} | {_cell(meaning)} |"
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "`!`"
+    if option.default is None or option.is_flag or option.multiple:
+        return "`•`"
+    value = option.default.as_posix() if isinstance(option.default, Path) else option.default
+    return f"`{value}`"
+
+
+def _earlier(found: dict[str, Any]) -> Iterator[str]:
+    yield "Earlier spellings keep working, with a note:"
+    yield ""
+    yield "| command | earlier | now |"
+    yield "|---|---|---|"
+    for name, one in found.items():
+        for earlier, now in one.old.items():
+            yield f"| {name} | `{earlier.replace('=', ' ')}` | `{now.format('...')}` |"
+
+
+def _cell(text: str | None) -> str:
+    """Text that a table can hold."""
+    return " ".join((text or "").replace("\\[", "[").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
