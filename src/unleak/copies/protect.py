@@ -15,9 +15,9 @@ import torch
 from unleak.copies.methods.attenuate import ATTENUATED
 from unleak.core.intervention import Intervention
 from unleak.core.result import Result
-from unleak.drawing.generate import generate, rehearse
+from unleak.drawing.drawing import Drawing
+from unleak.drawing.generate import Seeds
 from unleak.engine.run import Run
-from unleak.engine.session import attach
 from unleak.judges import Judge
 from unleak.judges.copies import CopyJudge
 from unleak.text.items import Item
@@ -162,7 +162,7 @@ def protect(
     method: Intervention,
     *,
     preset: str = "",
-    seeds: Sequence[int] = range(4),
+    seeds: Seeds = 4,
     judge: Judge | None = None,
     items: Sequence[Item] = (),
     copies: CopyJudge | None = None,
@@ -181,21 +181,17 @@ def protect(
     Raises BadInput, PromptTruncated, NoSite before anything is drawn.
     """
     check_prompt(prompt)
-    seeds, call = list(seeds), dict(call or {})
-    rehearse(pipe, prompt, method, **call)
-    drawn, runs = [], []
-    for methods in ((_Look(),), (method,)):
-        with attach(pipe, *methods) as run:
-            drawn.append(generate(pipe, prompt, seeds, progress=progress, **call)[0])
-        runs.append(run)
-    before, after = drawn
-    rows = [sum(entry["denoiser_rows"] for entry in run.log) for run in runs]
+    drawing = Drawing(pipe, seeds, call, judge, progress)
+    drawing.rehearse(prompt, method)
+    (before, plain), (after, run) = ((drawing.images(prompt, one), drawing.run) for one in (_Look(), method))
+    assert plain is not None and run is not None
+    rows = [sum(entry["denoiser_rows"] for entry in one.log) for one in (plain, run)]
     present = (judge.present(before, items), judge.present(after, items)) if judge is not None and items else None
     return Protection(
-        prompt, model, preset, method, call, seeds, before, after,
-        runs[1].results.get("gate"), _attenuated(runs[1]), (rows[0], rows[1]),
+        prompt, model, preset, method, drawing.call, drawing.seeds, before, after,
+        run.results.get("gate"), _attenuated(run), (rows[0], rows[1]),
         copies, None if copies is None else (copies.similarity(before), copies.similarity(after)),
-        None if judge is None else judge.name, tuple(items), present, runs[1].log,
+        None if judge is None else judge.name, tuple(items), present, run.log,
     )  # fmt: skip
 
 

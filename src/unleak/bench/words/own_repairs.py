@@ -12,8 +12,7 @@ from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import METHODS as WORLD
 from unleak.bench.words.repairs import code, counting, repaired_by
-from unleak.drawing.generate import generate
-from unleak.engine.session import attach
+from unleak.drawing.drawing import Drawing
 from unleak.errors import UnleakError, UnsupportedModel
 from unleak.judges import Judge
 from unleak.stats.intervals import mcnemar
@@ -111,8 +110,8 @@ def _there(run: Run, options: dict[str, Any], record: Record, broken: Sequence[I
         return judge.present(found.after, items)
     named = list(broken) if sense else [replace(item, sense=None) for item in broken]
     others = [replace(item, sense=None) for item in items if item not in broken]
-    with attach(run.pipe, *([repaired_by(way, named, others, arguments)] if broken else [])):
-        return judge.present(generate(run.pipe, prompt, run.seeds, **run.call)[0], items)
+    repairs = [repaired_by(way, named, others, arguments)] if broken else []
+    return judge.present(Drawing(run.pipe, run.seeds, run.call).images(prompt, *repairs), items)
 
 
 def _right(there: np.ndarray) -> bool:

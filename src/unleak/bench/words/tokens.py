@@ -17,8 +17,7 @@ import numpy as np
 from unleak.bench.rows import SHARE, Row, mean, paired_difference, share
 from unleak.bench.run import Run
 from unleak.core.intervention import Intervention
-from unleak.drawing.generate import generate
-from unleak.engine.session import attach
+from unleak.drawing.drawing import Drawing
 from unleak.errors import BadInput
 from unleak.files.parts import Parts
 from unleak.files.provenance import code_of
@@ -125,8 +124,7 @@ def pruned(
     tick = run.ticking("prune", 2 * (len(tried) + len(seeds)) * len(jobs))
 
     def drawn(plan: Plan, on: list[int], *interventions: Intervention) -> list[bool]:
-        with attach(run.pipe, *interventions):
-            images = generate(run.pipe, plan.prompt, on, progress=tick, **run.call)[0]
+        images = Drawing(run.pipe, on, run.call, progress=tick).images(plan.prompt, *interventions)
         there: list[bool] = np.all(judge.present(images, plan.named), axis=1).tolist()
         return there
 

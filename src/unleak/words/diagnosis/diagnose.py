@@ -9,15 +9,13 @@ Without a judge the flow is the only evidence: there is no verdict, and the imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from unleak.core.intervention import Intervention
-from unleak.drawing.generate import generate, rehearse
-from unleak.engine.session import attach
+from unleak.drawing.drawing import Drawing
+from unleak.drawing.generate import Seeds
 from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
@@ -76,7 +74,7 @@ def diagnose(
     prompt: str,
     items: str | Iterable[str | Item] | None = None,
     *,
-    seeds: Iterable[int] = range(4),
+    seeds: Seeds = 4,
     judge: Judge | None = None,
     senses: Mapping[str, Sequence[str]] | None = None,
     evidence: str = "failures",
@@ -105,35 +103,31 @@ def diagnose(
     """
     prompt, named = items_of(prompt, items)
     check_evidence(evidence)
-    seeds, call, senses = list(seeds), dict(call or {}), senses or {}
+    senses, drawing = senses or {}, Drawing(pipe, seeds, call, judge, progress)
     findings = [_finding(judge, *pair, senses) for pair in zip(named, find_all(prompt, named), strict=True)]
     watched = [_watched(judge, findings, i) for i in range(len(findings))]
     meant = [f.meant for f in findings]
 
-    encoded = rehearse(pipe, prompt, **call).prompts.encoded
+    encoded = drawing.rehearse(prompt).encoded
     causal = _causal(encoded, named)
     for depth in lens:
-        rehearse(pipe, prompt, Lens(depth), **call)
+        drawing.rehearse(prompt, Lens(depth))
     bank = dict.fromkeys((*(m.sense or m.text for m in meant), *(n for names in senses.values() for n in names)))
     for i, item in enumerate(named):
         if len(bank) > 1:
             findings[i].reads = reads_as(encoded, named, i, bank)
         for _, text, interventions in probes(prompt, item, _others(named, i), causal).values():
-            rehearse(pipe, text, *interventions, **call)
-
-    def draw(text: str, *interventions: Intervention) -> np.ndarray:
-        with attach(pipe, *interventions):
-            return generate(pipe, text, seeds, progress=progress, **call)[0]
+            drawing.rehearse(text, *interventions)
 
     flow = flow_of(encoded, prompt, meant, senses)
     who = judge.name if judge else None
-    found = Diagnosis(prompt, model, findings, flow, seeds, who, call, draw(prompt))
+    found = Diagnosis(prompt, model, findings, flow, drawing.seeds, who, drawing.call, drawing.images(prompt))
     for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
         full = look(judge, found.images, things, "The prompt")
         f.present, f.instead = full.rate, tuple(name for name in full.instead if name in f.senses)
         if evidence == "all" or (f.present and not f.present.yes):
             f.evidence = {
-                name: look(judge, draw(text, *interventions), things, title, len(f.senses))
+                name: look(judge, drawing.images(text, *interventions), things, title, len(f.senses))
                 for name, (title, text, interventions) in probes(prompt, f.item, _others(named, i), causal).items()
             }
         if f.present:
@@ -141,15 +135,15 @@ def diagnose(
     every = list(dict.fromkeys(thing for things in watched for thing in things))
     if any(f.evidence for f in findings) and judge:
         title, interventions = nothing()
-        found.control = look(judge, draw(prompt, *interventions), every, title)
+        found.control = look(judge, drawing.images(prompt, *interventions), every, title)
     if flow_images and len(meant) > 1:
         found.image_flow = image_flow(
             pipe, prompt, meant, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
         )
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
-        found.layers[depth] = look(judge, draw(prompt, Lens(depth)), every, title)
-    _suggest(pipe, found, judge, partial(draw, prompt) if after else None)
+        found.layers[depth] = look(judge, drawing.images(prompt, Lens(depth)), every, title)
+    _suggest(found, drawing, after)
     return found
 
 
@@ -193,17 +187,15 @@ def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
     return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
 
 
-def _suggest(
-    pipe: Any, found: Diagnosis, judge: Judge | None, draw: Callable[[Intervention], np.ndarray] | None
-) -> None:
-    """Add a repair, and with `draw` what it draws: the cheapest that is meant for what was found and that this
+def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
+    """Add a repair, and with `after` what it draws: the cheapest that is meant for what was found and that this
     pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
     none brings them back, the first."""
-    drawn: list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]] = []
-    for trial in (trials if judge and draw else suggested)(found.task):
+    judge, drawn = drawing.judge, list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]]()
+    for trial in (trials if judge and after else suggested)(found.task):
         try:
-            rehearse(pipe, found.prompt, trial.repair, **found.call)
-            images = draw(trial.repair) if draw else None
+            drawing.rehearse(found.prompt, trial.repair)
+            images = drawing.images(found.prompt, trial.repair) if after else None
         except UnleakError as e:
             found.failed[trial.name] = str(e)
             continue

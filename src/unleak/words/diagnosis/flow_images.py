@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from unleak.drawing.generate import generate, rehearse
-from unleak.engine.session import attach
+from unleak.drawing.drawing import Drawing
+from unleak.drawing.generate import Seeds
 from unleak.errors import BadInput
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
@@ -86,7 +86,7 @@ def image_flow(
     prompt: str,
     items: str | Iterable[str | Item],
     *,
-    seeds: Iterable[int] = range(4),
+    seeds: Seeds = 4,
     judge: Judge | None = None,
     senses: Mapping[str, Sequence[str]] | None = None,
     rows: str = "all",
@@ -105,7 +105,7 @@ def image_flow(
         BadInput, ItemNotFound, AmbiguousItem, PromptTruncated: before anything is drawn.
     """
     check_prompt(prompt)
-    named, seeds, call = parse_items(items), list(seeds), dict(call or {})
+    named, drawing = parse_items(items), Drawing(pipe, seeds, call, judge, progress)
     found = find_all(prompt, named)
     texts = {None: (prompt, named)} | {j: _without(prompt, found, j) for j in range(len(named))}
     jobs = {
@@ -116,18 +116,14 @@ def image_flow(
         if i != j
     }
     for text, says in jobs.values():
-        rehearse(pipe, text, says, **call)
+        drawing.rehearse(text, says)
 
-    def drawn(text: str, says: Says) -> np.ndarray:
-        with attach(pipe, says):
-            return generate(pipe, text, seeds, progress=progress, **call)[0]
-
-    images = {pair: drawn(*job) for pair, job in jobs.items()}
+    images = {pair: drawing.images(*job) for pair, job in jobs.items()}
     changes = {}
     for i, j in permutations(range(len(named)), 2):
         seen = [_seen(judge, images[i, at], named, i, j, senses or {}) for at in (None, j)]
         changes[i, j] = ImageChange(_distance(images[i, None], images[i, j]), seen[0].seen, seen[1].seen)
-    return ImageFlow(prompt, named, seeds, changes)
+    return ImageFlow(prompt, named, drawing.seeds, changes)
 
 
 def _without(prompt: str, found: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from unleak.core.intervention import Intervention
 from unleak.core.result import Result
-from unleak.drawing.generate import generate, rehearse
-from unleak.engine.session import attach
+from unleak.drawing.drawing import Drawing
+from unleak.drawing.generate import Seeds
 from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
 from unleak.text.items import Item, find_all, parse_items
@@ -219,7 +219,7 @@ def repair(
     items: str | Iterable[str | Item],
     *,
     with_: str = "auto",
-    seeds: Sequence[int] = range(8),
+    seeds: Seeds = 8,
     judge: Judge | None = None,
     only: str | Iterable[str | Item] | None = None,
     redundant: Prune | Classifier | None = None,
@@ -249,22 +249,29 @@ def repair(
     senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
     named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
     todo = replace(todo, items=named)
-    seeds, call = list(seeds), dict(call or {})
+    drawing = Drawing(pipe, seeds, call, judge, progress)
     if isinstance(redundant, Classifier):
-        todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **call))
+        todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **drawing.call))
     if judge is None and todo.forced is None:
         todo = replace(todo, forced=[True] * len(named))
     for trial in todo.to_rehearse():
-        rehearse(pipe, prompt, trial, **call)
+        drawing.rehearse(prompt, trial)
 
-    one = _Drawing(pipe, prompt, named, judge, call, progress)
     if with_ == "auto" and judge is not None:
         found = diagnose(
-            pipe, prompt, given, seeds=seeds, judge=judge, after=False, model=model, call=call, progress=progress
+            pipe,
+            prompt,
+            given,
+            seeds=drawing.seeds,
+            judge=judge,
+            after=False,
+            model=model,
+            call=call,
+            progress=progress,
         )
-        drawn = _by_trial(one, todo, seeds, found)
+        drawn = _by_trial(drawing, prompt, todo, found)
     else:
-        drawn = _as_asked(one, todo, seeds)
+        drawn = _as_asked(drawing, prompt, todo)
     before, after = drawn.seen_before, drawn.seen_after
     outcomes = [
         ItemOutcome(
@@ -274,40 +281,11 @@ def repair(
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
     dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
-    settings = {"with": with_, **parameters, **dropped, "call": call}
+    settings = {"with": with_, **parameters, **dropped, "call": drawing.call}
     return Repair(
-        prompt, model, drawn.method, settings, outcomes, seeds, drawn.before, drawn.after,
-        judge.name if judge else None, one.log, drawn.found, drawn.tried, drawn.by,
+        prompt, model, drawn.method, settings, outcomes, drawing.seeds, drawn.before, drawn.after,
+        judge.name if judge else None, drawing.log, drawn.found, drawn.tried, drawn.by,
     )  # fmt: skip
-
-
-@dataclass
-class _Drawing:
-    """Everything that a repair draws, and what the judge sees in it; `log` is that of what is drawn for the user."""
-
-    pipe: Any
-    prompt: str
-    items: tuple[Item, ...]
-    judge: Judge | None
-    call: dict[str, Any]
-    progress: Callable[[int], None] | None
-    log: list[Any] = field(default_factory=list)
-
-    def draw(self, seeds: Sequence[int], *interventions: Intervention) -> np.ndarray:
-        """Images [S, H, W, 3]."""
-        with attach(self.pipe, *interventions) as run:
-            images = generate(self.pipe, self.prompt, seeds, progress=self.progress, **self.call)[0]
-        self.log.extend(run.log)
-        return images
-
-    def see(self, images: np.ndarray) -> np.ndarray | None:
-        """Which items are there, [S, items] of bool; None without a judge."""
-        return None if self.judge is None else self.judge.present(images, self.items)
-
-    def skip(self, images: int) -> None:
-        """So many images need not be drawn."""
-        if self.progress:
-            self.progress(images)
 
 
 @dataclass
@@ -325,39 +303,39 @@ class _Drawn:
     by: list[str] = field(default_factory=list)
 
 
-def _as_asked(one: _Drawing, todo: RepairPlan, seeds: list[int]) -> _Drawn:
+def _as_asked(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
     """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
-    before = one.draw(seeds)
-    seen = one.see(before)
+    before = drawing.images(prompt)
+    seen = drawing.present(before, todo.items)
     target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
     if not any(target):
-        one.skip(len(seeds))
+        drawing.skip(len(before))
         return _Drawn(before, before, seen, seen, "none", target)
-    one.log.clear()
-    after = one.draw(seeds, todo.build(target))
-    return _Drawn(before, after, seen, one.see(after), todo.name, target)
+    drawing.log.clear()
+    after = drawing.images(prompt, todo.build(target))
+    return _Drawn(before, after, seen, drawing.present(after, todo.items), todo.name, target)
 
 
-def _by_trial(one: _Drawing, todo: RepairPlan, seeds: list[int], found: Diagnosis) -> _Drawn:
+def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, found: Diagnosis) -> _Drawn:
     """By what the judge confirms on held-out seeds; each seed then by what shows most, see `Best`."""
-    assert one.judge is not None
-    judge, items, before = one.judge, one.items, found.images
+    assert drawing.judge is not None
+    judge, seeds, items, before = drawing.judge, drawing.seeds, todo.items, found.images
     seen = judge.present(before, items)
     task = _reasoned(todo.task(todo.forced or found.suspects), found)
-    look = lambda *them: judge.present(one.draw(held_out_seeds(seeds), *them), items)  # noqa: E731
+    look = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out_seeds(seeds)), items)  # noqa: E731
     tried = try_repairs(task, items, look, **todo.parameters) if task.broken else []
     kept = next((t.trial for t in tried if t.kept), None)
     best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
     if kept is None:
-        one.skip(len(seeds))
+        drawing.skip(len(seeds))
     else:
-        one.log.clear()
-        after = one.draw(seeds, kept.repair)
+        drawing.log.clear()
+        after = drawing.images(prompt, kept.repair)
         best.consider(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
     for other in untried(task, tried, **todo.parameters):
         if not best.incomplete:
             break
-        _redraw(one, best, other, seeds, tried)
+        _redraw(drawing, prompt, items, best, other, tried)
     target = [kept is not None and item in kept.items for item in items]
     method = kept.name if kept else "none"
     return _Drawn(before, best.images, seen, best.present, method, target, found, tried, best.drawn_by)
@@ -374,13 +352,15 @@ def _reasoned(task: RepairTask, found: Diagnosis) -> RepairTask:
     return replace(task, verdicts=tuple(reasons[item] for item in task.broken))
 
 
-def _redraw(one: _Drawing, best: Best, trial: Trial, seeds: Sequence[int], tried: list[Attempt]) -> None:
+def _redraw(
+    drawing: Drawing, prompt: str, items: Sequence[Item], best: Best, trial: Trial, tried: list[Attempt]
+) -> None:
     """Draw by another repair what still misses an item; `tried` learns of it where the pipeline cannot."""
-    assert one.judge is not None
+    assert drawing.judge is not None
     rows = best.incomplete
     try:
-        images = one.draw([seeds[row] for row in rows], trial.repair)
+        images = drawing.images(prompt, trial.repair, seeds=[drawing.seeds[row] for row in rows])
     except UnleakError as e:
         tried.append(Attempt(trial, best.present[rows], None, failed=str(e)))
         return
-    best.consider(rows, images, one.judge.present(images, one.items), trial.name)
+    best.consider(rows, images, drawing.judge.present(images, items), trial.name)

@@ -70,7 +70,7 @@ def alike(jobs: Sequence[Job], most: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class EditSession:
     """What the images of one call have in common."""
 
     pipe: Any
