@@ -53,7 +53,7 @@ SAMPLE: dict[str, tuple[str, ...]] = {
 }
 #: methods that need more than the sample's options
 MORE: dict[str, tuple[str, ...]] = {
-    "classifier": ("--limit", "5", "--steps", "2"), "diagnosis": ("--limit", "1", "--seeds", "0:2", "--steps", "8"),
+    "classifier": ("--limit", "5", "--steps", "2"), "diagnosis": ("--limit", "2", "--seeds", "0:2", "--steps", "8"),
     "lint": ("--limit", "8",), "flow": ("--limit", "8",), "bright-ending": ("--limit", "1", "--steps", "8"),
     "late-entropy": ("--limit", "1", "--steps", "8"),
 }  # fmt: skip

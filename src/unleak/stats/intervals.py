@@ -48,8 +48,9 @@ def share(hits: Values) -> Figure:
 
     Wilson's interval at the effective number of images, n / deff. deff is how much more the shares of the cases vary
     than those of independent images would (Kish, Survey Sampling, 1965); the score interval at that number keeps its
-    coverage (Franco, Little, Louis and Slud, J. Survey Statistics and Methodology 7, 2019). Where all images are
-    alike nothing can be said of deff, and every case counts once.
+    coverage (Franco, Little, Louis and Slud, J. Survey Statistics and Methodology 7, 2019). Few hits, or none, say
+    little of deff: it is taken with one case of hits and one without added, as Agresti and Coull add images (American
+    Statistician 52, 1998). Every case counts once at least.
 
     Raises BadInput without any image.
 
@@ -65,15 +66,14 @@ def share(hits: Values) -> Figure:
 
 def _effective(yes: np.ndarray, of: np.ndarray) -> float:
     """How many independent images say as much as these, `yes` of `of` in each case."""
-    cases, n = len(of), int(of.sum())
-    p = yes.sum() / n
-    if cases == 1 or cases == n:
-        return n
-    if p in (0.0, 1.0):
-        return float(n**2 / (of**2).sum())
-    by_case = cases / (cases - 1) * ((yes - p * of) ** 2).sum()
-    by_image = n / (n - 1) * n * p * (1 - p)
-    return float(n / max(1.0, by_case / by_image))
+    if len(of) == 1:
+        return float(of.sum())
+    n, typical = of.sum(), of.mean()
+    k, m = np.array([*yes, typical, 0.0]), np.array([*of, typical, typical])  # with the two that are added
+    p = k.sum() / m.sum()
+    by_case = len(m) / (len(m) - 1) * ((k - p * m) ** 2).sum()
+    by_image = m.sum() ** 2 / (m.sum() - 1) * p * (1 - p)
+    return float(min(n, max(n * by_image / by_case, n**2 / (of**2).sum())))
 
 
 def mean(values: Values, within: tuple[float, float] | None = None) -> Figure:
