@@ -86,7 +86,7 @@ def test_fewer_columns_give_the_same_rows(any_pipe):
         for i, (a, b) in cut.spans.items():
             torch.testing.assert_close(reading.rows[i], H[b - 1] if encoder.causal else H[a:b].mean(0))
         if encoder.causal:
-            eos = cut.tokens.tail.start
+            eos = cut.tokens.after_text.start
             torch.testing.assert_close(reading.after, H[eos : eos + 2].flatten())
 
 

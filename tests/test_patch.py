@@ -15,10 +15,10 @@ from tiny import NAMES, draw, tiny
 from unleak import Intervention, Patch, Subset
 from unleak.core.anatomy import Anatomy
 from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated
+from unleak.text.eos_pads import POLICIES, aligned
 from unleak.text.items import Item
 from unleak.text.rows import each_layer, remove
 from unleak.text.spans import item_span, tokenize
-from unleak.text.tail import POLICIES, aligned
 
 PROMPT = "a laptop and a mouse on a table"
 CAUSAL = {"sd1": {"text_encoder"}, "sd2": {"text_encoder"}, "sdxl": {"text_encoder", "text_encoder_2"}}
@@ -397,7 +397,7 @@ def test_rows_after_the_text_follow_their_equation(pipes, name, policy):
                 text, rows = said
                 return rows[:, aligned(own, tokenize(call.tokenizer, text, 77))]
 
-            assert torch.allclose(new[:, own.tail], expected_tail(policy, say, tail), atol=1e-5), (encoder, k)
+            assert torch.allclose(new[:, own.after_text], expected_tail(policy, say, tail), atol=1e-5), (encoder, k)
             a, _ = spans_of(call, PROMPT, "mouse")
             assert torch.equal(new[:, :a], layers(plain[encoder])[k][:, :a])
 
@@ -436,7 +436,7 @@ def test_only_the_chosen_rows_change(pipes):
     plain, _ = encode(pipes["sd1"])
     own = tokenize(plain["text_encoder"].tokenizer, PROMPT, 77)
     item = {*range(*spans_of(plain["text_encoder"], PROMPT, "mouse"))}
-    channels = {"item": item, "eos": {own.tail[0]}, "pads": {*own.tail[1:]}}
+    channels = {"item": item, "eos": {own.after_text[0]}, "pads": {*own.after_text[1:]}}
     channels["context"] = {*range(*own.body)} - item
     for channel, rows in channels.items():
         seen, _ = encode(pipes["sd1"], PROMPT, Patch("mouse", others="laptop", rows=(channel,)))
@@ -454,22 +454,22 @@ def test_masked_items_are_masked_in_place(pipes):
     ids[0, slice(*spans_of(call, prompt, "squirrel"))] = tokenize(call.tokenizer, ",", 77).ids[1]
     own = tokenize(call.tokenizer, prompt, 77)
     with torch.no_grad():
-        expected = call.module(ids).last_hidden_state[:, own.tail]
-    assert torch.equal(call.output.last_hidden_state[:, own.tail], expected)
+        expected = call.module(ids).last_hidden_state[:, own.after_text]
+    assert torch.equal(call.output.last_hidden_state[:, own.after_text], expected)
 
 
 def test_attn_mask_tail_hears_each_item_without_the_other(pipes):
     plain, _ = encode(pipes["sd1"])
     seen, _ = encode(pipes["sd1"], PROMPT, Patch("mouse", others="laptop", eos_pads="attn-mask"))
     old, new = layers(plain["text_encoder"])[0], layers(seen["text_encoder"])[0]
-    tail = tokenize(pipes["sd1"].tokenizer, PROMPT, 77).tail
+    tail = tokenize(pipes["sd1"].tokenizer, PROMPT, 77).after_text
     assert not torch.allclose(old[:, tail], new[:, tail], atol=1e-3)
 
 
 def test_aligned_reads_eos_from_eos_and_pads_in_place():
     tokenizer = tiny("sd1").tokenizer
     long, short = tokenize(tokenizer, "a red mouse", 8), tokenize(tokenizer, "mouse", 8)
-    assert long.tail == range(5, 8) and short.tail == range(2, 8)
+    assert long.after_text == range(5, 8) and short.after_text == range(2, 8)
     assert aligned(long, long) == [5, 6, 7]
     assert aligned(long, short) == [2, 6, 7]
     assert aligned(short, long) == [5, 6, 6, 6, 6, 7]

@@ -195,7 +195,7 @@ def test_tokens_that_encoders_cut_differently_need_an_encoder():
     tokens = tokenize(FLUX.tokenizer, "a mouse and squirrels", 40)
     with pytest.raises(BadInput, match=r"differently .*encoder='text_encoder'"):
         Subset.token("squirrels", 0).positions(cutters[0], tokens, cutters)
-    with pytest.raises(BadInput, match="no encoder 'nobody'"):
+    with pytest.raises(BadInput, match="no encoder is called 'nobody'"):
         Subset.token("squirrels", 0, "nobody").positions(cutters[0], tokens, cutters)
     with pytest.raises(BadInput, match="counted from 0"):
         Subset.token("squirrels", 99, "text_encoder_2").positions(cutters[0], tokens, cutters)
@@ -222,7 +222,7 @@ def test_bad_arguments(sd1):
     for wrong in ({"pad": "blank"}, {"pooled": "half"}, {"pad": "mean"}, {"bank": ("a cat",)}):
         with pytest.raises(BadInput):
             Keep(Subset.pads(), **wrong)
-    with pytest.raises(BadInput, match="kinds of rows"):
+    with pytest.raises(BadInput, match="kind of rows"):
         Subset.of(kinds=["middle"])
     with pytest.raises(BadInput, match="is empty"):
         Subset.of(" ")

@@ -156,8 +156,8 @@ def test_pads_depend_on_length_and_context(flux):
     eight, sixteen = t5(flux, 8).pads().rows, t5(flux, 16).pads().rows
     assert not torch.allclose(eight, sixteen[:, :8], atol=1e-3)
     encoder = t5(flux, 16)
-    contextual = encoder(["a dog"]).rows[:, encoder.tokens("a dog").tail]
-    assert not torch.allclose(contextual, encoder.pads().rows[:, encoder.tokens("a dog").tail], atol=1e-3)
+    contextual = encoder(["a dog"]).rows[:, encoder.tokens("a dog").after_text]
+    assert not torch.allclose(contextual, encoder.pads().rows[:, encoder.tokens("a dog").after_text], atol=1e-3)
 
 
 def test_pad_errors(flux):

@@ -71,4 +71,4 @@ def test_rows_that_are_no_encoders_are_unsupported(encoded):
 def test_the_end_of_a_text_is_its_end_token(tokenizer, text):
     cut = tokenize(tokenizer, text, 9)
     assert cut.ids[cut.end] == tokenizer.eos_token_id and all(cut.real[: cut.end + 1])
-    assert cut.tail == range(cut.end, 9)
+    assert cut.after_text == range(cut.end, 9)

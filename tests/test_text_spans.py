@@ -86,9 +86,9 @@ def test_bos_and_eos_are_not_assumed():
     assert item_span(t5, "laptop", "laptop") == (0, 1)
     assert item_span(plain, "mouse", "mouse") == (0, 4)
     assert tokenize(clip, "a laptop", 8).body == (1, 3)
-    assert tokenize(clip, "a laptop", 8).tail == range(3, 8)
+    assert tokenize(clip, "a laptop", 8).after_text == range(3, 8)
     assert tokenize(t5, "a laptop", 8).body == (0, 2)
-    assert tokenize(t5, "a laptop", 8).tail == range(2, 8)
+    assert tokenize(t5, "a laptop", 8).after_text == range(2, 8)
 
 
 def test_positions_differ_between_tokenizers():

@@ -17,6 +17,8 @@ from unleak.errors import BadInput, SpanMismatch, choose
 from unleak.text.spans import Span
 
 UNEQUAL = ("error", "right-align", "representative")
+POOLED_FIELDS = ("pooler_output", "text_embeds")
+"""Where an encoder's output has its pooled vector."""
 
 
 def keep(H: Tensor, C: Tensor, S: Iterable[int]) -> Tensor:

@@ -57,7 +57,7 @@ class Tokens:
         return self.body[1] if any(self.words) else self.length - 1 - self.real[::-1].index(True)
 
     @property
-    def tail(self) -> range:
+    def after_text(self) -> range:
         """The rows after the text: EOS, where there is one, and the pads."""
         return range(self.end, self.length)
 

@@ -28,11 +28,11 @@ from torch import Tensor
 from unleak.drawing.generate import rehearse
 from unleak.errors import UnsupportedModel, choose
 from unleak.text.call import Encoded, TextCall
+from unleak.text.eos_pads import aligned
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.prompt import check_prompt
 from unleak.text.rows import Layer
 from unleak.text.scene import Scene, View
-from unleak.text.tail import aligned
 
 #: how item j is taken out of the prompt
 WITHOUT: dict[str, Callable[[Scene, set[int]], View]] = {

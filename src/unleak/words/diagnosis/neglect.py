@@ -34,9 +34,9 @@ from unleak.judges import Judge
 from unleak.stats.rate import Rate
 from unleak.text.items import Item
 from unleak.text.phrases import phrase
-from unleak.text.rows import Layer, each_layer, keep
+from unleak.text.rows import POOLED_FIELDS, Layer, each_layer, keep
 from unleak.text.scene import Scene
-from unleak.words.methods.probe import POOLED_FIELDS, Keep, Subset
+from unleak.words.methods.probe import Keep, Subset
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -101,7 +101,7 @@ class Says(Intervention):
         if self.rows == "own" or not scene.causal:
             return list(range(*spans[0]))
         if self.rows == "gathered":
-            return [*range(*spans[0]), *scene.prompt.tokens[b].tail]
+            return [*range(*spans[0]), *scene.prompt.tokens[b].after_text]
         of_others = {row for i in scene.others for row in range(*spans[i])}
         return [row for row in range(scene.length) if row not in of_others]
 

@@ -91,10 +91,10 @@ class Encoder:
 
     def _reading(self, cut: Cut, H: Tensor) -> Reading:
         rows = {i: H[b - 1] if self.causal else H[a:b].mean(0) for i, (a, b) in cut.spans.items()}
-        tail = cut.tokens.tail
-        if not self.causal or not tail:
+        after = cut.tokens.after_text
+        if not self.causal or not after:
             return Reading(rows, None)
-        return Reading(rows, torch.cat([H[min(tail.start + j, tail.stop - 1)] for j in range(AFTER)]))
+        return Reading(rows, torch.cat([H[min(after.start + j, after.stop - 1)] for j in range(AFTER)]))
 
     def _encode(self, cuts: Sequence[Tokens]) -> Any:
         """No row of a causal encoder depends on what follows it: only as many columns as are read are encoded."""

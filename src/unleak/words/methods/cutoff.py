@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from unleak.errors import BadInput, choose
+from unleak.text.eos_pads import words_of_no_item
 from unleak.text.rows import Layer, each_layer
 from unleak.text.scene import Scene
-from unleak.text.tail import between
 from unleak.words.methods.on_items import OnItems
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Cutoff(OnItems):
         for b in range(len(H)):
             chosen = [([*range(*scene.prompt.spans[b][i])], scene.masked({i})) for i in scene.items]
             if self.strong:
-                chosen.append(([*between(scene.prompt, b), *scene.prompt.tokens[b].tail], scene.masked(())))
+                chosen.append(
+                    ([*words_of_no_item(scene.prompt, b), *scene.prompt.tokens[b].after_text], scene.masked(()))
+                )
             for at, view in chosen:
                 out[b, at] = MIXES[self.mix](H[b, at], layer(view.output)[b, at], self.weight)
         return out

@@ -1,13 +1,16 @@
 """Repairs of leaks between words that act on text rows alone: one more encoding per item, no denoiser work.
 
-Source: Follow the Flow (arXiv 2504.01137), patching an item with its uncontextualised rows:
-``H~[span_P(A)] = H^Q[span_Q(A)]``, where P is the prompt and Q the item A without its context.
+Source: Follow the Flow (arXiv 2504.01137), patching an item with its uncontextualised rows. With H the rows of the
+prompt P, ``I(A)`` the rows of item A, and Q an encoding in which A stands without its context:
+
+    H~[I_P(A)] = H^Q[I_Q(A)]     for each item A; `ISOLATIONS` are the ways to make Q
+    H~[R]      = T(P)            for the rows R of no item, in a causal encoder; `eos_pads.POLICIES` are the ways to T
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,24 +20,58 @@ from torch import Tensor
 
 from unleak.core.intervention import ALL, Intervention, SiteFilter, Window
 from unleak.errors import BadInput, SpanMismatch, choose
+from unleak.text.eos_pads import POLICIES, WHOLE_SENTENCE, aligned, check_policy, words_of_no_item
 from unleak.text.items import Item, parse_items, written
 from unleak.text.match import occurrences
-from unleak.text.rows import UNEQUAL, Layer, align, each_layer, patch
+from unleak.text.rows import POOLED_FIELDS, UNEQUAL, Layer, align, each_layer, patch
 from unleak.text.scene import Scene, View
-from unleak.text.spans import Tokens
-from unleak.text.subsets import Subset
-from unleak.text.tail import IN_PLACE, POLICIES, aligned, between, check_policy
+from unleak.text.subsets import Cutter, Subset
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
     from unleak.text.call import TextCall
 
-ISOLATIONS = ("bare", "positioned", "masked-context", "substituted", "attn-mask")
 POOLED = ("full", "item", "eos_pads")
 ROWS = ("item", "context", "eos", "pads")
 _WHOLE_RUN = Window()
 _NO_ROWS = Subset.nothing()
-_POOLED_FIELDS = ("pooler_output", "text_embeds")
+
+
+# -- Q: item i without its context ------------------------------------------------------------------------------
+
+
+def bare(scene: Scene, i: int) -> View:
+    """``Q = A``: the item's phrase alone, as in the paper: "a mouse"."""
+    return scene.alone(i)
+
+
+def positioned(scene: Scene, i: int) -> View:
+    """``Q = , , , A``: its phrase after fillers, so that its tokens keep their places."""
+    return scene.positioned(i)
+
+
+def masked_context(scene: Scene, i: int) -> View:
+    """``Q = P with the tokens of all other items masked by the filler``."""
+    return scene.masked({i})
+
+
+def substituted(scene: Scene, i: int) -> View:
+    """``Q = P with all other items replaced by the substitute``: "a mouse and a thing"."""
+    return scene.substituted({i})
+
+
+def attn_mask(scene: Scene, i: int) -> View:
+    """``Q = P``, each named item attending to itself alone."""
+    return scene.separated
+
+
+ISOLATIONS: dict[str, Callable[[Scene, int], View]] = {
+    "bare": bare,
+    "positioned": positioned,
+    "masked-context": masked_context,
+    "substituted": substituted,
+    "attn-mask": attn_mask,
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -47,13 +84,10 @@ class Patch(Intervention):
     Attributes:
         items: the items to repair, as `Item.of` writes them, with their own modifiers ("yellow car").
         others: the further items of the prompt, where a policy below must know them.
-        isolation: where an item's rows come from. ``"auto"``: ``"substituted"`` if more items than one are named,
-            else ``"bare"``, which is the paper's. ``"bare"``: its phrase alone. ``"positioned"``: its phrase
-            after fillers, so that its tokens keep their places. ``"masked-context"``: the prompt with the
-            other items masked by the filler. ``"substituted"``: the prompt with the other items replaced by
-            the substitute ("a mouse and a thing"). ``"attn-mask"``: the prompt, each named item attending to itself
-            alone. An item that has a sense (``as_``) is named by it in all of these.
-        eos_pads: the rows after the text in a causal encoder, one of `unleak.text.tail.POLICIES`; ``"keep"``
+        isolation: where an item's rows come from, one of `ISOLATIONS`. ``"auto"``: ``"substituted"`` if more items
+            than one are named, else ``"bare"``, which is the paper's. An item that has a sense (``as_``) is named by
+            it in all of them.
+        eos_pads: the rows after the text in a causal encoder, one of `unleak.text.eos_pads.POLICIES`; ``"keep"``
             leaves what leaked into them. ``"auto"``: ``"compose"`` if more items than one are named, else
             ``"keep"`` with a warning. Encoders that look both ways always keep theirs.
         rows: which rows change, to measure where a leak sits, some of ``"item"``; ``"context"``: the other
@@ -104,19 +138,12 @@ class Patch(Intervention):
         window: Window = _WHOLE_RUN,
         sites: SiteFilter = ALL,
     ) -> None:
-        named = [one for given in (*item, tuple(items)) for one in (parse_items(given) if given else ())]
-        if not named:
-            raise BadInput("Patch repairs at least one item: Patch('mouse').")
-        if as_ is not None and len(named) != 1:
-            raise BadInput("as_ names the sense of one item; for several write 'mouse=furry mouse' for each.")
-        if as_ is not None:
-            named = [Item(named[0].text, named[0].occurrence, as_)]
-        beside = parse_items(others) if others else ()
+        named, beside = _named(item, items, as_), parse_items(others) if others else ()
+        carriers = Subset(**carriers) if isinstance(carriers, Mapping) else carriers
         if isolation in ("masked-context", "substituted") and len(named) + len(beside) < 2:
             raise BadInput(f"{isolation=} must know the other items: others=('laptop',).")
         if eos_pads != "auto":
             check_policy(eos_pads, named, beside)
-        carriers = Subset(**carriers) if isinstance(carriers, Mapping) else carriers
         if not isinstance(carriers, Subset):
             raise BadInput(f"carriers={carriers!r}: give a Subset, such as Subset.token('standing zebra', 2).")
         if (unequal == "representative") != bool(carriers.pieces) or (carriers.pieces and len(named) != 1):
@@ -141,21 +168,22 @@ class Patch(Intervention):
         self.__post_init__()
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
-        """``H~[span_P(A)] = H^Q[span_Q(A)]`` for each item A; then EOS and pads; then the pooled vector."""
+        """Both equations in every layer of one encoder, for each of its B prompts; then the pooled vectors."""
         others = parse_items(self.others) if self.others else ()
         scene = Scene(call, parse_items(self.items), others, self.article, self.filler, self.substitute)
-        if "auto" in (self.isolation, self.eos_pads):
-            return self._decided(scene).on_text(ctx, call)
-        closes = self.eos_pads != "keep" and scene.causal
-        moved = [*(scene.items if "item" in self.rows else ()),
-                 *(scene.others if closes and "context" in self.rows else ())]  # fmt: skip
-        moves = [[self._move(ctx, scene, b, i) for i in moved] for b in range(len(call.prompts))]
-        output = each_layer(lambda layer: self._rows(scene, moves, layer), call.output)
-        pooled = {name: self._pooled(scene, name) for name in _POOLED_FIELDS if output.get(name) is not None}
+        chosen = self.chosen(scene)
+        prompts = range(len(call.prompts))
+        swaps = [chosen.swaps(scene, b, ctx.anatomy.encoders) for b in prompts]
+
+        def rows(layer: Layer) -> Tensor:
+            return torch.cat([chosen.patched(scene, b, swaps[b], layer) for b in prompts])
+
+        output = each_layer(rows, call.output)
+        pooled = {name: chosen.pooled_of(scene, name) for name in POOLED_FIELDS if output.get(name) is not None}
         return type(output)(**{**output, **pooled})
 
-    def _decided(self, scene: Scene) -> Patch:
-        """This patch with "auto" settled for one encoder."""
+    def chosen(self, scene: Scene) -> Patch:
+        """This patch with "auto" resolved for one encoder."""
         several = len(scene.named) > 1
         if scene.causal and not several and self.eos_pads == "auto":
             warnings.warn(
@@ -171,84 +199,101 @@ class Patch(Intervention):
             eos_pads=eos_pads if self.eos_pads == "auto" else self.eos_pads,
         )
 
-    def _move(self, ctx: Context, scene: Scene, b: int, i: int) -> Move:
-        """Where item i's rows of prompt b come from."""
-        item = scene.named[i]
-        isolated = {
-            "bare": scene.alone,
-            "positioned": scene.positioned,
-            "masked-context": lambda i: scene.masked({i}),
-            "substituted": lambda i: scene.substituted({i}),
-            "attn-mask": lambda _: scene.separated,
-        }
-        view = isolated[self.isolation](i)
-        renamed = item.sense is not None and not occurrences(item.sense, item.text)
+    def rebuilds(self, scene: Scene) -> bool:
+        """Are the rows of no item exchanged in this encoder?"""
+        return self.eos_pads != "keep" and scene.causal
+
+    def swaps(self, scene: Scene, b: int, encoders: Sequence[Cutter]) -> list[Swap]:
+        """Which rows of prompt b are exchanged for those of an isolated item: the items', and the others' where the
+        sentence is rebuilt."""
+        items = scene.items if "item" in self.rows else ()
+        others = scene.others if "context" in self.rows and self.rebuilds(scene) else ()
+        return [self.swap(scene, b, i, encoders) for i in (*items, *others)]
+
+    def swap(self, scene: Scene, b: int, i: int, encoders: Sequence[Cutter]) -> Swap:
+        """``I_P(A)`` and ``I_Q(A)`` of item i in prompt b, paired row by row."""
+        view, item = ISOLATIONS[self.isolation](scene, i), scene.named[i]
         dst, src = scene.prompt.spans[b][i], view.spans[b][i]
-        what = f"{item.text!r} in {scene.call.name}"
-        unequal = "error" if self.carriers.pieces and i in scene.others else self.unequal
-        unequal = "right-align" if renamed and unequal == "error" else unequal
-        carriers: Collection[int] = ()
+        what, renamed = f"{item.text!r} in {scene.call.name}", item.sense and not occurrences(item.sense, item.text)
+        unequal, carriers = self.unequal, list[int]()
+        if self.carriers.pieces and i in scene.others:
+            unequal = "error"
+        if renamed and unequal == "error":
+            unequal = "right-align"
         if unequal == "representative":
-            carriers = self.carriers.positions(scene.call, view.tokens[b], ctx.anatomy.encoders)
+            carriers = self.carriers.positions(scene.call, view.tokens[b], encoders)
             if not carriers and not self.carriers.counts(scene.call.name):
                 unequal = "right-align"
-        move = Move(view, *align(dst, src, unequal, what, carriers))
-        own, other = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
-        if len(own) == len(other) and own != other and not renamed:
+        swap = Swap(view, *align(dst, src, unequal, what, carriers))
+        own, alone = scene.prompt.tokens[b].ids[slice(*dst)], view.tokens[b].ids[slice(*src)]
+        if len(own) == len(alone) and own != alone and not renamed:
             warnings.warn(f"{what} has other tokens alone than in the prompt.", stacklevel=2)
-        return move
+        return swap
 
-    def _rows(self, scene: Scene, moves: list[list[Move]], layer: Layer) -> Tensor:
-        """One hidden layer [B, L, d] of the repaired prompts."""
-        rows = []
-        for b, todo in enumerate(moves):
-            H = layer(scene.prompt.output)[b : b + 1]
-            for move in todo:
-                H = patch(H, layer(move.view.output)[b : b + 1], move.dst, move.src)
-                if move.cleared:
-                    H = patch(H, layer(scene.empty.output)[b : b + 1], move.cleared, move.cleared)
-            if self.eos_pads != "keep" and scene.causal:
-                own = scene.prompt.tokens[b]
-                words = between(scene.prompt, b) if self.eos_pads in IN_PLACE else []
-                kinds = ["context"] * len(words) + ["eos", *["pads"] * len(own.tail)][: len(own.tail)]
-                T = POLICIES[self.eos_pads](scene, partial(_rest, layer, b, own, len(words)))
-                chosen = [j for j, kind in enumerate(kinds) if kind in self.rows]
-                rest = [*words, *own.tail]
-                H = patch(H, T[None].to(H), [rest[j] for j in chosen], chosen)
-            rows.append(H)
-        return torch.cat(rows)
+    def patched(self, scene: Scene, b: int, swaps: Sequence[Swap], layer: Layer) -> Tensor:
+        """``H~`` [1, L, d]: one hidden layer of prompt b after both equations."""
+        H = layer(scene.prompt.output)[b : b + 1]
+        for swap in swaps:
+            H = patch(H, layer(swap.view.output)[b : b + 1], swap.dst, swap.src)
+            if swap.cleared:
+                H = patch(H, layer(scene.empty.output)[b : b + 1], swap.cleared, swap.cleared)
+        if not self.rebuilds(scene):
+            return H
+        words, after = words_of_no_item(scene.prompt, b), scene.prompt.tokens[b].after_text
+        words = words if self.eos_pads in WHOLE_SENTENCE else []
+        R = [*words, *after]
+        kinds = ["context"] * len(words) + ["eos" if row == after.start else "pads" for row in after]
+        T = POLICIES[self.eos_pads](scene, partial(rows_of_no_item, scene, b, len(words), layer))
+        chosen = [j for j, kind in enumerate(kinds) if kind in self.rows]
+        return patch(H, T[None].to(H), [R[j] for j in chosen], chosen)
 
-    def _pooled(self, scene: Scene, name: str) -> Tensor:
-        """The pooled vectors [B, dp] of the repaired prompts."""
-        full = scene.prompt.output[name]
+    def pooled_of(self, scene: Scene, name: str) -> Tensor:
+        """The pooled vectors [B, dp] of the patched prompts."""
+        full: Tensor = scene.prompt.output[name]
         if self.pooled == "item":
             return torch.stack([scene.alone(i).output[name] for i in scene.items]).mean(0)
         if self.pooled == "eos_pads" and scene.causal:
             policy = POLICIES[self.eos_pads]
-            each = [policy(scene, partial(_pooled_row, name, b)) for b in range(len(full))]
-            return torch.cat(each).to(full)
+            return torch.cat([policy(scene, partial(_pooled_row, name, b)) for b in range(len(full))]).to(full)
         return full
 
 
-def _rest(layer: Layer, b: int, own: Tokens, words: int, view: View) -> Tensor:
-    """The view's rows that belong to no item, [T, d], one for each such row of the prompt b.
-
-    Without ``words`` only those after the text: EOS and pads.
-    """
-    found = between(view, b) if words else []
-    if len(found) != words:
-        raise SpanMismatch(f"{view.tokens[b].text!r} has not the same words between its items as {own.text!r}.")
-    return layer(view.output)[b, [*found, *aligned(own, view.tokens[b])]]
-
-
-def _pooled_row(name: str, b: int, view: View) -> Tensor:
-    return view.output[name][b : b + 1]
-
-
-class Move(NamedTuple):
-    """``H[dst] = view[src]``; the item's rows that have no source get pad rows (``cleared``)."""
+class Swap(NamedTuple):
+    """``H~[dst] = H^Q[src]``, Q being `view`; rows of the item that have no source become pad rows (``cleared``)."""
 
     view: View
     dst: list[int]
     src: list[int]
     cleared: list[int]
+
+
+def rows_of_no_item(scene: Scene, b: int, words: int, layer: Layer, view: View) -> Tensor:
+    """``T(view)`` [R, d]: the rows of no item in another encoding, one for each such row of prompt b.
+
+    Args:
+        words: how many rows of words the prompt has between its items; 0: only those after the text are read.
+
+    Raises SpanMismatch: the encoding has not as many.
+    """
+    own, other = scene.prompt.tokens[b], view.tokens[b]
+    between = words_of_no_item(view, b) if words else []
+    if len(between) != words:
+        raise SpanMismatch(f"{other.text!r} has not the same words between its items as {own.text!r}.")
+    return layer(view.output)[b, [*between, *aligned(own, other)]]
+
+
+def _pooled_row(name: str, b: int, view: View) -> Tensor:
+    """``T(view)`` [1, dp] where T is the pooled vector of prompt b."""
+    return view.output[name][b : b + 1]
+
+
+def _named(
+    item: Sequence[str | Item | Iterable[str | Item]], items: Iterable[str | Item], as_: str | None
+) -> list[Item]:
+    """The items, however they were given."""
+    named = [one for given in (*item, tuple(items)) for one in (parse_items(given) if given else ())]
+    if not named:
+        raise BadInput("Patch repairs at least one item: Patch('mouse').")
+    if as_ is not None and len(named) != 1:
+        raise BadInput("as_ names the sense of one item; for several write 'mouse=furry mouse' for each.")
+    return named if as_ is None else [Item(named[0].text, named[0].occurrence, as_)]

@@ -23,7 +23,7 @@ from unleak.errors import BadInput, choose
 from unleak.text.encode import check_pad, pad_ids
 from unleak.text.items import Item
 from unleak.text.prompt import check_prompt
-from unleak.text.rows import each_layer, keep
+from unleak.text.rows import POOLED_FIELDS, each_layer, keep
 from unleak.text.scene import Scene
 from unleak.text.spans import Tokens, tokenize
 from unleak.text.subsets import Cutter, Subset, cut
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["POOLED", "Keep", "Subset", "probe"]
 
 POOLED = ("full", "pad", "item")
-POOLED_FIELDS = ("pooler_output", "text_embeds")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Policies for EOS and the pads after a prompt: rows that gather every item, and a leak with them.
 
-In a causal encoder an item's own rows cannot see what follows, yet EOS and the pads see all of it. Each
-policy below is one equation for those rows, T; ``tail(view)`` gives the T rows of another encoding, aligned
-with the prompt's. A new policy is one function in `POLICIES`.
+In a causal encoder an item's own rows cannot see what follows, yet EOS and the pads see all of it. Each policy
+below is one equation for the rows of no item: ``T(Q)`` are those rows in an encoding Q, one for each such row of
+the prompt P. A new policy is one function in `POLICIES`.
 """
 
 from __future__ import annotations
@@ -17,69 +17,69 @@ from unleak.text.items import Item
 from unleak.text.scene import Scene, View
 from unleak.text.spans import Tokens
 
-Tail = Callable[[View], Tensor]
-"""view -> [T, d]."""
+RowsOf = Callable[[View], Tensor]
+"""``T``: an encoding -> its rows of no item, [R, d]."""
 
 
-def keep(scene: Scene, tail: Tail) -> Tensor:
+def keep(scene: Scene, T: RowsOf) -> Tensor:
     """``T(P)``: as the prompt has them; the channel stays open."""
-    return tail(scene.prompt)
+    return T(scene.prompt)
 
 
-def item(scene: Scene, tail: Tail) -> Tensor:
+def item(scene: Scene, T: RowsOf) -> Tensor:
     """``T(Q)``: those of the repaired item alone; they know nothing of the other items."""
-    return tail(scene.alone(0))
+    return T(scene.alone(0))
 
 
-def masked_context(scene: Scene, tail: Tail) -> Tensor:
+def masked_context(scene: Scene, T: RowsOf) -> Tensor:
     """``T(P with the other items masked)``: the sentence stays, the other items are lost."""
-    return tail(scene.masked(scene.items))
+    return T(scene.masked(scene.items))
 
 
-def mean_of_items(scene: Scene, tail: Tail) -> Tensor:
+def mean_of_items(scene: Scene, T: RowsOf) -> Tensor:
     """``1/n sum_i T(Q_i)`` over all n items."""
-    return torch.stack([tail(scene.alone(i)).float() for i in scene.every]).mean(0)
+    return torch.stack([T(scene.alone(i)).float() for i in scene.every]).mean(0)
 
 
-def round_robin(scene: Scene, tail: Tail) -> Tensor:
+def round_robin(scene: Scene, T: RowsOf) -> Tensor:
     """``T_j(Q_(j mod n))``: every row is a real row of one item alone; EOS (j = 0) is the first item's."""
-    rows = torch.stack([tail(scene.alone(i)) for i in scene.every])  # [n, T, d]
+    rows = torch.stack([T(scene.alone(i)) for i in scene.every])  # [n, R, d]
     j = torch.arange(rows.shape[1], device=rows.device)
     return rows[j % len(scene.every), j]
 
 
-def difference(scene: Scene, tail: Tail) -> Tensor:
+def difference(scene: Scene, T: RowsOf) -> Tensor:
     """``sum_i T(P, all masked but i) - (n - 1) T(P, all masked)``.
 
     What each item adds to the sentence on its own, without what items add because of each other: for two
     items A and B, ``T(A, _) + T(_, B) - T(_, _)`` with the filler ``_``.
     """
-    alone = torch.stack([tail(scene.masked({i})).float() for i in scene.every]).sum(0)
-    return alone - (len(scene.every) - 1) * tail(scene.masked(())).float()
+    alone = torch.stack([T(scene.masked({i})).float() for i in scene.every]).sum(0)
+    return alone - (len(scene.every) - 1) * T(scene.masked(())).float()
 
 
-def compose(scene: Scene, tail: Tail) -> Tensor:
+def compose(scene: Scene, T: RowsOf) -> Tensor:
     """``sum_i T(P, all replaced but i) - (n - 1) T(P, all replaced)``.
 
     As `difference`, with items replaced by a word for any object instead of masked by a token, so that every
     term is the encoding of a sentence: ``T("A and a thing") + T("a thing and B") - T("a thing and a thing")``.
     What A means because B is there is in none of the terms.
     """
-    alone = torch.stack([tail(scene.substituted({i})).float() for i in scene.every]).sum(0)
-    return alone - (len(scene.every) - 1) * tail(scene.substituted(())).float()
+    alone = torch.stack([T(scene.substituted({i})).float() for i in scene.every]).sum(0)
+    return alone - (len(scene.every) - 1) * T(scene.substituted(())).float()
 
 
-def renamed(scene: Scene, tail: Tail) -> Tensor:
+def renamed(scene: Scene, T: RowsOf) -> Tensor:
     """``T(P')``: of the same prompt with the items named by their sense."""
-    return tail(scene.renamed)
+    return T(scene.renamed)
 
 
-def attn_mask(scene: Scene, tail: Tail) -> Tensor:
+def attn_mask(scene: Scene, T: RowsOf) -> Tensor:
     """``T(P)`` with each named item's rows attending to themselves only; EOS and pads see them all."""
-    return tail(scene.separated)
+    return T(scene.separated)
 
 
-POLICIES: dict[str, Callable[[Scene, Tail], Tensor]] = {
+POLICIES: dict[str, Callable[[Scene, RowsOf], Tensor]] = {
     "keep": keep,
     "item": item,
     "masked-context": masked_context,
@@ -93,31 +93,31 @@ POLICIES: dict[str, Callable[[Scene, Tail], Tensor]] = {
 
 
 #: policies whose encodings hold the whole sentence, so that the words between the items have a counterpart
-IN_PLACE = frozenset({"masked-context", "difference", "compose", "renamed", "attn-mask"})
+WHOLE_SENTENCE = frozenset({"masked-context", "difference", "compose", "renamed", "attn-mask"})
 
 
-def between(view: View, b: int) -> list[int]:
+def words_of_no_item(view: View, b: int) -> list[int]:
     """The rows of text b's words that belong to no item."""
     of_items = {row for span in view.names[b].values() for row in range(*span)}
     return [row for row in range(*view.tokens[b].body) if row not in of_items]
 
 
 def aligned(dst: Tokens, src: Tokens) -> list[int]:
-    """For each tail row of ``dst`` the row of ``src`` to read: EOS from EOS, a pad from the pad at its place.
+    """For each row after the text ``dst`` the row of ``src`` to read: EOS from EOS, a pad from the pad at its place.
 
     A place that still belongs to the text in ``src`` reads its first pad (its EOS if it has no pad).
     """
-    tail, eos, last = dst.tail, src.tail.start, src.length - 1
-    return [eos if j == tail.start else min(max(j, eos + 1), last) for j in tail]
+    after, eos, last = dst.after_text, src.after_text.start, src.length - 1
+    return [eos if j == after.start else min(max(j, eos + 1), last) for j in after]
 
 
 def check_policy(policy: str, items: Sequence[Item], others: Sequence[Item]) -> None:
     """Raise BadInput where a policy is unknown or lacks what its equation needs."""
-    choose("eos_pads policy", policy, POLICIES)
+    choose("eos_pads", policy, POLICIES)
     if policy == "item" and len(items) != 1:
         raise BadInput("eos_pads='item' repairs one item: choose 'mean-of-items' or 'round-robin' for several.")
     if policy == "renamed" and not any(item.sense for item in items):
-        raise BadInput("eos_pads='renamed' needs a name for the sense that is meant: as_='furry mouse'.")
+        raise BadInput("eos_pads='renamed' needs a name for the intended sense: as_='furry mouse'.")
     lacks = {"masked-context": not others} | dict.fromkeys(
         ("mean-of-items", "round-robin", "difference", "compose"), len(items) + len(others) < 2
     )
