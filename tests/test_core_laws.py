@@ -204,6 +204,34 @@ def test_everything_is_restored_after_an_error_in_any_seam(any_pipe, pristine, s
     assert torch.equal(draw(any_pipe), pristine[0])
 
 
+def test_a_session_used_twice_draws_the_same_twice(sd1):
+    bare, run = draw(sd1), attach(sd1, Scale(3.0), Look())
+    pictures, kept = [], []
+    for _ in range(2):
+        with run:
+            pictures.append(draw(sd1))
+        kept.append(run.results)
+        assert len(run.log) == 1 and torch.equal(draw(sd1), bare)
+    assert torch.equal(*pictures) and not torch.equal(pictures[0], bare)
+    assert kept[0] is not kept[1] and kept[0].keys() == kept[1].keys()
+
+
+def test_two_pipelines_with_one_scheduler_are_left_in_any_order():
+    pipes = tiny("sd1"), tiny("sd1", seed=1)
+    pipes[1].scheduler = pipes[0].scheduler
+    bare, before = [draw(pipe) for pipe in pipes], [traces(pipe) for pipe in pipes]
+    first, second = (attach(pipe, Scale(3.0)) for pipe in pipes)
+    first.__enter__()
+    second.__enter__()
+    other, acted = (draw(pipe) for pipe in pipes)
+    assert not torch.equal(other, bare[0]) and len(first.log) == len(second.log) == 1
+    first.__exit__()
+    assert torch.equal(draw(pipes[0]), bare[0]) and torch.equal(draw(pipes[1]), acted)
+    second.__exit__()
+    assert torch.equal(draw(pipes[1]), bare[1]) and not torch.equal(acted, bare[1])
+    assert [traces(pipe) for pipe in pipes] == before
+
+
 def test_an_interrupt_inside_an_attention_module(any_pipe, pristine):
     site = Anatomy.of(any_pipe).sites[1]
     inner = next(site.module.children())

@@ -52,6 +52,11 @@ class Clock:
         self.calls = 0
 
     @property
+    def over(self) -> bool:
+        """The scheduler has made its last step."""
+        return self.done >= len(self._table)
+
+    @property
     def timestep(self) -> float:
         """The current timestep in the scheduler's units."""
         return self._table[min(self.done, len(self._table) - 1)]

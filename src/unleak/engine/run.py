@@ -31,6 +31,7 @@ class Run:
         results: what the interventions leave for the user, over all generations.
         log: one JSON-serialisable entry for each generation.
         clock, prompts: where the generation stands, and what its prompts became.
+        drawing: whether one is under way.
         cache: what is kept during a generation.
         rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
         inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
@@ -60,6 +61,7 @@ class Run:
             rewriting=any(item.has("on_text") for item in self.interventions),
             on_call=self._on_text,
         )
+        self.drawing = False
         self.tap: Tap | None = None
         self.pixels: tuple[int | None, int | None]
         self.release()
@@ -87,6 +89,7 @@ class Run:
         self.prompts.begin_generation(called)
         self.clock.restart([])
         self.release()
+        self.drawing = True
         self.pixels = pixels
         if self.tap is not None:
             self.tap.reset()
@@ -114,6 +117,7 @@ class Run:
         """The pipeline calls the denoiser at this timestep."""
         if not self.log:
             self.begin()
+        self.drawing = True
         self.prompts.begin_denoising()
         self.clock.at_denoiser(self.pipe.scheduler, timestep)
         if self.clock.done == 0 and self.clock.calls == 1:

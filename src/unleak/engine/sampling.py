@@ -65,10 +65,12 @@ class Sampling:
 
     def _step(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         run = self.run
+        if not run.log and not self._needs_denoiser:
+            run.begin()
+        if not run.drawing:  # another pipeline draws with the same scheduler
+            return original(*args, **kwargs)
         if not run.clock.calls and self._needs_denoiser:
             raise blind(run.anatomy.denoiser_name)
-        if not run.log:
-            run.begin()
         combined = self.denoising.combine()
         if combined is not None:
             given = inspect.signature(original).bind(*args, **kwargs)
@@ -84,6 +86,7 @@ class Sampling:
         run.log[-1]["steps"] = run.clock.step + 1
         run.begin_step()
         run.clock.after_step()
+        run.drawing = not run.clock.over
         if latents is returned[0]:
             return returned
         if isinstance(returned, tuple):

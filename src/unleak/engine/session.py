@@ -78,9 +78,10 @@ class Session:
 
     def __del__(self) -> None:
         """An interrupt at the very entry of `__exit__` leaves the pipeline to this."""
-        if self._undo:
+        undo = vars(self).get("_undo")
+        if undo:
             warnings.warn("a session was dropped inside its block; its pipeline is restored now", stacklevel=2)
-            self._undo.run()
+            undo.run()
 
     def _install(self, run: Run) -> None:
         undo, denoiser = self._undo, run.anatomy.denoiser

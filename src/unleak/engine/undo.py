@@ -48,21 +48,29 @@ class Undo:
 
     def shadow(self, owner: Any, name: str, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
         """Let `owner.name(...)` call `method(original, args, kwargs)`."""
-        original, space = getattr(owner, name), vars(owner)
-        before = space.get(name)
-
-        @functools.wraps(original)
-        def shadow(*args: Any, **kwargs: Any) -> Any:
-            return method(original, args, kwargs)
+        shadow, space = _Shadow(getattr(owner, name), vars(owner).get(name), method), vars(owner)
 
         def restore() -> None:
-            if before is None:
-                space.pop(name, None)
-            else:
-                space[name] = before
+            shadow.alive = False
+            while isinstance(top := space.get(name), _Shadow) and not top.alive:
+                if top.before is None:
+                    space.pop(name, None)
+                else:
+                    space[name] = top.before
 
         self.add(restore)
         space[name] = shadow
+
+
+class _Shadow:
+    """A method in place of another. Under the shadow of a later session it outlives its own, and then does nothing."""
+
+    def __init__(self, original: Callable[..., Any], before: Any, method: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self.original, self.before, self.method, self.alive = original, before, method, True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.method(self.original, args, kwargs) if self.alive else self.original(*args, **kwargs)
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
