@@ -12,7 +12,7 @@ from tiny import draw
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
 from unleak.errors import BadInput, ItemNotFound, NoSite
-from unleak.report.maps import overlay, sheet
+from unleak.report.maps import item_sheet, overlay
 from unleak.words.methods.maps import Maps
 
 PROMPT = "a red mouse and a laptop"
@@ -137,9 +137,9 @@ def test_an_overlay_is_bright_where_the_heat_is():
 def test_a_sheet_has_a_row_for_each_item(sd1):
     maps, _, _ = maps_of(sd1, seeds=(0, 1), prompt=[PROMPT] * 2, steps=1, size=(64, 96))
     picture = np.zeros((64, 96, 3), np.uint8)
-    assert sheet(maps, [picture] * 2, side=96).height > 3 * 64
+    assert item_sheet(maps, [picture] * 2, side=96).height > 3 * 64
     with pytest.raises(BadInput, match="1 images"):
-        sheet(maps, [picture])
+        item_sheet(maps, [picture])
 
 
 @pytest.mark.e2e

@@ -20,6 +20,7 @@ from unleak.judges.copies import PixelJudge
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 2}
 ODD = "a mouse and a <b>laptop</b>"
 ITEMS = "mouse,<b>laptop</b>"
+HALVES = [unleak.RegionPrompt("a mouse", (0, 0, 0.5, 1)), unleak.RegionPrompt.parse("<b>laptop</b>@0.5,0,1,1")]
 
 
 def verbs() -> dict[str, Any]:
@@ -39,12 +40,28 @@ def verbs() -> dict[str, Any]:
         "scan": unleak.scan(pipe, [ODD, "a cat"], seeds=2, call=SMALL),
         "calibration": unleak.calibrate(pipe, [ODD], ["a cat"], seeds=2, call=SMALL, model="<b>laptop"),
         "edit": unleak.edit(pipe, photo, [unleak.Edit("a mouse", "<b>laptop</b>", mask)], steps=1),
+        "regions": unleak.regions(pipe, ODD, HALVES, seeds=2, call=SMALL),
+        "maps": unleak.maps(pipe, ODD, ITEMS, seeds=2, call=SMALL),
         "audit": unleak.audit(pipe, photo, {"<b>laptop": None}, PixelJudge(photo[None]), **few),
         "doctor": unleak.doctor(pipe),
     }
 
 
-VERBS = ["generate", "diagnose", "repair", "tokens", "lint", "edit", "scan", "calibration", "guard", "audit", "doctor"]
+VERBS = [
+    "generate",
+    "diagnose",
+    "repair",
+    "tokens",
+    "lint",
+    "edit",
+    "regions",
+    "maps",
+    "scan",
+    "calibration",
+    "guard",
+    "audit",
+    "doctor",
+]
 
 
 @pytest.fixture(scope="module")

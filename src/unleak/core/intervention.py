@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from unleak.errors import BadInput, EmptyWindow, NoSite, choose
 
@@ -100,6 +100,9 @@ class SiteFilter:
 
 
 ALL = SiteFilter()
+SiteLike: TypeAlias = "SiteFilter | str | Callable[[Site], bool] | Iterable[str]"
+"""What a user may write for `sites`."""
+CROSS, JOINT = "cross-attention", "joint attention"
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,13 @@ class Intervention:
     """Base of every method. Override the seams you need; every seam may return None for "nothing"."""
 
     window: Window = field(default=Window(), kw_only=True)
-    sites: SiteFilter = field(default=ALL, kw_only=True)
+    sites: SiteLike = field(default=ALL, kw_only=True)
 
     uses_text: ClassVar[bool] = False
     """True: addresses text tokens, so a truncated prompt is an error (overriding `on_text` implies it)."""
+
+    layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
+    """Where text may reach the image for this method to work; on other denoisers it raises UnsupportedModel."""
 
     _registry: ClassVar[dict[str, type[Intervention]]] = {}
 

@@ -54,6 +54,12 @@ class Preset:
             if f.init and f.name not in self.hidden
         )
 
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Where text may reach the image for it to work, as the method's class says: "cross-attention", ..."""
+        found: tuple[str, ...] = self.method.layouts
+        return found
+
     def settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The preset's own fields with some of its parameters changed. Raises BadInput: no such parameter."""
         known = [parameter.name for parameter in self.parameters]

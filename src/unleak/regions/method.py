@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import CROSS, Intervention
 from unleak.errors import BadInput, choose
 from unleak.regions.methods.images import Phrases, Prompts, each_prompt
 
@@ -49,6 +49,7 @@ class Method:
             raise BadInput(f"steps={self.steps}: give 1 or more")
         choose("posterior", self.posterior, POSTERIOR)
 
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
     inverts: ClassVar[bool] = False
     """Whether it walks the noise schedule backwards from the source, so that it needs DDIM's timesteps."""
     together: ClassVar[bool] = True

@@ -16,10 +16,12 @@ PAGES = {
     "guard": "guard",
     "lint": "lint",
     "edit": "edit",
+    "regions": "regions",
     "scan": "scan",
     "calibration": "plain",
     "audit": "plain",
     "doctor": "plain",
+    "maps": "maps",
 }
 """Verb -> the module here with ``page(result) -> str``, ``pictures(result) -> {file name: PNG bytes}`` and
 ``sheet(result) -> Image | None``, the one picture that stands for all."""

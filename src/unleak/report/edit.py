@@ -19,10 +19,10 @@ LEAK_SCALE = 8
 """A change of 1 / LEAK_SCALE of the full range outside the masks is drawn as hot as can be."""
 
 
-def outlined(r: Edited) -> np.ndarray:
-    """The photo with the region of each edit tinted and outlined in a colour of its own."""
-    out = r.before.astype(np.float64)
-    for i, region in enumerate(r.regions[:-1].numpy()):
+def outlined(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """An image [H, W, 3] with every region, bool [K, H, W], tinted and outlined in a colour of its own."""
+    out = image.astype(np.float64)
+    for i, region in enumerate(regions):
         colour = np.array(COLOURS[i % len(COLOURS)], np.float64)
         rim = region & ~binary_erosion(region, iterations=max(1, region.shape[0] // 128))
         out[region] = 0.85 * out[region] + 0.15 * colour
@@ -56,7 +56,7 @@ def views(r: Edited) -> list[tuple[str, np.ndarray]]:
     """What a person looks at, with titles."""
     return [
         ("before", r.before),
-        ("masks", outlined(r)),
+        ("masks", outlined(r.before, r.regions[:-1].numpy())),
         ("after", r.image),
         ("changed outside the masks", leak_map(r)),
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from unleak.core.result import Result
@@ -23,9 +25,12 @@ def sheet(result: Result) -> Image.Image | None:
     return contact_sheet([(kind, list(images)) for kind, images in views.items()], across=1) if views else None
 
 
-def page(result: Result) -> str:
-    """One self-contained HTML page. No script needed."""
+def page(result: Result, views: Mapping[str, Sequence[np.ndarray]] | None = None) -> str:
+    """One self-contained HTML page of the lines and of the views, by default those of the result. No script needed."""
     title, *lines = str(result).splitlines()
-    strips = [{"title": kind, "images": [data_uri(x) for x in images]} for kind, images in result.views().items()]
+    strips = [
+        {"title": kind, "images": [data_uri(x) for x in images]}
+        for kind, images in (result.views() if views is None else views).items()
+    ]
     settings: dict[str, Any] = result.data().get("settings") or {}
     return render("plain.html", settings=settings, verb=result.verb, heading=title, lines=lines, strips=strips)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from unleak.copies.methods.attenuate import EARLY
 from unleak.copies.methods.gate import Gated
 from unleak.core.edits import ValueSwap
-from unleak.core.intervention import SiteFilter
+from unleak.core.intervention import CROSS, SiteLike
 from unleak.core.rows import Branch
 from unleak.errors import BadInput, NoSite, UnsupportedModel
 
@@ -91,13 +91,14 @@ class PruneNeurons(Gated):
         theta, least, step: z-scores tried, from `theta` down to `least`.
     """
 
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
     ordinary: tuple[str, ...] = ()
     neurons: Neurons | None = None
     similar: float = 0.428
     theta: float = 5.0
     least: float = 1.0
     step: float = 0.25
-    sites: SiteFilter = field(default=EARLY, kw_only=True)
+    sites: SiteLike = field(default=EARLY, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from unleak.copies.methods.gate import Gated, guidance_pair
 from unleak.core.edits import Partition, Region
+from unleak.core.intervention import CROSS
 from unleak.core.rows import Branch
 from unleak.errors import NotFinite, UnsupportedModel
 
@@ -40,6 +41,7 @@ class OptimiseRows(Gated):
         lr, weight_decay: of AdamW; the released decay also shrinks the begin-of-text row.
     """
 
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
     target: float = 1.5
     iterations: int = 10
     lr: float = 0.05

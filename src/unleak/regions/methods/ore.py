@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from unleak.core.edits import Partition, Region
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import CROSS, Intervention
 from unleak.errors import UnsupportedModel, choose
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, rows_of
 from unleak.regions.methods.slots import OwnText, Slots, among_things, slots_of
@@ -133,6 +133,7 @@ class ORE(Intervention):
     key_embed: str = "plain"
     find: str = "words"
     uses_text = True
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

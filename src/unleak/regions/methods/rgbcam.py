@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unleak.core.edits import Bias, Partition, Region
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import CROSS, Intervention
 from unleak.errors import BadInput, choose
 from unleak.regions.masks.masks import OVERLAP, as_stack, partition
 from unleak.regions.methods.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
@@ -73,6 +73,7 @@ class RGBCAM(Intervention):
     find: str = "words"
     masked_logit: float = -100.0
     uses_text = True
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from unleak.core.edits import Bias, Edit, KeyScale, Mask
-from unleak.core.intervention import Window
+from unleak.core.intervention import JOINT, Window
 from unleak.core.scores import RunningMean
 from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.text.positions import ItemPositions, Positions
@@ -68,6 +68,7 @@ class DeLeaker(OnItems):
         UnsupportedModel: the denoiser has no joint attention. BadInput: a value is out of range.
     """
 
+    layouts: ClassVar[tuple[str, ...]] = (JOINT,)
     gain: float = 1.2
     weaken: bool = True
     image_image: bool = True

@@ -8,11 +8,12 @@ rows, so this is one attention over the values of the mean rows: no second atten
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from unleak.core.edits import ValueSwap
+from unleak.core.intervention import CROSS
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.phrases import Phrase, phrase
 from unleak.text.positions import ItemPositions
@@ -38,6 +39,7 @@ class StructureDiffusion(OnItems):
         SpanMismatch: a phrase has other tokens alone than in the prompt. The errors of items, as `Patch`.
     """
 
+    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
     article: str = "auto"
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> ValueSwap | None:
