@@ -13,7 +13,6 @@ from unleak.bench.copies import copies, detection, meant, mitigation, tuned
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.copies.methods.words import InsertWords
-from unleak.copies.presets import PRESETS
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput
 from unleak.judges.copies import scene_judge
@@ -101,12 +100,13 @@ def test_the_front_is_what_no_other_beats():
 
 
 def test_tuned_methods_differ_from_the_published_in_what_they_say_and_can_be_gated():
-    assert set(tuned.TUNED.values()) <= set(tuned.VARIANTS) <= set(mitigation.METHODS)
-    made = {name: tuned.variant(name) for name in (*PRESETS, *tuned.VARIANTS)}
-    assert len({repr(one) for one in made.values()}) == len(made)
-    assert all(type(one) is type(made[name.partition(":")[0]]) for name, one in made.items())
+    assert set(tuned.CHOSEN.values()) <= set(tuned.VARIANTS) <= set(mitigation.METHODS)
+    methods = {name: preset.make() for name, preset in tuned.MEASURABLE.items() if name not in tuned.TUNED_PRESETS}
+    assert len({repr(method) for method in methods.values()}) == len(methods)
+    assert all(type(method) is type(methods[name.partition(":")[0]]) for name, method in methods.items())
     (gated,) = mitigation.method_of("guard:tuned+gate", lambda: 0.5)
-    assert gated == replace(tuned.variant("guard:tuned"), gate=0.5) and "guard:tuned+gate" in mitigation.METHODS
+    assert gated == replace(methods[tuned.CHOSEN["guard:tuned"]], gate=0.5)
+    assert "guard:tuned+gate" in mitigation.METHODS and "random-token+gate" not in mitigation.METHODS
 
 
 def test_the_choice_is_aligned_best_among_those_that_hardly_copy():
@@ -121,8 +121,8 @@ def test_the_choice_is_aligned_best_among_those_that_hardly_copy():
         "guard:b": (0.04, 0.2, 0, 0.2),
         "detour": (0, 1, 0, 1),
     }
-    assert tuned.choice(rows(some | {"guard:c": (0, 0.1, 0, 0.2)}), "guard") == "guard:b"
-    assert tuned.choice(rows({name: some[name] for name in ("guard", "guard:a")}), "guard") == "guard:a"
+    assert tuned.chosen(rows(some | {"guard:c": (0, 0.1, 0, 0.2)}), "guard") == "guard:b"
+    assert tuned.chosen(rows({name: some[name] for name in ("guard", "guard:a")}), "guard") == "guard:a"
 
 
 def test_the_gate_is_calibrated_on_as_many_captions_of_every_ordinary_kind(tmp_path: Path, monkeypatch):
@@ -158,7 +158,7 @@ def test_the_bench_resumes_and_agrees_with_a_scan(tmp_path: Path, monkeypatch):
     assert found["agreement", "verbatim", "auroc"] == found["agreement", "template", "auroc"] == 1.0
     assert (tmp_path / "detectors.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "results.json").read_text())["judge"]["name"] == "scenes"
-    monkeypatch.setattr(detection, "scan", lambda *_, **__: pytest.fail("it measured again"))
+    monkeypatch.setattr("unleak.copies.scan.scan.measure", lambda *_, **__: pytest.fail("it measured again"))
     assert copies.run(pipe, tmp_path, **arguments).rows == results.rows
 
 

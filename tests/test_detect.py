@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tiny import draw, tiny
 from unleak.copies.detect import detect
 from unleak.copies.detect.detectors import (
-    DETECTORS,
     Agreement,
     BrightEnding,
     Collapse,
@@ -22,9 +21,10 @@ from unleak.copies.detect.detectors import (
     LateEntropy,
     Magnitude,
     SiteEntropy,
-    detectors,
 )
 from unleak.copies.detect.significance import Significance, token_significance
+from unleak.copies.presets import DETECTORS
+from unleak.copies.scan.scan import each_once
 from unleak.core.intervention import Intervention, Window
 from unleak.core.predictions import clean_latents
 from unleak.core.rows import Branch
@@ -156,7 +156,7 @@ def test_detectors_change_no_bit_and_leave_nothing_behind(any_pipe):
 def test_one_step_is_all_that_is_paid_for(any_pipe):
     bare = draw(any_pipe)
     names = ["magnitude", "agreement"] if guided(any_pipe) else []
-    chosen = detectors([*names, "collapse", "entropy"])
+    chosen = each_once([*names, "collapse", "entropy"])
     run = first_steps(any_pipe, 1, *chosen, **call(any_pipe, CAT, MOUSE))
     assert run.log[0]["denoiser_calls"] == 1 and run.log[0]["steps"] == 0
     assert run.log[0]["denoiser_rows"] == (8 if guided(any_pipe) else 4)
@@ -168,7 +168,7 @@ def test_one_step_is_all_that_is_paid_for(any_pipe):
 
 
 def test_a_score_does_not_depend_on_its_batch(any_pipe):
-    chosen = detectors(["magnitude", "agreement", "entropy"] if guided(any_pipe) else ["collapse", "entropy"])
+    chosen = each_once(["magnitude", "agreement", "entropy"] if guided(any_pipe) else ["collapse", "entropy"])
     together = first_steps(any_pipe, 2, *chosen, **call(any_pipe, CAT, MOUSE, "a dog"))
     alone = first_steps(any_pipe, 2, *chosen, **call(any_pipe, MOUSE))
     for detector in chosen:
@@ -332,4 +332,4 @@ def test_a_prompt_that_does_not_fit_is_an_error(sd1):
 )
 def test_detectors_by_name(names, says):
     with pytest.raises(BadInput, match=says):
-        detectors(names)
+        each_once(names)

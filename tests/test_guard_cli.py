@@ -14,7 +14,7 @@ from tiny import save_tiny, tiny
 from unleak import models
 from unleak.cli import app
 from unleak.copies.methods.guard import Guard
-from unleak.copies.presets import PRESETS
+from unleak.copies.presets import MITIGATIONS
 from unleak.copies.protect import protect
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.judges.copies import scene_judge
@@ -109,7 +109,7 @@ def test_gates_that_do_not_fit(unleak: Any, folder: Path, tmp_path: Path, calibr
 
 def test_the_help_names_every_preset(unleak: Any) -> None:
     text = " ".join(unleak("--help").out.split())
-    assert all(name in text for name in PRESETS)
+    assert all(name in text for name in MITIGATIONS)
 
 
 def test_the_judge_finds_what_a_prompt_names() -> None:

@@ -18,7 +18,7 @@ from unleak.copies.methods.prss import PRSS, anchored
 from unleak.copies.methods.repulsion import RepulsionOnly
 from unleak.copies.methods.summary import MaskSummary
 from unleak.copies.methods.words import InsertWords, with_words
-from unleak.copies.presets import PRESETS, preset
+from unleak.copies.presets import DETECTORS, MITIGATIONS
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
@@ -31,14 +31,19 @@ def near(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() < 1e-4 * b.abs().max())
 
 
+def closed(name):
+    """A mitigation behind a gate that stays shut."""
+    return MITIGATIONS[name].make(gate=math.inf)
+
+
 @pytest.fixture(scope="module")
 def bare(sd1):
     return draw(sd1, PROMPT, steps=2)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", MITIGATIONS)
 def test_every_preset_changes_the_image_and_leaves_no_trace(sd1, bare, name):
-    with attach(sd1, PRESETS[name]()) as run:
+    with attach(sd1, MITIGATIONS[name].make()) as run:
         found = draw(sd1, PROMPT, steps=2)
     assert torch.isfinite(found).all()
     assert near(found, bare) == (
@@ -48,14 +53,14 @@ def test_every_preset_changes_the_image_and_leaves_no_trace(sd1, bare, name):
     searched = run.log[0]["denoiser_rows"] - 4
     extra = {"detour": 2, "guard": 2, "guard-official": 2, "optimise-rows": searched, "nemo": searched}
     assert run.log[0]["denoiser_rows"] == 4 + extra.get(name, 0)
-    assert Intervention.from_dict(PRESETS[name]().to_dict()) == PRESETS[name]()
+    assert Intervention.from_dict(MITIGATIONS[name].make().to_dict()) == MITIGATIONS[name].make()
 
 
 @pytest.mark.parametrize(
     "nothing",
     [InsertWords(times=0), NoisyRows(0.0), OptimiseRows(iterations=0), MaskSummary(c1=1.0, mask_pads=False),
-     DelayedGuidance(until=0.0), RepulsionOnly(rho=0.0), preset("delayed-guidance", math.inf), preset("prss", math.inf),
-     preset("optimise-rows", math.inf), preset("repulsion-only", math.inf), preset("nemo", math.inf),
+     DelayedGuidance(until=0.0), RepulsionOnly(rho=0.0), closed("delayed-guidance"), closed("prss"),
+     closed("optimise-rows"), closed("repulsion-only"), closed("nemo"),
      PruneNeurons(neurons={})],
     ids=lambda x: type(x).__name__,
 )  # fmt: skip
@@ -256,8 +261,23 @@ def test_a_calibration_that_no_first_step_can_read_is_refused(sd1, wrong):
         Guard(gate=calibration(sd1, **wrong))
 
 
-def test_presets_that_cannot_be_gated_say_so():
+def test_mitigations_that_cannot_be_gated_say_so():
     with pytest.raises(BadInput, match="before the first step"):
-        preset("random-token", 1.0)
+        MITIGATIONS["random-token"].make(gate=1.0)
     with pytest.raises(BadInput, match="guard-official"):
-        preset("gaurd")
+        MITIGATIONS["gaurd"]
+    ungated = {name for name, preset in MITIGATIONS.items() if not preset.gated}
+    assert ungated == {"random-token", "random-number", "word-repetition", "noisy-rows", "mask-summary", "pad-swap"}
+
+
+def test_parameters_of_a_mitigation_are_its_fields_and_set_by_name():
+    preset = MITIGATIONS["guard-official"]
+    values = preset.parse(["tau=2.5", "rho=0", "repulsion_schedule=sine", "sites=mid_block*", "orthogonalize=false"])
+    assert preset.make(**values) == Guard.official(
+        tau=2.5, rho=0, repulsion_schedule="sine", sites="mid_block*", orthogonalize=False
+    )
+    assert {p.name: p.default for p in preset.parameters}["precision"] == "model"
+    with pytest.raises(BadInput, match="tau"):
+        preset.parse(["taw=1"])
+    for table in (MITIGATIONS, DETECTORS):
+        assert all(preset.summary.endswith(".") and preset.source for preset in table.values())

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from tiny import save_tiny, tiny
 from unleak.cli import app
-from unleak.copies.detect.detectors import DETECTORS
+from unleak.copies.presets import DETECTORS
 from unleak.copies.scan import scan_file as module
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import plan, scan
@@ -62,7 +62,7 @@ def test_every_layout_can_be_scanned(any_pipe):
     short = {"max_sequence_length": 32} if hasattr(any_pipe, "transformer") else {}
     names = ["magnitude"] if hasattr(any_pipe, "unet") else ["entropy"]
     found = scan(any_pipe, PROMPTS[:2], [3, 8], detectors=names, call=CALL | short)
-    with attach(any_pipe, DETECTORS[names[0]]()) as run:
+    with attach(any_pipe, DETECTORS[names[0]].make()) as run:
         generator = torch.Generator().manual_seed(8)
         any_pipe(PROMPTS[1], generator=generator, output_type="latent", **CALL | short)
     assert np.allclose(found.images[names[0]][1, 1], run.results[names[0]][0].item(), rtol=1e-3)
@@ -128,7 +128,7 @@ def file(tmp_path_factory) -> Path:
     return path
 
 
-def run(pipe: Any, path: Path, out: Path, **more: Any) -> module.Summary:
+def run(pipe: Any, path: Path, out: Path, **more: Any) -> module.ScanSummary:
     settings = {"batch": 3, "call": CALL, **{k: more.pop(k) for k in ("calibration", "batch") if k in more}}
     return scan_file(pipe, path, out, plan(pipe, 2, **settings), model="tiny", **more)
 

@@ -19,6 +19,7 @@ from unleak.cli.options import (
     FirstSteps,
     PresetName,
     Prompt,
+    Settings,
     SomeItems,
 )
 from unleak.errors import BadInput
@@ -46,7 +47,8 @@ def seeds_of(cmd: Command) -> list[int]:
     return cmd.numbers
 
 
-@command(*MODEL, "seeds", *CALL, "fail_over", "out", "html", out=Path("scan.jsonl"), old=RENAMED)
+@command(*MODEL, "seeds", *CALL, "fail_over", "out", "html", out=Path("scan.jsonl"), old=RENAMED,
+         presets="unleak.copies.presets:DETECTORS")  # fmt: skip
 def scan(
     cmd: Command,
     file: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .csv, or one a line.")],
@@ -95,7 +97,9 @@ def scan(
         raise typer.Exit(3)
 
 
-@command(*MODEL, "seeds", *CALL, "out", out=Path("calibration.json"), old=RENAMED)
+@command(
+    *MODEL, "seeds", *CALL, "out", out=Path("calibration.json"), old=RENAMED, presets="unleak.copies.presets:DETECTORS"
+)
 def calibrate(
     cmd: Command,
     memorized: Annotated[Path, typer.Option(help="Prompts that are known to be memorized.")],
@@ -131,21 +135,17 @@ def calibrate(
     say("result", f"{made.detector} from {made.threshold:.6g} on; {out}", "bold")
 
 
-@command(*MODEL, "seeds", *CALL, "judge", *OUTPUT)
+@command(*MODEL, "seeds", *CALL, "judge", *OUTPUT, presets="unleak.copies.presets:MITIGATIONS")
 def guard(
     cmd: Command,
     prompt: Prompt,
     gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags.")] = None,
     preset: PresetName = "detour",
+    settings: Settings = None,
     items: SomeItems = None,
 ) -> None:
-    """Draw with a mitigation of copying, before and after at the same seeds.
-
-    Presets: detour, guard, guard-official, attenuate, and the baselines random-token, random-number, word-repetition,
-    noisy-rows, optimise-rows, mask-summary, delayed-guidance, opposite-guidance, repulsion-only, pad-swap, prss,
-    nemo.
-    """
-    from unleak.copies.presets import preset as mitigation
+    """Draw with a mitigation of copying, before and after at the same seeds."""
+    from unleak.copies.presets import MITIGATIONS
     from unleak.copies.scan.calibrate import Calibration
     from unleak.text.items import find_all, parse_items
     from unleak.text.prompt import check_prompt
@@ -154,7 +154,8 @@ def guard(
     cmd.reads(calibration=gate)
     numbers = cmd.numbers
     calibration = None if gate is None else Calibration.load(gate)
-    method = mitigation(preset, calibration)
+    options = MITIGATIONS[preset].parse(settings or ())
+    method = MITIGATIONS[preset].make(**options if calibration is None else {**options, "gate": calibration})
     named = parse_items(items) if items is not None else ()
     find_all(prompt, named)
     call, pipe = cmd.call, cmd.open()

@@ -18,7 +18,7 @@ from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
 from unleak.copies.audit import attack, draw_rows
 from unleak.copies.methods.neurons import PRUNED, PruneNeurons
-from unleak.copies.presets import preset
+from unleak.copies.presets import MITIGATIONS
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import draw
 from unleak.engine.session import attach
@@ -99,7 +99,7 @@ def _method(pipe: Any, name: str, text: str, seeds: Sequence[int], call: Mapping
     """The mitigation; neurons are those of the caption, whatever the rows."""
     if name == BARE:
         return []
-    made = preset(name.removeprefix(PREFIX))
+    made = MITIGATIONS[name.removeprefix(PREFIX)].make()
     if isinstance(made, PruneNeurons):
         with attach(pipe, made) as run:
             draw(pipe, [text], list(seeds)[:1], **{**call, "num_inference_steps": 1})

@@ -15,7 +15,7 @@ import numpy as np
 
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
-from unleak.copies.detect.detectors import DETECTORS
+from unleak.copies.presets import DETECTORS
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput
 from unleak.files.atomic import write_atomic

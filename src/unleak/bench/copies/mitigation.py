@@ -22,13 +22,12 @@ import numpy as np
 
 from unleak.bench.copies.detection import MEMORIZED, ORDINARY, captions
 from unleak.bench.copies.meant import Prompt, chosen_prompts
-from unleak.bench.copies.tuned import TUNED, VARIANTS, variant
+from unleak.bench.copies.tuned import MEASURABLE, TUNED_PRESETS
 from unleak.bench.copies.tuned import notes as choices
 from unleak.bench.rows import SHARE, Row, mean, paired_difference, share
 from unleak.bench.run import Run
 from unleak.bench.words.repairs import counting
-from unleak.copies.methods.gate import Gated
-from unleak.copies.presets import PRESETS
+from unleak.copies.presets import MITIGATIONS
 from unleak.copies.scan.calibrate import Calibration
 from unleak.copies.scan.fit import calibrate
 from unleak.copies.scan.scan import scan
@@ -45,8 +44,7 @@ from unleak.world import load as load_world
 from unleak.world.render import Renderer
 
 GATE = "+gate"
-NAMES: tuple[str, ...] = (*PRESETS, *TUNED, *VARIANTS)
-METHODS: tuple[str, ...] = ("none", *NAMES, *(name + GATE for name in NAMES if isinstance(variant(name), Gated)))
+METHODS: tuple[str, ...] = ("none", *MEASURABLE, *(name + GATE for name, p in MEASURABLE.items() if p.gated))
 PUBLISHED = """Published (GUARD, arXiv 2603.00133, its main table, from third-party notes; SSCD of sscd_disc_large, the
 prompts that copied without mitigation, 4 images of 50 steps). SSCD is not the PSNR of this table and CLIP not its
 alignment: only the order of methods can be compared.
@@ -59,7 +57,7 @@ alignment: only the order of methods can be compared.
 | attenuate | 0.109 | 0.282 | attenuate | 0.193 | 0.184 |
 | guard | 0.079 | 0.266 | guard | 0.193 | 0.183 |"""
 #: what runs without --methods: every mitigation on everything, and one behind the gate
-DEFAULT: tuple[str, ...] = ("none", *PRESETS, *TUNED, "guard" + GATE)
+DEFAULT: tuple[str, ...] = ("none", *MITIGATIONS, *TUNED_PRESETS, "guard" + GATE)
 FLAGGED = 40  #: ordinary captions of a kind that the gate is shown
 CLOSE = 2.0  #: dB below the similarity of a copy
 COSTED = 2  #: seeds of one caption on which cost is taken
@@ -127,7 +125,7 @@ def method_of(name: str, gate: Callable[[], Calibration]) -> list[Intervention]:
     """The interventions of a method by its name."""
     if name == "none":
         return []
-    return [variant(name.removesuffix(GATE), gate() if name.endswith(GATE) else None)]
+    return [MEASURABLE[name.removesuffix(GATE)].make(gate=gate() if name.endswith(GATE) else None)]
 
 
 def costs(run: Run, name: str, p: Prompt, methods: Sequence[Intervention]) -> list[Row]:

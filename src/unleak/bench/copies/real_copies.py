@@ -14,7 +14,7 @@ import numpy as np
 
 from unleak.bench.results import Results
 from unleak.bench.rows import Row
-from unleak.copies.detect.detectors import DETECTORS
+from unleak.copies.presets import DETECTORS
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import scan
 from unleak.errors import BadInput, choose

@@ -4,14 +4,15 @@
         pipe("a prompt", num_images_per_prompt=4)
     run.results["magnitude"]          # step -> one value per image
 
-`window` and `sites` choose the steps and sites that are looked at, as everywhere. A new detector is one class.
+`window` and `sites` choose the steps and sites that are looked at, as everywhere. A new detector is one class and a
+line in `presets.DETECTORS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,17 @@ class Detector(Intervention):
     guided: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    _named: ClassVar[dict[str, type[Detector]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls):
+            Detector._named[cls.name] = cls
+
+    @staticmethod
+    def named(name: str) -> Detector:
+        """The detector of this name, with its defaults. Raises BadInput."""
+        return Detector._named[choose("detector", name, Detector._named)]()
 
     def note(self, ctx: Context, value: Tensor, step: int | None = None) -> None:
         """Keep the value [images] of a step (default: this one); a sampler that predicts it twice is noted once."""
@@ -70,16 +82,16 @@ class Detector(Intervention):
         noted = run.results.get(self.name)
         if not noted:
             raise UnsupportedModel(f"{self.name} saw no step: its window or its sites lie outside of this run")
-        found = torch.stack(list(noted.values())).float().mean(0).cpu()
-        if not torch.isfinite(found).all():
+        means = torch.stack(list(noted.values())).float().mean(0).cpu()
+        if not torch.isfinite(means).all():
             raise NotFinite(f"{self.name} is NaN or infinite: run the model in a wider dtype")
-        return found
+        return means
 
 
 def uncond(preds: Mapping[str, Tensor], name: str) -> Tensor:
     """The prediction without the prompt. Raises UnsupportedModel where the pipeline makes none."""
     if "uncond" not in preds:
-        free = ", ".join(n for n, d in DETECTORS.items() if not d.guided)
+        free = ", ".join(n for n, d in Detector._named.items() if not d.guided)
         raise UnsupportedModel(
             f"{name} needs classifier-free guidance and this run has none: raise guidance_scale above 1 if the model "
             f"has it, or use a detector that works without: {free}"
@@ -150,15 +162,15 @@ class TextAttention(Detector):
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
         if site.kind == "self" or not site.rows.of("cond"):
             return
-        seen = ctx.state.setdefault("attention", {})
-        seen.setdefault(site.name, site.text_shares("cond").mean(1))
+        by_site = ctx.state.setdefault("attention", {})
+        by_site.setdefault(site.name, site.text_shares("cond").mean(1))
 
     def shares(self, ctx: Context) -> list[Tensor]:
         """[N, K] for each site in the order in which they run; forgets them."""
-        seen = ctx.state.pop("attention", {})
-        if not seen:
+        by_site = ctx.state.pop("attention", {})
+        if not by_site:
             raise UnsupportedModel(f"{self.name}: none of the chosen sites attends to the text")
-        return list(seen.values())
+        return list(by_site.values())
 
 
 @dataclass(frozen=True)
@@ -179,10 +191,10 @@ class SiteEntropy(TextAttention):
     site: int = 3
 
     def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        found = self.shares(ctx)
-        if not 0 <= self.site < len(found):
-            raise BadInput(f"site {self.site} of {len(found)} that read the text: choose 0 to {len(found) - 1}")
-        return entropy(found[self.site])
+        shares = self.shares(ctx)
+        if not 0 <= self.site < len(shares):
+            raise BadInput(f"site {self.site} of {len(shares)} that read the text: choose 0 to {len(shares) - 1}")
+        return entropy(shares[self.site])
 
 
 @dataclass(frozen=True)
@@ -236,17 +248,3 @@ class BrightEnding(Detector):
             ctx.results[f"{self.name}/mask"] = mask
             for step, (cond, without) in pairs.items():
                 self.note(ctx, localised_magnitude(cond, without, mask), step)
-
-
-DETECTORS: dict[str, type[Detector]] = {
-    d.name: d for d in (Magnitude, Agreement, Collapse, Entropy, SiteEntropy, LateEntropy, BrightEnding)
-}
-
-
-def detectors(names: Sequence[str | Detector]) -> tuple[Detector, ...]:
-    """Detectors by name (with their defaults) or as they are. Raises BadInput for an unknown or repeated one."""
-    made = [n if isinstance(n, Detector) else DETECTORS[choose("detector", n, DETECTORS)]() for n in names]
-    repeated = {d.name for d in made if [other.name for other in made].count(d.name) > 1}
-    if not made or repeated:
-        raise BadInput(f"give each detector once, and at least one: {', '.join(sorted(repeated)) or 'none is given'}")
-    return tuple(made)

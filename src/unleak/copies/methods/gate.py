@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unleak.copies.detect.detectors import Detector, by_prompt, detectors
+from unleak.copies.detect.detectors import Detector, by_prompt
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import guidance
@@ -48,12 +48,12 @@ class Gated(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.gate, Calibration):
-            made = self.gate
-            if made.steps != 1:
-                raise BadInput(f"a gate decides at the first step; this calibration is of {made.steps} steps")
-            object.__setattr__(self, "reads", tuple(made.weights.items()) or ((made.detector, 1.0),))
-            object.__setattr__(self, "model", made.fingerprint)
-            object.__setattr__(self, "gate", made.threshold - made.bias)
+            calibration = self.gate
+            if calibration.steps != 1:
+                raise BadInput(f"a gate decides at the first step; this calibration is of {calibration.steps} steps")
+            object.__setattr__(self, "reads", tuple(calibration.weights.items()) or ((calibration.detector, 1.0),))
+            object.__setattr__(self, "model", calibration.fingerprint)
+            object.__setattr__(self, "gate", calibration.threshold - calibration.bias)
         if self.gate is None:
             return
         if not isinstance(self.gate, int | float) or math.isnan(self.gate):
@@ -63,11 +63,11 @@ class Gated(Intervention):
         self._detectors()
 
     def _detectors(self) -> list[tuple[Detector, float]]:
-        found = detectors([name for name, _ in self.reads])
-        for detector in found:
+        weighted = [(Detector.named(name), weight) for name, weight in self.reads]
+        for detector, _ in weighted:
             if detector.has("on_attention") or detector.whole:
                 raise BadInput(f"a gate reads the first predictions; {detector.name} needs more: calibrate another")
-        return [(detector, weight) for detector, (_, weight) in zip(found, self.reads, strict=True)]
+        return weighted
 
     def undecided(self, ctx: Context) -> bool:
         """The gate has not seen this generation's first predictions yet."""
@@ -77,8 +77,8 @@ class Gated(Intervention):
         """Images to act on in this call; None for all of them, () for none."""
         if self.gate is None:
             return None
-        found: tuple[int, ...] = ctx.state.get("chosen", ())
-        return found
+        chosen: tuple[int, ...] = ctx.state.get("chosen", ())
+        return chosen
 
     def decide(self, ctx: Context, preds: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """`chosen`, once the gate has looked at these predictions if it had not yet."""
@@ -91,8 +91,8 @@ class Gated(Intervention):
             if not torch.isfinite(score).all():
                 raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
             ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
-            seen = ctx.results.setdefault("gate", [])
-            seen += [{"score": value, "acted": value >= self.gate} for value in score.tolist()]
+            decisions = ctx.results.setdefault("gate", [])
+            decisions += [{"score": value, "acted": value >= self.gate} for value in score.tolist()]
         return self.chosen(ctx)
 
     def _check_model(self, ctx: Context) -> None:

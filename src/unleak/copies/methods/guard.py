@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -95,7 +95,7 @@ class Guard(Gated):
     @classmethod
     def official(cls, **changes: Any) -> Guard:
         """The released code, with each of its departures from the paper."""
-        return replace(cls(precision="model", orthogonalize=True, sites=OFFICIAL), **changes)
+        return cls(**{**OFFICIAL, **changes})
 
     def combine(self, pred_cond: Tensor, pred_uncond: Tensor, pred_attenuated: Tensor, scale: float,
                 progress: float) -> Tensor:  # fmt: skip
@@ -150,10 +150,14 @@ class Guard(Gated):
         return self.attenuation.predict(ctx, [Branch(label, images=images) for label in labels])
 
 
-OFFICIAL = SiteFilter(
-    (
-        "down_blocks.[012].attentions.[01].transformer_blocks.0.attn2",
-        "mid_block.attentions.0.transformer_blocks.0.attn2",
-    )
-)
-"""The sites of the released code's "early" group."""
+OFFICIAL: dict[str, Any] = {
+    "precision": "model",
+    "orthogonalize": True,
+    "sites": SiteFilter(
+        (
+            "down_blocks.[012].attentions.[01].transformer_blocks.0.attn2",
+            "mid_block.attentions.0.transformer_blocks.0.attn2",
+        )
+    ),
+}
+"""Where the released code departs from the defaults; the sites are its "early" group."""

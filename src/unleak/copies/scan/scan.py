@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from unleak.copies.detect.detectors import Detector, detectors
+from unleak.copies.detect.detectors import Detector
+from unleak.copies.presets import DETECTORS
 from unleak.copies.scan.calibrate import Calibration
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
@@ -28,7 +29,7 @@ DEFAULT = ("agreement", "magnitude")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScanPlan:
     """What is measured and how; checked before anything runs. The first detector gives the score.
 
     steps    how many denoising steps from the first are looked at; None for all of them
@@ -63,7 +64,7 @@ def plan(
     calibration: Calibration | None = None,
     batch: int | None = None,
     call: Mapping[str, Any] | None = None,
-) -> Plan:
+) -> ScanPlan:
     """Check the arguments of a scan against each other and the model.
 
     Raises:
@@ -71,31 +72,41 @@ def plan(
             another model or other settings.
     """
     numbers, steps = tuple(parse_seeds(seeds)), first_steps
-    wanted = detectors_ or (calibration.detectors if calibration else DEFAULT)
-    made = Plan(detectors(wanted), numbers, steps, 1, dict(call or {}), calibration)
+    detectors = each_once(detectors_ or (calibration.detectors if calibration else DEFAULT))
+    names, call = [d.name for d in detectors], dict(call or {})
     if steps is not None and steps < 1:
         raise BadInput(f"first_steps={steps}: give at least one step, or None for all")
-    if ours := {"prompt", "num_images_per_prompt", "generator", "output_type"} & made.call.keys():
+    if ours := {"prompt", "num_images_per_prompt", "generator", "output_type"} & call.keys():
         raise BadInput(f"{', '.join(sorted(ours))} is set by the scan itself: leave it out of the call")
-    if whole := [d.name for d in made.detectors if d.whole and steps is not None]:
+    if whole := [d.name for d in detectors if d.whole and steps is not None]:
         raise BadInput(f"{', '.join(whole)} needs the whole trajectory, not {steps} step(s): ask for all steps")
-    if lonely := [d.name for d in made.detectors if d.compares and len(numbers) < 2]:
+    if lonely := [d.name for d in detectors if d.compares and len(numbers) < 2]:
         raise BadInput(f"{', '.join(lonely)} compares the images of a prompt: give at least two seeds")
     if calibration:
         calibration.check(pipe)
-        there = {"steps": steps, "seeds": len(numbers), "call": made.call}
+        there = {"steps": steps, "seeds": len(numbers), "call": call}
         other = [
             f"{k} {getattr(calibration, k)!r}, not {v!r}" for k, v in there.items() if getattr(calibration, k) != v
         ]
-        if missing := [name for name in calibration.detectors if name not in made.names]:
-            other.append(f"detector {', '.join(missing)}, which is not among {', '.join(made.names)}")
+        if missing := [name for name in calibration.detectors if name not in names]:
+            other.append(f"detector {', '.join(missing)}, which is not among {', '.join(names)}")
         if other:
             raise BadInput(f"the calibration holds for {'; '.join(other)}: scan as it was made, or make another")
-    most = batch or max(1, images_at_once(pipe, made.call) // len(numbers))
-    return Plan(made.detectors, numbers, steps, most, made.call, calibration)
+    batch = batch or max(1, images_at_once(pipe, call) // len(numbers))
+    return ScanPlan(detectors, numbers, steps, batch, call, calibration)
 
 
-def measure(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, np.ndarray]:
+def each_once(which: Sequence[str | Detector]) -> tuple[Detector, ...]:
+    """Detectors by name, with their defaults, or as they are. Raises BadInput for an unknown or repeated one."""
+    detectors = tuple(DETECTORS[d].make() if isinstance(d, str) else d for d in which)
+    names = [d.name for d in detectors]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not detectors or repeated:
+        raise BadInput(f"give each detector once, and at least one: {', '.join(repeated) or 'none is given'}")
+    return detectors
+
+
+def measure(pipe: Any, prompts: Sequence[str], plan: ScanPlan) -> dict[str, np.ndarray]:
     """Scores [P, S] of one batch of prompts by detector, in one run of the pipeline.
 
     Raises:
@@ -118,7 +129,7 @@ class _Lengths(Intervention):
         ctx.results.setdefault("lengths", {})[call.name] = (call.tokenizer, call.length)
 
 
-def fits(pipe: Any, plan: Plan) -> Callable[[str], None]:
+def fits(pipe: Any, plan: ScanPlan) -> Callable[[str], None]:
     """A check whether a prompt fits every encoder of the pipeline; it raises PromptTruncated.
 
     Also runs the part of the pipeline before the denoiser once, so that a call it refuses is found at once.
@@ -143,7 +154,7 @@ class Scan(Result):
     verb: ClassVar[str] = "scan"
     prompts: tuple[str, ...]
     images: dict[str, np.ndarray]
-    plan: Plan
+    plan: ScanPlan
     model: str = ""
 
     @property
@@ -211,7 +222,7 @@ def scan(
     Args:
         seeds: how many images of each prompt, or their seeds, or text such as "0:4".
         first_steps: denoising steps from the first that are looked at; None for all of them, which some detectors need.
-        detectors: names (see `copies.detectors.DETECTORS`) or `Detector`s; default: the calibration's, or agreement
+        detectors: names (see `copies.presets.DETECTORS`) or `Detector`s; default: the calibration's, or agreement
             and magnitude.
         batch: prompts in one call; default: about one megapixel of images, at most 32.
         model: its name, for the record.
@@ -224,16 +235,16 @@ def scan(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise BadInput("nothing to scan: give at least one prompt")
-    made, found = plan(pipe, seeds, first_steps, detectors, calibration, batch, call), []
-    check = fits(pipe, made)
+    what = plan(pipe, seeds, first_steps, detectors, calibration, batch, call)
+    check = fits(pipe, what)
     for text in texts:
         check(check_prompt(text))
-    unique = list(dict.fromkeys(texts))
-    for start in range(0, len(unique), made.batch):
-        part = unique[start : start + made.batch]
-        found.append(measure(pipe, part, made))
+    unique, batches = list(dict.fromkeys(texts)), []
+    for start in range(0, len(unique), what.batch):
+        part = unique[start : start + what.batch]
+        batches.append(measure(pipe, part, what))
         if progress:
             progress(len(part))
     rows = [unique.index(text) for text in texts]
-    images = {name: np.concatenate([f[name] for f in found])[rows] for name in made.names}
-    return Scan(tuple(texts), images, made, model)
+    images = {name: np.concatenate([scores[name] for scores in batches])[rows] for name in what.names}
+    return Scan(tuple(texts), images, what, model)

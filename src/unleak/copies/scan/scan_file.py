@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from unleak.copies.scan.calibrate import fingerprint_of
-from unleak.copies.scan.scan import Plan, fits, measure
+from unleak.copies.scan.scan import ScanPlan, fits, measure
 from unleak.copies.scan.scan_log import SCHEMA, Records, append
 from unleak.errors import BadInput, Conflict, PromptTruncated
 from unleak.files.prompt_file import Entry, read_prompts
@@ -29,7 +29,7 @@ HIGHEST = 20  #: prompts that a summary names
 
 
 @dataclass
-class Summary:
+class ScanSummary:
     """What a scan found. `highest` holds (score, line, prompt) of the highest scores, the highest first.
 
     `measured` counts the prompts of this run; the others were there from an interrupted one.
@@ -58,13 +58,13 @@ def scan_file(
     pipe: Any,
     path: str | Path,
     out: str | Path,
-    plan: Plan,
+    plan: ScanPlan,
     *,
     model: str = "",
     column: str | None = None,
     limit: float | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Summary:
+) -> ScanSummary:
     """Scan every prompt of a file (see `prompt_file.read_prompts`) into `out`; resumes if `out` is its beginning.
 
     `limit` counts the prompts that score at least so much (default: a calibration's threshold). `progress` is told the
@@ -97,7 +97,7 @@ def scan_file(
         lock.release()
 
 
-def header_of(pipe: Any, path: str | Path, plan: Plan, model: str) -> dict[str, Any]:
+def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[str, Any]:
     """Everything that decides the records, so that only an equal scan may go on with a file."""
     return {
         "schema": SCHEMA, "input": Path(path).name, "model": model, "fingerprint": fingerprint_of(pipe),
@@ -110,14 +110,14 @@ def header_of(pipe: Any, path: str | Path, plan: Plan, model: str) -> dict[str, 
 class _Run:
     """One run over a file: reads lines, skips what is done, measures the rest batch by batch."""
 
-    def __init__(self, pipe: Any, plan: Plan, check: Callable[[str], None], out: Path, header: dict[str, Any],
+    def __init__(self, pipe: Any, plan: ScanPlan, check: Callable[[str], None], out: Path, header: dict[str, Any],
                  limit: float | None, progress: Callable[[int], None] | None) -> None:  # fmt: skip
         self.pipe, self.plan, self.check, self.out, self.header = pipe, plan, check, out, header
-        self.summary, self.progress = Summary(limit=limit), progress
+        self.summary, self.progress = ScanSummary(limit=limit), progress
         self.waiting: list[Entry] = []
         self.kept: list[tuple[Entry, dict[str, Any]]] = []
 
-    def over(self, path: str | Path, column: str | None) -> Summary:
+    def over(self, path: str | Path, column: str | None) -> ScanSummary:
         done, rejects = Records(self.out, self.header, self.plan.batch), rejects_of(self.out)
         part = rejects.with_name(f".{rejects.name}.part")
         try:
@@ -160,9 +160,9 @@ class _Run:
 
     def _usable(self, path: str | Path, column: str | None, rejects: BinaryIO) -> Iterator[Entry]:
         """The lines that can be measured; the others are written down with the reason."""
-        seen = _Seen()
+        earlier = _Earlier()
         for line in read_prompts(path, column):
-            error = line.error or self._unfit(line.text) or seen.before(line)
+            error = line.error or self._unfit(line.text) or earlier.same(line)
             if error is None:
                 yield line
             else:
@@ -210,17 +210,17 @@ def _round(x: float) -> float:
     return float(f"{x:.6g}")
 
 
-class _Seen:
+class _Earlier:
     """Which prompts occurred before, in a temporary database on the disk, so that memory does not grow."""
 
     def __init__(self) -> None:
         self.known = sqlite3.connect("")
         self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID")
 
-    def before(self, line: Entry) -> str | None:
+    def same(self, line: Entry) -> str | None:
         digest = hashlib.blake2b(line.text.encode(), digest_size=16).digest()
-        found = self.known.execute("SELECT line FROM prompts WHERE digest = ?", (digest,)).fetchone()
-        if found:
-            return f"the same prompt as line {found[0]}"
+        earlier = self.known.execute("SELECT line FROM prompts WHERE digest = ?", (digest,)).fetchone()
+        if earlier:
+            return f"the same prompt as line {earlier[0]}"
         self.known.execute("INSERT INTO prompts VALUES (?, ?)", (digest, line.number))
         return None
