@@ -25,7 +25,7 @@ from unleak.judges.glyphs import glyph_judge
 from unleak.regions.check import judged
 from unleak.regions.edit import edit
 from unleak.regions.masks.masks import foreground
-from unleak.regions.masks.own_masks import FROM, above
+from unleak.regions.masks.own_masks import FROM, as_masks
 from unleak.regions.methods.schedule import follows, variance_preserving
 from unleak.regions.plan import Edit
 from unleak.report import edit as report
@@ -176,13 +176,13 @@ def test_without_a_mask_the_model_itself_gives_one(pipe, who):
 def test_levels_become_disjoint_masks_and_never_nothing():
     seen = torch.zeros(2, 4, 6)
     seen[0, :, :2], seen[1, :, 4:], seen[:, 0, 3] = 1.0, 3.0, 0.4
-    masks = above(seen, ["a", "b"], (8, 12), 0.5)
+    masks = as_masks(seen, ["a", "b"], (8, 12), 0.5)
     assert masks[0, :, :4].all() and masks[1, :, 8:].all() and not (masks[0] & masks[1]).any()
     assert masks.sum() == 2 * 32
     with pytest.raises(EmptyMask, match="alike"):
-        above(torch.ones(1, 4, 6), ["a"], (8, 12), 0.5)
+        as_masks(torch.ones(1, 4, 6), ["a"], (8, 12), 0.5)
     with pytest.raises(EmptyMask, match="'b'"):
-        above(torch.stack([seen[0], seen[0]]), ["a", "b"], (8, 12), 0.5)
+        as_masks(torch.stack([seen[0], seen[0]]), ["a", "b"], (8, 12), 0.5)
 
 
 def test_no_edit_at_all_gives_the_picture_back(pipe):

@@ -11,8 +11,8 @@ from tiny import tiny
 from unleak.drawing import photo
 from unleak.errors import EmptyMask
 from unleak.models import load
-from unleak.regions.masks.evidence import without
-from unleak.regions.masks.own_masks import level, own_masks, smooth, unit
+from unleak.regions.masks.own_masks import levels, local_mean, own_masks, unit_range
+from unleak.regions.masks.prediction_gain import without
 from unleak.text.items import Item
 from unleak.world import load as load_world
 from unleak.world.edits import edit_cases
@@ -30,15 +30,15 @@ def test_an_item_is_just_a_thing_with_its_article_and_its_colour_gone():
     ]
 
 
-def test_a_level_takes_both_attention_and_evidence_and_smooth_keeps_what_is_flat():
+def test_a_level_takes_both_attention_and_gain_and_a_local_mean_keeps_what_is_flat():
     flat = torch.full((1, 8, 12), 2.0)
-    assert torch.allclose(smooth(flat), flat)
-    attention, evidence = torch.zeros(1, 8, 12), torch.full((1, 8, 12), -1.0)
-    attention[:, :, :8], evidence[:, :, 4:] = 3.0, 2.0
-    found = level(attention, evidence)
+    assert torch.allclose(local_mean(flat), flat)
+    attention, gain = torch.zeros(1, 8, 12), torch.full((1, 8, 12), -1.0)
+    attention[:, :, :8], gain[:, :, 4:] = 3.0, 2.0
+    found = levels(attention, gain)
     assert (found[:, :, 6:7] == 1).all() and (found[:, :, :3] == 0).all() and (found[:, :, 9:] == 0).all()
-    assert torch.equal(level(attention, None), attention)
-    assert (unit(flat) == 0).all()  # nothing stands out
+    assert torch.equal(levels(attention, None), attention)
+    assert (unit_range(flat) == 0).all()  # nothing stands out
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
@@ -65,8 +65,8 @@ def test_an_object_is_found_beside_things_that_the_caption_does_not_name():
     clean = torch.cat([photo.to_latents(pipe, Image.fromarray(picture)) for picture in pictures])
     captions, objects = [case.caption(world) for case in cases], [[case.sources[0].phrase] for case in cases]
     fit = {}
-    for by in ("own", "attention"):
-        masks = own_masks(pipe, clean, captions, objects, pictures.shape[1:3], by=by)
+    for masks_from in ("own", "attention"):
+        masks = own_masks(pipe, clean, captions, objects, pictures.shape[1:3], masks_from=masks_from)
         both = [(mask.numpy(), case.masks(world)) for mask, case in zip(masks, cases, strict=True)]
-        fit[by] = np.mean([(a & b).sum() / (a | b).sum() for a, b in both])
+        fit[masks_from] = np.mean([(a & b).sum() / (a | b).sum() for a, b in both])
     assert fit["own"] > 0.65 and fit["own"] > fit["attention"] + 0.1

@@ -147,7 +147,9 @@ class EditSession:
             return []
         if isinstance(self.masks_from, str):
             prompts, objects = [job.plan.source for job in jobs], [job.plan.sources for job in jobs]
-            return own_masks(self.pipe, clean, prompts, objects, jobs[0].size, seed=self.seed, by=self.masks_from)
+            return own_masks(
+                self.pipe, clean, prompts, objects, jobs[0].size, seed=self.seed, masks_from=self.masks_from
+            )
         found = []
         for job in jobs:
             wanted = [k for k, mask in enumerate(job.masks) if mask is None]

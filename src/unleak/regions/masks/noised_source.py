@@ -26,16 +26,18 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
     from unleak.text.spans import Span
 
-SEEN = Window(0.6, 1.0)
+ATTENTION = "object_attention"
+"""Where the maps are left in `ctx.results`."""
+RECOGNISABLE = Window(0.6, 1.0)
 """When the image is clear enough to be recognised."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recognise(Intervention):
-    """Show the pipeline the images `clean` [images, C, h, w] at every noise level, and keep where `objects` are seen.
+class NoisedSource(Intervention):
+    """Show the pipeline the images `clean` [images, C, h, w] at every noise level, and keep where it sees `objects`.
 
     `objects` are phrases of the prompt, or a list of them for each prompt of the call. Leaves the mean attention to
-    each object's words, [K, h, w] on the latent grid for each prompt, in `run.results["seen"]`.
+    each object's words, [K, h, w] on the latent grid for each prompt, in `ctx.results[ATTENTION]`.
     """
 
     clean: Tensor
@@ -44,33 +46,35 @@ class Recognise(Intervention):
     uses_text = True
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
-        if not reads_text(site) or ctx.fraction not in SEEN:
+        if not reads_text(site) or ctx.fraction not in RECOGNISABLE:
             return
         if "spans" not in ctx.state:
             objects = each_list(self.objects)
             prompts, plain = own_prompts(ctx, len(objects))
             ctx.state["spans"] = [one.slots.spans for one in embed(ctx, prompts, objects, "paper", "words", plain)]
             ctx.state["means"] = [RunningMean() for _ in objects]
-        spans, means = ctx.state["spans"], ctx.state["means"]
-        for mine, mean, rows in zip(spans, means, rows_of(ctx, len(spans)), strict=True):
-            tokens = [token for span in mine for token in range(*span)]
+        each_spans, means = ctx.state["spans"], ctx.state["means"]
+        for spans, mean, rows in zip(each_spans, means, rows_of(ctx, len(means)), strict=True):
+            tokens = [token for span in spans for token in range(*span)]
             mean.add(site.name, site.columns(tokens, rows).mean(0))
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
+        """x' of the equation above."""
         a = alphas(ctx.pipe.scheduler, ctx.step)[1]
         random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
         n = torch.randn(1, *latents.shape[1:], generator=random).to(latents)
         if ctx.step == ctx.steps - 1:
-            both = zip(ctx.state["means"], ctx.state["spans"], strict=True)
-            ctx.results["seen"] = [_seen(means, spans, latents.shape[-2:]) for means, spans in both]
+            prompts = zip(ctx.state["means"], ctx.state["spans"], strict=True)
+            ctx.results[ATTENTION] = [_maps(mean, spans, latents.shape[-2:]) for mean, spans in prompts]
         return a**0.5 * self.clean.to(latents) + (1 - a) ** 0.5 * n
 
 
-def _seen(means: RunningMean, spans: Sequence[Span], grid: Sequence[int]) -> Tensor:
-    """Of one prompt: the mean over sites, [K, h, w]."""
-    maps = []
-    for name in means:
-        column = means.mean(name).permute(2, 0, 1)  # [T, h, w]
-        words = torch.stack([part.mean(0) for part in column.split([end - start for start, end in spans])])
-        maps.append(F.interpolate(words[None].float(), size=tuple(grid), mode="bilinear", align_corners=False)[0])
-    return torch.stack(maps).mean(0)
+def _maps(means: RunningMean, spans: Sequence[Span], grid: Sequence[int]) -> Tensor:
+    """Of one prompt: the attention to each object, the mean over its words and over sites, [K, h, w]."""
+    by_site = []
+    for site in means:
+        tokens = means.mean(site).permute(2, 0, 1)  # [T, h, w]
+        objects = torch.stack([words.mean(0) for words in tokens.split([end - start for start, end in spans])])
+        resized = F.interpolate(objects[None].float(), size=tuple(grid), mode="bilinear", align_corners=False)
+        by_site.append(resized[0])
+    return torch.stack(by_site).mean(0)

@@ -3,7 +3,7 @@
 A diffusion model that is told what an image shows predicts it better. With x the image z0 under noise, z(c) the clean
 image that is predicted for the caption c, and c_k the caption in which object k is just "a thing",
 
-    E_k = sum over noise levels of  ||z(c_k) - z0||^2 - ||z(c) - z0||^2        for each latent cell
+    gain_k = sum over noise levels of  ||z(c_k) - z0||^2 - ||z(c) - z0||^2        for each latent cell
 
 is high where object k is and about 0 elsewhere, also on things that the caption does not name: there neither text
 helps. Each term is a difference of two bounds of the diffusion classifier (Li et al., arXiv 2303.16203), taken cell by
@@ -31,7 +31,9 @@ from unleak.text.phrases import past_article, rename
 if TYPE_CHECKING:
     from unleak.core.context import Context
 
-TOLD = Window(0.2, 0.6)
+GAIN = "prediction_gain"
+"""Where the maps are left in `ctx.results`."""
+BLURRED = Window(0.2, 0.6)
 """When the image is still blurred enough that words help."""
 
 
@@ -45,10 +47,10 @@ def without(prompt: str, items: list[Item]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence(Intervention):
-    """Leave E_k, [K, h, w] for each image, in `run.results["evidence"]`; a denoiser row more for each object and step.
+class PredictionGain(Intervention):
+    """Leave gain_k, [K, h, w] for each image, in `ctx.results[GAIN]`; a denoiser row more for each object and step.
 
-    For a call that denoises z0 = `clean` [images, C, h, w] itself at every noise level (`attention.Recognise`).
+    For a call that denoises z0 = `clean` [images, C, h, w] itself at every noise level (`NoisedSource`).
 
     Attributes:
         objects: phrases of the prompt, or a list of them for each prompt of the call.
@@ -56,7 +58,7 @@ class Evidence(Intervention):
 
     clean: Tensor
     objects: Phrases
-    window: Window = field(default=TOLD, kw_only=True)
+    window: Window = field(default=BLURRED, kw_only=True)
     uses_text = True
 
     def __post_init__(self) -> None:
@@ -64,37 +66,42 @@ class Evidence(Intervention):
         object.__setattr__(self, "objects", frozen(self.objects))
 
     def branches(self, ctx: Context) -> list[Branch] | None:
-        """For each rank of an object, rows of the images that have as many: their prompt without it."""
+        """For each rank k of an object, rows of the images that have as many: their prompt c_k."""
         if ctx.fraction not in self.window:
             return None
-        if "told" not in ctx.state:
-            ctx.state["told"] = self._told(ctx)
-        return list(ctx.state["told"])
+        if "without" not in ctx.state:
+            ctx.state["without"] = self._without(ctx)
+        return list(ctx.state["without"])
 
-    def _told(self, ctx: Context) -> list[Branch]:
+    def _without(self, ctx: Context) -> list[Branch]:
         objects = each_list(self.objects)
         prompts, _ = own_prompts(ctx, len(objects))
         texts = [without(p, [Item.of(one) for one in some]) for p, some in zip(prompts, objects, strict=True)]
         rows, pooled = ctx.encode([text for some in texts for text in some])
         first = [sum(map(len, texts[:i])) for i in range(len(texts))]  # a prompt's first text among all
-        told = []
-        for j in range(max(map(len, texts))):
-            at = {image: first[i] + j for image, i in enumerate(prompt_of(ctx, len(texts))) if j < len(texts[i])}
+        branches = []
+        for k in range(max(map(len, texts))):
+            at = {image: first[i] + k for image, i in enumerate(prompt_of(ctx, len(texts))) if k < len(texts[i])}
             chosen = list(at.values())
             vectors = None if pooled is None else pooled[chosen]
-            told.append(Branch(f"without {j}", images=tuple(at), text=rows[chosen], pooled=vectors))
-        return told
+            branches.append(Branch(f"without {k}", images=tuple(at), text=rows[chosen], pooled=vectors))
+        return branches
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         if ctx.fraction not in self.window:
             return
         schedule, x = ctx.pipe.scheduler, ctx.latents("cond").float()
-        a, kind, z0 = alphas(schedule, ctx.step)[0], schedule.config.prediction_type, self.clean.to(x)
-        E = ctx.state.setdefault("E", [[] for _ in z0])
-        known = (predicted(preds["cond"].float(), x, kind, Level.of(a)).clean - z0).square().mean(1)
-        for j, branch in enumerate(ctx.state["told"]):
-            at = list(branch.images)
-            told = (predicted(preds[branch.name].float(), x[at], kind, Level.of(a)).clean - z0[at]).square().mean(1)
-            for image, gain in zip(at, told - known[at], strict=True):
-                E[image][j:] = [E[image][j] + gain if j < len(E[image]) else gain]
-        ctx.results["evidence"] = [torch.stack(some) for some in E]
+        level, z0 = Level.of(alphas(schedule, ctx.step)[0]), self.clean.to(x)
+
+        def error(name: str, images: list[int]) -> Tensor:
+            """||z - z0||^2 by cell, the mean over channels."""
+            z = predicted(preds[name].float(), x[images], schedule.config.prediction_type, level).clean
+            return (z - z0[images]).square().mean(1)
+
+        gains: list[list[Tensor]] = ctx.state.setdefault("gains", [[] for _ in z0])  # by image and object
+        with_object = error("cond", list(range(len(z0))))
+        for k, branch in enumerate(ctx.state["without"]):
+            images = list(branch.images)
+            for image, gain in zip(images, error(branch.name, images) - with_object[images], strict=True):
+                gains[image][k:] = [gains[image][k] + gain if k < len(gains[image]) else gain]
+        ctx.results[GAIN] = [torch.stack(of_image) for of_image in gains]
