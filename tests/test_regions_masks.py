@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unleak.errors import BadInput, EmptyMask
 from unleak.regions.masks import masks as masking
-from unleak.regions.masks.masks import as_stack, check, dilate, foreground, partition, read, to_grid
+from unleak.regions.masks.masks import as_stack, dilate, foreground, mask_notes, partition, read_mask, to_grid
 
 SIZE = (32, 48)
 
@@ -104,13 +104,13 @@ def test_masks_are_read_from_files_images_and_arrays(tmp_path):
     deep = Image.fromarray((box().numpy() * 65535).astype(np.uint16))
     for i, picture in enumerate((grey, grey.convert("RGB"), grey.convert("1"), clear, deep)):
         picture.save(tmp_path / f"{i}.png")
-        assert torch.equal(read(tmp_path / f"{i}.png", SIZE), wanted), picture.mode
-        assert torch.equal(read(picture, SIZE), wanted), picture.mode
+        assert torch.equal(read_mask(tmp_path / f"{i}.png", SIZE), wanted), picture.mode
+        assert torch.equal(read_mask(picture, SIZE), wanted), picture.mode
     for array in (wanted, wanted.float() * 0.7, wanted.int(), wanted.numpy().astype(np.uint8) * 255):
-        assert torch.equal(read(array, SIZE), wanted)
-    assert torch.equal(read(grey.resize((96, 64), Image.Resampling.NEAREST), SIZE), wanted)
+        assert torch.equal(read_mask(array, SIZE), wanted)
+    assert torch.equal(read_mask(grey.resize((96, 64), Image.Resampling.NEAREST), SIZE), wanted)
     soft = np.where(wanted, 0.51, 0.49)
-    assert torch.equal(read(soft, SIZE), wanted)
+    assert torch.equal(read_mask(soft, SIZE), wanted)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_masks_are_read_from_files_images_and_arrays(tmp_path):
 )
 def test_a_mask_that_cannot_be_meant_is_an_error(mask, error, what):
     with pytest.raises(error, match=what):
-        read(mask, SIZE, "the mask of 'car'")
+        read_mask(mask, SIZE, "the mask of 'car'")
 
 
 def test_a_truncated_mask_file_is_an_error(tmp_path):
@@ -135,7 +135,7 @@ def test_a_truncated_mask_file_is_an_error(tmp_path):
     Image.fromarray(noise).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
     with pytest.raises(BadInput, match="cannot be read"):
-        read(tmp_path / "half.png", SIZE)
+        read_mask(tmp_path / "half.png", SIZE)
 
 
 def test_a_stack_without_a_cell_or_of_another_kind_is_refused():
@@ -144,16 +144,16 @@ def test_a_stack_without_a_cell_or_of_another_kind_is_refused():
     with pytest.raises(BadInput, match="bool"):
         as_stack(box()[None].float())
     with pytest.raises(EmptyMask, match="latent grid"):
-        check(box((9, 10), (9, 10))[None], ["a"], (4, 6))
+        mask_notes(box((9, 10), (9, 10))[None], ["a"], (4, 6))
     with pytest.raises(EmptyMask, match="latent grid"):
         foreground(box((9, 10), (9, 10))[None], (4, 6))
 
 
 def test_overlap_nesting_and_full_masks_are_told():
     whole, middle = torch.ones(SIZE, dtype=torch.bool), box()
-    assert check(torch.stack([middle, box((8, 24), (30, 40))]), "ab", (8, 12)) == []
-    assert "overlap: 25%" in check(torch.stack([middle, box((8, 24), (20, 36))]), "ab", (8, 12))[0]
-    full, nested = check(torch.stack([whole, middle]), "ab", (8, 12))
+    assert mask_notes(torch.stack([middle, box((8, 24), (30, 40))]), "ab", (8, 12)) == []
+    assert "overlap: 25%" in mask_notes(torch.stack([middle, box((8, 24), (20, 36))]), "ab", (8, 12))[0]
+    full, nested = mask_notes(torch.stack([whole, middle]), "ab", (8, 12))
     assert "covers the whole image" in full and "inside" in nested
     halves = torch.stack([box((0, 32), (0, 24)), box((0, 32), (24, 48))])
-    assert "together" in check(halves, "ab", (8, 12))[0]
+    assert "together" in mask_notes(halves, "ab", (8, 12))[0]

@@ -16,6 +16,7 @@ from unleak.core.anatomy import Anatomy, eager
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.judges import Judge
+from unleak.regions.batch import Editor, drawn_together
 from unleak.regions.check import add_checks
 from unleak.regions.edited import Edited
 from unleak.regions.masks.own_masks import FROM
@@ -24,7 +25,6 @@ from unleak.regions.method import Method
 from unleak.regions.methods.schedule import variance_preserving
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
-from unleak.regions.session import EditSession, alike
 
 
 def edit(
@@ -91,17 +91,17 @@ def edit(
     method: Method = EDITORS[preset].make(**({} if steps is None else {"steps": steps}), **options)
     if isinstance(masks_from, str):
         choose("masks_from", masks_from, FROM)
-    session = EditSession(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
+    editor = Editor(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
     with _editable(pipe, method):
-        jobs = [session.prepare(*one, size) for one in zip(images, each, captions, strict=True)]
-        groups = alike(jobs, batch if method.together else 1)
-        seen = [session.look([jobs[i] for i in group]) for group in groups]
-        done: dict[int, Edited] = {i: session.untouched(job) for i, job in enumerate(jobs) if not job.edits}
-        told = [one.notes for one in done.values()] + [notes for scenes in seen for notes in scenes.notes]
-        for note in (note for notes in told for note in notes):
+        prepared = [editor.prepare(*one, size) for one in zip(images, each, captions, strict=True)]
+        groups = drawn_together(prepared, batch if method.together else 1)
+        batches = [editor.batch([prepared[i] for i in group]) for group in groups]
+        done: dict[int, Edited] = {i: editor.untouched(one) for i, one in enumerate(prepared) if not one.edits}
+        notes = [one.notes for one in done.values()] + [of_image for one in batches for of_image in one.notes]
+        for note in (note for of_image in notes for note in of_image):
             warnings.warn(note, stacklevel=2)
-        for group, scenes in zip(groups, seen, strict=True):
-            done |= zip(group, session.draw(scenes), strict=True)
+        for group, one_batch in zip(groups, batches, strict=True):
+            done |= zip(group, editor.draw(one_batch), strict=True)
     for one in done.values():
         one.model = model
         if judge is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unleak.core.result import Result
 from unleak.regions.masks import masks as masking
-from unleak.regions.plan import Edit, Plan
+from unleak.regions.plan import Edit, EditPlan
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Edited(Result):
     before: np.ndarray
     rebuilt: np.ndarray
     edits: tuple[Edit, ...]
-    plan: Plan | None
+    plan: EditPlan | None
     masks: Tensor
     given: tuple[bool, ...]
     preset: str

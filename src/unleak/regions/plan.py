@@ -1,4 +1,4 @@
-"""What is to be edited: phrases of the source's prompt, and the target's prompt that they lead to."""
+"""The plan of an edit: phrases of the source's prompt, and the target's prompt that they lead to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """Prompts of both sides, and the edited phrases in each as `Item.of` reads them, in the order of the edits."""
 
     source: str
@@ -54,7 +54,7 @@ class Plan:
     targets: tuple[str, ...]
 
 
-def plan(edits: Sequence[Edit], source_prompt: str | None = None) -> Plan:
+def plan(edits: Sequence[Edit], source_prompt: str | None = None) -> EditPlan:
     """Both prompts of some edits.
 
     Args:
@@ -70,8 +70,8 @@ def plan(edits: Sequence[Edit], source_prompt: str | None = None) -> Plan:
     else:
         source = check_prompt(source_prompt)
         spans = find_all(source, [Item.of(edit.source) for edit in edits])
-    target, places = _replaced(source, spans, [edit.target.strip() for edit in edits])
-    return Plan(source, target, _items(source, spans), _items(target, places))
+    target, new_spans = _replaced(source, spans, [edit.target.strip() for edit in edits])
+    return EditPlan(source, target, _items(source, spans), _items(target, new_spans))
 
 
 def located(prompt: str, phrases: Sequence[str]) -> tuple[str, ...]:
@@ -92,8 +92,8 @@ def without_article(phrase: str) -> str:
 
 def named(prompt: str, objects: Sequence[str]) -> tuple[str, ...]:
     """The same objects of a prompt without their articles."""
-    found = [Item.of(one).find(prompt) for one in objects]
-    return _items(prompt, [(end - len(without_article(prompt[start:end])), end) for start, end in found])
+    spans = [Item.of(one).find(prompt) for one in objects]
+    return _items(prompt, [(end - len(without_article(prompt[start:end])), end) for start, end in spans])
 
 
 def _joined(phrases: Sequence[str]) -> tuple[str, list[Chars]]:
@@ -107,21 +107,21 @@ def _joined(phrases: Sequence[str]) -> tuple[str, list[Chars]]:
 
 def _replaced(text: str, spans: Sequence[Chars], new: Sequence[str]) -> tuple[str, list[Chars]]:
     """The text with each range replaced, and where the new phrases are, in the order given."""
-    out, at, places = "", 0, {}
+    out, at, new_spans = "", 0, {}
     for i in sorted(range(len(spans)), key=lambda i: spans[i]):
         out += text[at : spans[i][0]]
-        places[i] = len(out), len(out) + len(new[i])
+        new_spans[i] = len(out), len(out) + len(new[i])
         out, at = out + new[i], spans[i][1]
-    return out + text[at:], [places[i] for i in range(len(spans))]
+    return out + text[at:], [new_spans[i] for i in range(len(spans))]
 
 
 def _items(prompt: str, spans: Sequence[Chars]) -> tuple[str, ...]:
     """The ranges as items that are found again by their words."""
-    made = []
+    items = []
     for at in spans:
         phrase = prompt[slice(*at)]
-        found = occurrences(prompt, phrase)
-        if at not in found:
+        everywhere = occurrences(prompt, phrase)
+        if at not in everywhere:
             raise BadInput(f"{phrase!r} is no expression of its own in {prompt!r}: choose other words")
-        made.append(str(Item(phrase, found.index(at) + 1 if len(found) > 1 else None)))
-    return tuple(made)
+        items.append(str(Item(phrase, everywhere.index(at) + 1 if len(everywhere) > 1 else None)))
+    return tuple(items)

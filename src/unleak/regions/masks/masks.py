@@ -31,7 +31,7 @@ def as_stack(masks: Any) -> Tensor:
     """
     stack = torch.as_tensor(masks)
     if stack.dtype != torch.bool or stack.ndim not in (3, 4):
-        raise BadInput(f"masks are bool [K, H, W], not {stack.dtype} {tuple(stack.shape)} (masks.read makes them)")
+        raise BadInput(f"masks are bool [K, H, W], not {stack.dtype} {tuple(stack.shape)} (masks.read_mask makes them)")
     planes = stack.flatten(0, -3)
     for i, mask in enumerate(planes):
         if not mask.any():
@@ -39,7 +39,7 @@ def as_stack(masks: Any) -> Tensor:
     return stack
 
 
-def read(mask: Any, size: tuple[int, int], name: str = "the mask", drawn: tuple[int, int] | None = None) -> Tensor:
+def read_mask(mask: Any, size: tuple[int, int], name: str = "the mask", drawn: tuple[int, int] | None = None) -> Tensor:
     """A mask from a file, an image or an array, as bool [H, W] at `size` = (height, width).
 
     `drawn` is the size of the picture it was drawn on, where that has other proportions than `size`.
@@ -59,10 +59,10 @@ def read(mask: Any, size: tuple[int, int], name: str = "the mask", drawn: tuple[
         raise BadInput(f"{name} is {levels.shape[0]}x{levels.shape[1]} and the image {height}x{width}: draw it on that")
     if not np.isfinite(levels).all():
         raise BadInput(f"{name} holds NaN or infinity")
-    found = to_grid(torch.from_numpy(levels >= 0.5), size)
-    if not found.any():
+    resized = to_grid(torch.from_numpy(levels >= 0.5), size)
+    if not resized.any():
         raise EmptyMask(f"{name} holds nothing at {size[0]}x{size[1]}: mark what may change in white")
-    return found
+    return resized
 
 
 def _alike(one: tuple[int, ...], two: tuple[int, int]) -> bool:
@@ -147,20 +147,20 @@ def foreground(masks: Tensor, grid: Sequence[int], how: str = "single", feather:
     Raises EmptyMask where no mask holds a cell of the grid.
     """
     union = masks.any(0)
-    found = to_grid(union, grid)
+    cells = to_grid(union, grid)
     for factor in (2, 4, 8) if how == "multiscale" else ():
         coarse = (max(1, grid[0] // factor), max(1, grid[1] // factor))
-        found |= to_grid(to_grid(union, coarse), grid)
-    if not found.any():
+        cells |= to_grid(to_grid(union, coarse), grid)
+    if not cells.any():
         raise EmptyMask(f"no mask holds a cell of the {grid[0]}x{grid[1]} latent grid; draw it larger or widen it")
     if feather <= 0:
-        return found.float()
-    depth = distance_transform_edt(np.pad(found.cpu().numpy(), 1, mode="edge"))[1:-1, 1:-1]
+        return cells.float()
+    depth = distance_transform_edt(np.pad(cells.cpu().numpy(), 1, mode="edge"))[1:-1, 1:-1]
     return torch.from_numpy(np.clip(depth / (1 + feather * grid[0]), 0, 1)).float()
 
 
-def check(masks: Tensor, names: Sequence[str], grid: Sequence[int]) -> list[str]:
-    """What is remarkable about masks [K, H, W]: overlaps, nesting, a mask of everything; for people to read.
+def mask_notes(masks: Tensor, names: Sequence[str], grid: Sequence[int]) -> list[str]:
+    """Notes for people on masks [K, H, W]: overlaps, nesting, a mask of everything.
 
     Raises EmptyMask for a mask that holds no cell of the latent grid.
     """

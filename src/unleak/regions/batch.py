@@ -1,0 +1,185 @@
+"""How images are edited together: the edits of each, its latents and masks, and one call of the pipeline for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unleak.core.anatomy import Anatomy
+from unleak.core.context import Context
+from unleak.core.intervention import Intervention
+from unleak.drawing import photo
+from unleak.drawing.generate import for_each, memory_errors, pixels, rehearse
+from unleak.engine.session import attach
+from unleak.errors import BadInput
+from unleak.regions.edited import Edited
+from unleak.regions.masks import masks as masking
+from unleak.regions.masks.own_masks import own_masks
+from unleak.regions.masks.text_masks import Masker
+from unleak.regions.method import Method
+from unleak.regions.plan import Edit, EditPlan, plan
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEdits:
+    """One image at its working size, its edits, and the masks that the user gave."""
+
+    picture: Image.Image
+    edits: tuple[Edit, ...]
+    plan: EditPlan
+    masks: list[Tensor | None]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.picture.height, self.picture.width
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images that are drawn together, as the model sees them: `clean` latents [images, C, h, w], masks
+    [images, K, H, W] as they are used, the generator of all noise, alike for every image, and the notes on each."""
+
+    images: Sequence[ImageEdits]
+    clean: Tensor
+    masks: Tensor
+    random: torch.Generator
+    notes: list[list[str]]
+
+
+@dataclass(frozen=True)
+class _KeepLatents(Intervention):
+    """Keeps the latents that are decoded."""
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
+        ctx.results["final"] = latents
+
+
+def drawn_together(images: Sequence[ImageEdits], most: int) -> list[list[int]]:
+    """Numbers of the images that one call can draw: of one size and one number of edits, at most so many."""
+    groups: dict[tuple[tuple[int, int], int], list[int]] = {}
+    for i, image in enumerate(images):
+        if image.edits:
+            groups.setdefault((image.size, len(image.edits)), []).append(i)
+    return [group[k : k + most] for group in groups.values() for k in range(0, len(group), most)]
+
+
+@dataclass(frozen=True, eq=False)
+class Editor:
+    """A method at work on a pipeline: what all images of a call have in common."""
+
+    pipe: Any
+    name: str
+    method: Method
+    seed: int
+    negative_prompt: str | None
+    masks_from: Masker | str
+    interventions: Sequence[Intervention]
+
+    def call(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The pipeline's arguments. Methods guide by themselves; the scale only says whether there are rows for it."""
+        return {
+            "negative_prompt": self.negative_prompt, "height": size[0], "width": size[1],
+            "num_inference_steps": self.method.steps, "guidance_scale": 2.0 if self.method.guided else 1.0,
+        }  # fmt: skip
+
+    def prepare(
+        self, image: Any, edits: Sequence[Any], caption: str | None, size: tuple[int, int] | None
+    ) -> ImageEdits:
+        """An image at its working size. Raises what can be wrong with it, its edits and its masks by themselves."""
+        if any(not isinstance(one, Edit) for one in edits):
+            raise BadInput('edits are a list of unleak.Edit("yellow car", "red car", mask=...)')
+        whole = photo.read(image)
+        picture = photo.resized(whole, photo.working_size(self.pipe, whole, size))
+        planned = plan(edits, caption)
+        sizes = (picture.height, picture.width), (whole.height, whole.width)
+        masks = [
+            None if one.mask is None else masking.read_mask(one.mask, sizes[0], f"the mask of {one.source!r}", sizes[1])
+            for one in edits
+        ]
+        return ImageEdits(picture, tuple(edits), planned, masks)
+
+    def untouched(self, image: ImageEdits) -> Edited:
+        """An image without edits."""
+        before, masks = np.asarray(image.picture), torch.zeros(0, *image.size, dtype=torch.bool)
+        notes, settings = ["no edit is given: the image stays as it is"], asdict(self.method)
+        return Edited(before, before, before, (), None, masks, (), self.name, settings, self.seed, notes)
+
+    def batch(self, images: Sequence[ImageEdits]) -> Batch:
+        """Latents and masks of images that are `drawn_together`.
+
+        Raises:
+            PromptTruncated, UnsupportedModel, BadInput: the pipeline would not draw their prompts.
+            EmptyMask: the source is not seen in an image, or a mask holds no cell of the latent grid.
+        """
+        prompts = dict.fromkeys(prompt for image in images for prompt in (image.plan.source, image.plan.target))
+        rehearse(self.pipe, [*prompts], **self.call(images[0].size))
+        latents = []
+        for image in images:
+            random = torch.Generator("cpu").manual_seed(self.seed)
+            sample = random if self.method.posterior == "sample" else None
+            latents.append(photo.to_latents(self.pipe, image.picture, sample))
+        clean = torch.cat(latents)
+        masks = self._masks(images, clean)
+        notes = [self._notes(image, of_image, clean.shape[-2:]) for image, of_image in zip(images, masks, strict=True)]
+        return Batch(images, clean, masks, random, notes)
+
+    def _notes(self, image: ImageEdits, masks: Tensor, grid: Sequence[int]) -> list[str]:
+        notes = masking.mask_notes(masks, [one.source for one in image.edits], grid)
+        return notes + [f"{one.source!r} is to become itself" for one in image.edits if one.source == one.target]
+
+    def _masks(self, images: Sequence[ImageEdits], clean: Tensor) -> Tensor:
+        """The masks [images, K, H, W], widened; those that were not given are where the source is seen."""
+        missing = [i for i, image in enumerate(images) if any(mask is None for mask in image.masks)]
+        seen = dict(zip(missing, self._source_masks([images[i] for i in missing], clean[missing]), strict=True))
+        widened = []
+        for i, image in enumerate(images):
+            masks = [seen[i][k] if mask is None else mask for k, mask in enumerate(image.masks)]
+            widened.append(masking.dilate(torch.stack(masks), self.method.dilation))
+        return torch.stack(widened)
+
+    def _source_masks(self, images: Sequence[ImageEdits], clean: Tensor) -> Sequence[Mapping[int, Tensor] | Tensor]:
+        """Where the sources of each image are seen, by their numbers; at least of those without a mask."""
+        if not images:
+            return []
+        if isinstance(self.masks_from, str):
+            prompts, objects = [image.plan.source for image in images], [image.plan.sources for image in images]
+            size = images[0].size
+            return own_masks(self.pipe, clean, prompts, objects, size, seed=self.seed, masks_from=self.masks_from)
+        by_image = []
+        for image in images:
+            missing = [k for k, mask in enumerate(image.masks) if mask is None]
+            masks = self.masks_from.masks(image.picture, [image.edits[k].source for k in missing])
+            by_image.append(dict(zip(missing, masks, strict=True)))
+        return by_image
+
+    def draw(self, batch: Batch) -> list[Edited]:
+        """The edited images, by one call of the pipeline."""
+        images, clean, size = batch.images, batch.clean, batch.images[0].size
+        each = [image.plan for image in images]
+        source = tuple(one.source for one in each), tuple(one.sources for one in each)
+        target = tuple(one.target for one in each), tuple(one.targets for one in each)
+        start, trajectory = self.method.begin(self.pipe, clean, source, size, batch.random)
+        negative = "" if self.negative_prompt else None
+        parts = self.method.parts(source, target, batch.masks, clean, trajectory, negative)
+        dtype = next(Anatomy.of(self.pipe).denoiser.parameters()).dtype
+        call = for_each(self.call(size), len(images))
+        with memory_errors(len(images)), attach(self.pipe, *self.interventions, *parts, _KeepLatents()) as run:
+            drawn = self.pipe(prompt=[*target[0]], latents=start.to(dtype), output_type="np", **call)
+        after, rebuilt = pixels(drawn.images), photo.to_pixels(self.pipe, clean)
+        for notes, black in zip(batch.notes, getattr(drawn, "nsfw_content_detected", None) or (), strict=False):
+            notes += ["the pipeline's safety checker blackened the image"] if black else []
+        masker = self.masks_from if isinstance(self.masks_from, str) else self.masks_from.name
+        return [
+            Edited(
+                after[i], np.asarray(image.picture), rebuilt[i], image.edits, image.plan, batch.masks[i],
+                tuple(mask is not None for mask in image.masks), self.name, asdict(self.method), self.seed,
+                batch.notes[i], masker, run.results["final"][i : i + 1], clean[i : i + 1], run.log, len(images),
+            )
+            for i, image in enumerate(images)
+        ]  # fmt: skip
