@@ -67,7 +67,7 @@ class RegionPrompt:
     def mask(self, size: tuple[int, int]) -> Tensor:
         """Bool [H, W] at (height, width). Raises BadInput, EmptyMask."""
         if not self.is_box:
-            return masking.read(self.where, size, f"the mask of {self.phrase!r}")
+            return masking.read_mask(self.where, size, f"the mask of {self.phrase!r}")
         (height, width), (x0, y0, x1, y1) = size, self.where
         mask = torch.zeros(size, dtype=torch.bool)
         mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
