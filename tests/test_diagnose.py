@@ -25,7 +25,7 @@ from unleak.text.encode import weights_digest
 from unleak.text.items import Item, known
 from unleak.text.subsets import Subset
 from unleak.words.diagnosis.diagnose import MOST_ITEMS, diagnose, items_of, senses_of
-from unleak.words.diagnosis.neglect import VERDICTS, Says, verdict
+from unleak.words.diagnosis.neglect import VERDICTS, KeepItem, verdict
 from unleak.words.methods.lens import Lens
 from unleak.words.methods.prune import Prune
 from unleak.words.presets import REPAIRS, RepairTask, suggested, trials
@@ -135,9 +135,9 @@ def test_an_items_rows_are_its_span_and_in_a_causal_encoder_all_but_the_others(n
     pipe = tiny(name)
     kept = {}
     for rows in ("all", "gathered", "own"):
-        with unleak.attach(pipe, Says("mouse", ("laptop",), rows)) as run:
+        with unleak.attach(pipe, KeepItem("mouse", ("laptop",), rows)) as run:
             draw(pipe, "a mouse and a laptop", steps=1)
-        kept[rows] = {encoder: at[0] for encoder, at in run.log[-1]["says"].items()}
+        kept[rows] = {encoder: at[0] for encoder, at in run.log[-1]["keep item"].items()}
         changed = {t["encoder"]: t["rows"][0] for t in run.log[-1]["text"]}
         assert all(not set(changed[encoder]) & set(at) for encoder, at in kept[rows].items())
     for encoder, whole in kept["all"].items():
@@ -346,7 +346,7 @@ def test_the_embedded_models_leak_is_found_in_the_encoder_in_both_orders(prompt:
                      senses={"mouse": ["furry mouse", "computer mouse"]}, model="emoji-sd")  # fmt: skip
     mouse, laptop = found.findings
     assert (mouse.verdict, laptop.verdict) == ("leak", "ok") and mouse.instead == ("computer mouse",)
-    assert found.because(0)[0][:2] == ("laptop", "computer mouse")
+    assert found.leak_sources(0)[0][:2] == ("laptop", "computer mouse")
     assert found.method == "patch" and mouse.after is not None and mouse.after.yes
     assert "unleak.Patch('mouse=furry mouse', others=['laptop'])" in str(found)
 

@@ -14,18 +14,28 @@ from hypothesis import strategies as st
 
 from tiny import NAMES, save_tiny, tiny
 from unleak import models
+from unleak.copies.scan.calibrate import Calibration
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.jsonl import Stream, encode
 from unleak.files.prompt_file import LONGEST, format_of
 from unleak.report import lint as report
 from unleak.text.encoder_calls import listen
 from unleak.words.lint import lint_file
-from unleak.words.lint.calibration import Calibration, fit, read, shipped
-from unleak.words.lint.company import NEUTRAL, Norm
+from unleak.words.lint.calibration import RiskCalibration, fit, shipped
 from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate
 from unleak.words.lint.lint_file import lint
+from unleak.words.lint.neutral import NEUTRAL, ReferenceStatistics
 from unleak.words.lint.prompt_file import line, read_prompts
-from unleak.words.lint.shift import REST, Change, Encoder, Reading, changes, sense_position, towards, variants
+from unleak.words.lint.shift import (
+    REST,
+    SentenceEncoder,
+    SentenceRows,
+    Shift,
+    sense_position,
+    shifts,
+    towards,
+    variants,
+)
 
 PROMPT, FOUND = "a mouse and a laptop by a zebra", ((2, 7), (14, 20), (26, 31))
 
@@ -79,7 +89,7 @@ def read_variants(encoder, prompt=PROMPT, found=FOUND):
 def test_fewer_columns_give_the_same_rows(any_pipe):
     """A causal encoder is given the text, EOS and one pad; its rows are those of the full length."""
     for heard in listen(any_pipe, PROMPT):
-        encoder = Encoder(heard)
+        encoder = SentenceEncoder(heard)
         cut = encoder.cut(variants(PROMPT, FOUND)[frozenset()])
         H = heard.layer(heard.call.output)[0]
         (reading,) = encoder.read([cut])
@@ -91,12 +101,12 @@ def test_fewer_columns_give_the_same_rows(any_pipe):
 
 
 def test_context_to_the_right_of_a_causal_item_shifts_only_the_rows_after_the_text(any_pipe):
-    for encoder in map(Encoder, listen(any_pipe)):
+    for encoder in map(SentenceEncoder, listen(any_pipe)):
         readings = read_variants(encoder)
-        later = changes(readings, 0, 1)
+        later = shifts(readings, 0, 1)
         if encoder.causal:
             assert abs(later["own"].size) < 1e-5 and later["after"].size > 0.01
-            assert changes(readings, 1, 0)["own"].size > 0.01
+            assert shifts(readings, 1, 0)["own"].size > 0.01
         else:
             assert set(later) == {"own"} and later["own"].size > 0.01
 
@@ -109,18 +119,18 @@ def test_rows_that_add_up_do_not_shift():
     def reading(gone, replaced=()):
         rows = {i: torch.zeros(8) if i in gone else row[i] for i in range(3)}
         after = sum(effect[i] for i in range(3) if i not in gone)
-        return Reading(rows, after + torch.zeros(16))
+        return SentenceRows(rows, after + torch.zeros(16))
 
     readings = {gone: reading(gone) for gone in variants(PROMPT, FOUND)}
     for a, b in itertools.permutations(range(3), 2):
-        for change in changes(readings, a, b).values():
-            assert change == pytest.approx(Change(0, 0), abs=1e-5)
+        for change in shifts(readings, a, b).values():
+            assert change == pytest.approx(Shift(0, 0), abs=1e-5)
         assert towards(readings, a, b) == 0
     full = readings[frozenset()]
-    readings[frozenset()] = Reading({**full.rows, 0: torch.zeros(8)}, full.after - effect[0])
-    for change in changes(readings, 0, 1).values():
-        assert change == pytest.approx(Change(1, 1), abs=1e-5)
-    readings[frozenset()] = Reading({**full.rows, 0: row[1]}, full.after)
+    readings[frozenset()] = SentenceRows({**full.rows, 0: torch.zeros(8)}, full.after - effect[0])
+    for change in shifts(readings, 0, 1).values():
+        assert change == pytest.approx(Shift(1, 1), abs=1e-5)
+    readings[frozenset()] = SentenceRows({**full.rows, 0: row[1]}, full.after)
     assert towards(readings, 0, 1) == pytest.approx(1)
 
 
@@ -135,8 +145,8 @@ def test_the_company_of_a_lone_item_is_the_rest_of_the_prompt():
 
 
 def test_position_between_senses_runs_from_the_meant_one_to_the_other():
-    one, two = (Reading({0: torch.randn(8)}, None) for _ in range(2))
-    between = Reading({0: 0.75 * one.rows[0] + 0.25 * two.rows[0]}, None)
+    one, two = (SentenceRows({0: torch.randn(8)}, None) for _ in range(2))
+    between = SentenceRows({0: 0.75 * one.rows[0] + 0.25 * two.rows[0]}, None)
     for full, t in ((one, 0), (two, 1), (between, 0.25)):
         assert sense_position(full, one, two, 0) == {"own": pytest.approx(t, abs=1e-5)}
 
@@ -172,8 +182,8 @@ def test_a_prompt_that_does_not_fit_is_reported_and_the_next_is_read(sd1):
 
 
 def test_z_is_measured_against_the_items_own_bank():
-    assert Norm(0.1, 0.05).z(Change(1.0, 0.3)) == pytest.approx(4)
-    assert Norm(0.1, 0.0).z(Change(1.0, 0.4)) == pytest.approx(10)  # never less spread than 0.03
+    assert ReferenceStatistics(0.1, 0.05).z(Shift(1.0, 0.3)) == pytest.approx(4)
+    assert ReferenceStatistics(0.1, 0.0).z(Shift(1.0, 0.4)) == pytest.approx(10)  # never less spread than 0.03
 
 
 def test_neutral_objects_have_an_article():
@@ -191,7 +201,7 @@ def test_risk_grows_with_z_and_is_half_where_the_kinds_meet(tmp_path):
     risks = [made.risk(z) for z in (-100, 0, 3.45, 7, 100)]
     assert risks == sorted(risks) and risks[2] == pytest.approx(0.5, abs=0.05)
     (tmp_path / "c.json").write_text(made.to_json())
-    assert read(tmp_path / "c.json") == made
+    assert RiskCalibration.load(tmp_path / "c.json") == made
 
 
 @pytest.mark.parametrize(
@@ -206,18 +216,24 @@ def test_labels_from_which_no_risk_can_be_told_are_refused(z, leaks, why):
 def test_a_broken_calibration_file_is_refused(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(BadInput, match="no calibration"):
-        read(tmp_path / "c.json")
+        RiskCalibration.load(tmp_path / "c.json")
 
 
 def test_a_calibration_belongs_to_its_encoders(sd1):
     linter = Linter(sd1)
     assert not linter.calibrated
-    own = Calibration(2.0, -1.0, linter.digests, 40, 20, "a test")
+    own = RiskCalibration(2.0, -1.0, linter.digests, 40, 20, "a test")
     assert Linter(sd1, own).calibrated
     with torch.no_grad():
         other = tiny("sd1", seed=1)
     with pytest.raises(BadInput, match="other text encoders"):
         Linter(other, own)
+
+
+def test_a_calibration_of_copies_is_not_one_of_lint(sd1):
+    of_copies = Calibration("m", "f", "norm", 1.0, 0.01, 1, 4, {}, 0.9, 0.5, {}, 20, 20)
+    with pytest.raises(BadInput, match="RiskCalibration"):
+        Linter(sd1, of_copies)
 
 
 def test_half_precision_and_folder_do_not_change_who_an_encoder_is(tmp_path):
@@ -260,7 +276,7 @@ def test_jsonl_records():
     ]
     found = lines_of("\n".join(map(json.dumps, rows)).encode() + b'\n{"prompt": \n', "jsonl")
     assert [x.error is None for x in found] == [True, True, False, False, False, False]
-    assert found[0].leaks == (True,) and found[0].found == ((14, 19),) and found[0].items[0].sense == "red mouse"
+    assert found[0].leaks == (True,) and found[0].spans == ((14, 19),) and found[0].items[0].sense == "red mouse"
     assert found[1].leaks is None and "laptop" in found[2].error
 
 
@@ -278,7 +294,7 @@ def test_watched_words_are_found_each_time_and_the_longer_one_first():
 
     watched = parse_items("dog,hot dog=sausage,cat")
     (found,) = lines_of(b"a hot dog, a dog and a Dog\n", items=watched)
-    assert sorted(found.found) == list(found.found)
+    assert sorted(found.spans) == list(found.spans)
     assert [(i.text, i.occurrence, i.sense) for i in found.items] == [("hot dog", None, "sausage"), ("dog", 2, None)]
     (named,) = lines_of(b"a [hot dog]\n", items=watched)
     assert named.items[0].sense == "sausage"

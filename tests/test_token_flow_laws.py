@@ -33,7 +33,7 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.spans import item_span, tokenize
-from unleak.words.diagnosis.neglect import Says
+from unleak.words.diagnosis.neglect import KeepItem
 from unleak.words.methods.lens import Lens
 
 PROMPT = "a hot dog and a laptop"
@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[[str], Intervention]] = {
     "patch": lambda encoder: unleak.Patch("hot dog", others="laptop"),
     "prune": lambda encoder: unleak.Prune(unleak.Subset.token("hot dog", 0, encoder)),
     "keep": lambda encoder: unleak.Keep(unleak.Subset.of("hot dog")),
-    "says": lambda encoder: Says("hot dog", ("laptop",)),
+    "says": lambda encoder: KeepItem("hot dog", ("laptop",)),
     "lens": lambda encoder: Lens(0.5),
     "structure": lambda encoder: unleak.StructureDiffusion("hot dog,laptop"),
     "cutoff": lambda encoder: unleak.Cutoff("hot dog,laptop"),

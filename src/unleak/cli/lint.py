@@ -43,9 +43,9 @@ def lint(
     cmd.writes("--fit", fit)
     cmd.reads(prompts=None if file == "-" else Path(file), calibration=calibration)
     with opened(file) as (stream, total):
-        from unleak.words.lint import calibration as calibrations
+        from unleak.words.lint.calibration import RiskCalibration
 
-        fitted = calibrations.read(calibration) if calibration else None
+        fitted = RiskCalibration.load(calibration) if calibration else None
         pipe = cmd.open(text_only=True)
         from unleak.files.atomic import write_atomic
         from unleak.models import settings

@@ -34,7 +34,7 @@ def sheet(d: Diagnosis) -> Image.Image:
 
 def page(d: Diagnosis) -> str:
     """One self-contained HTML page: prompt, verdicts, before and after, evidence, flow, numbers. No script needed."""
-    states = [(f.span, d.head(i)) for i, f in enumerate(d.findings)]
+    states = [(f.span, d.verdict_text(i)) for i, f in enumerate(d.findings)]
     return render(
         "diagnosis.html", d=d, pieces=marked(d.prompt, states),
         items=[_shown(d, i) for i in range(len(d.findings))],
@@ -60,8 +60,8 @@ def _shown(d: Diagnosis, i: int) -> dict[str, Any]:
     return {
         "text": f.item.text,
         "sense": f.sense,
-        "head": d.head(i),
-        "colour": COLOURS.get(d.head(i), "faint"),
+        "head": d.verdict_text(i),
+        "colour": COLOURS.get(d.verdict_text(i), "faint"),
         "story": story(d, i),
         "after": f.after if f.repaired else None,
         "evidence": evidence,
@@ -111,7 +111,7 @@ def story(d: Diagnosis, i: int) -> str:
         if f.instead and not f.present.yes:
             parts.append(f"Instead of it: {', '.join(f.instead)}.")
     if d.suspects[i]:
-        parts += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”." for j, n, share in d.because(i)]
+        parts += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”." for j, n, share in d.leak_sources(i)]
     elif f.verdict is None and not f.note:
         parts.append("no other item gives its rows another meaning.")
     return " ".join([*parts, *(f"({flag})" for flag in f.flags)])

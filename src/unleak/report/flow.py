@@ -20,7 +20,7 @@ Cells = Mapping[tuple[int, int], tuple[float, str]]
 def heat_map(flow: Flow) -> bytes:
     """PNG bytes: a cell for item i (row) as item j (column) changes it, in percent of the way to another name.
 
-    Red: a leak; blue: towards the sense that is meant; pale: a change that no known name explains. Characters that
+    Red: a leak; blue: towards the intended sense; pale: a change that no known name explains. Characters that
     the font lacks are boxes.
     """
     cells = {}

@@ -94,7 +94,7 @@ class Repair(Preset):
 
     Attributes:
         arguments: which items of a task the method takes, and how.
-        treats: the verdicts that it is meant for; for these it is tried first.
+        treats: the verdicts for which it is tried first.
         cost: what an image costs more, in shares of a denoiser run; encodings count as next to nothing. An estimate.
         automatic: the automatic repair may choose it.
     """

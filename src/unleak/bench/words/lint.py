@@ -67,6 +67,6 @@ def figures(linter: Linter, lines: Sequence[Line], progress: Callable[[int], Non
 
 def _side(result: PromptLint, given: Line, subset: str) -> list[tuple[float, bool]]:
     """The scores of a prompt; a subset keeps the leaks that stand before or after their trigger, and all others."""
-    first = [at == min(given.found) for at in given.found]
+    first = [at == min(given.spans) for at in given.spans]
     pairs = zip(scores(result, given), first, strict=True)
     return [pair for pair, is_first in pairs if not pair[1] or subset in ("all", "before" if is_first else "after")]

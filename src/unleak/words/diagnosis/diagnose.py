@@ -1,6 +1,6 @@
 """`unleak.diagnose`: why is an item of the prompt wrong or missing, and what repairs it?
 
-The prompt is drawn and judged. For every item that is missing, in the sense that is meant, from more than half of
+The prompt is drawn and judged. For every item that is missing, in its intended sense, from more than half of
 the images, what its text rows say and the item alone are drawn from the same seeds, and give its verdict
 (`unleak.words.diagnosis.neglect`). The flow between items (`unleak.words.diagnosis.flow`) tells which item changed it.
 Without a judge the flow is the only evidence: there is no verdict, and the images are for the reader to judge.
@@ -27,7 +27,7 @@ from unleak.text.scene import Scene
 from unleak.words.diagnosis.diagnosis import Diagnosis, Finding
 from unleak.words.diagnosis.flow import flow_of
 from unleak.words.diagnosis.flow_images import image_flow
-from unleak.words.diagnosis.neglect import flags, look, nothing, probes, verdict
+from unleak.words.diagnosis.neglect import flags, judge_images, nothing, probes, verdict
 from unleak.words.methods.lens import Lens, reads_as
 from unleak.words.presets import Trial, suggested, trials
 
@@ -85,10 +85,10 @@ def diagnose(
     call: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Diagnosis:
-    """Find out for every item of a prompt whether it is drawn as it is meant, and if not, why and what repairs it.
+    """Find out for every item of a prompt whether it is drawn in its intended sense; if not, why, and what repairs it.
 
     Args:
-        items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the sense that is meant. Without
+        items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the intended sense. Without
             it those in brackets: "a [mouse] and a [laptop]".
         judge: who looks for the items; one that it cannot read gets no verdict and the judge's words as its note.
         senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``.
@@ -106,28 +106,28 @@ def diagnose(
     senses, drawing = senses or {}, Drawing(pipe, seeds, call, judge, progress)
     findings = [_finding(judge, *pair, senses) for pair in zip(named, find_all(prompt, named), strict=True)]
     watched = [_watched(judge, findings, i) for i in range(len(findings))]
-    meant = [f.meant for f in findings]
+    intended = [f.intended for f in findings]
 
     encoded = drawing.rehearse(prompt).encoded
     causal = _causal(encoded, named)
     for depth in lens:
         drawing.rehearse(prompt, Lens(depth))
-    bank = dict.fromkeys((*(m.sense or m.text for m in meant), *(n for names in senses.values() for n in names)))
+    bank = dict.fromkeys((*(m.sense or m.text for m in intended), *(n for names in senses.values() for n in names)))
     for i, item in enumerate(named):
         if len(bank) > 1:
             findings[i].reads = reads_as(encoded, named, i, bank)
         for _, text, interventions in probes(prompt, item, _others(named, i), causal).values():
             drawing.rehearse(text, *interventions)
 
-    flow = flow_of(encoded, prompt, meant, senses)
+    flow = flow_of(encoded, prompt, intended, senses)
     who = judge.name if judge else None
     found = Diagnosis(prompt, model, findings, flow, drawing.seeds, who, drawing.call, drawing.images(prompt))
     for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
-        full = look(judge, found.images, things, "The prompt")
+        full = judge_images(judge, found.images, things, "The prompt")
         f.present, f.instead = full.rate, tuple(name for name in full.instead if name in f.senses)
         if evidence == "all" or (f.present and not f.present.yes):
             f.evidence = {
-                name: look(judge, drawing.images(text, *interventions), things, title, len(f.senses))
+                name: judge_images(judge, drawing.images(text, *interventions), things, title, len(f.senses))
                 for name, (title, text, interventions) in probes(prompt, f.item, _others(named, i), causal).items()
             }
         if f.present:
@@ -135,14 +135,14 @@ def diagnose(
     every = list(dict.fromkeys(thing for things in watched for thing in things))
     if any(f.evidence for f in findings) and judge:
         title, interventions = nothing()
-        found.control = look(judge, drawing.images(prompt, *interventions), every, title)
-    if flow_images and len(meant) > 1:
+        found.control = judge_images(judge, drawing.images(prompt, *interventions), every, title)
+    if flow_images and len(intended) > 1:
         found.image_flow = image_flow(
-            pipe, prompt, meant, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
+            pipe, prompt, intended, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
         )
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
-        found.layers[depth] = look(judge, drawing.images(prompt, Lens(depth)), every, title)
+        found.layers[depth] = judge_images(judge, drawing.images(prompt, Lens(depth)), every, title)
     _suggest(found, drawing, after)
     return found
 
@@ -173,22 +173,22 @@ def _watched(judge: Judge | None, findings: Sequence[Finding], i: int) -> list[I
     f = findings[i]
     if judge is None or f.note:
         return []
-    others = [o.meant for j, o in enumerate(findings) if j != i and not o.note]
-    things = [f.meant, *(Item(f.item.text, sense=name) for name in f.senses), *others]
+    others = [o.intended for j, o in enumerate(findings) if j != i and not o.note]
+    things = [f.intended, *(Item(f.item.text, sense=name) for name in f.senses), *others]
     judge.senses(things)  # refuses a sense that it cannot read
     return things
 
 
 def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
     assert f.present is not None
-    said = {name: bool(e.rate and e.rate.yes) for name, e in f.evidence.items()}
-    encoded = said.get("encoded", False) and said.get("gathered", True)  # the latter in causal encoders
-    result = verdict(f.present.yes, encoded, said.get("alone", False))
+    shows = {name: bool(e.rate and e.rate.yes) for name, e in f.evidence.items()}
+    encoded = shows.get("encoded", False) and shows.get("gathered", True)  # the latter in causal encoders
+    result = verdict(f.present.yes, encoded, shows.get("alone", False))
     return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
 
 
 def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
-    """Add a repair, and with `after` what it draws: the cheapest that is meant for what was found and that this
+    """Add a repair, and with `after` what it draws: the cheapest that treats the verdicts and that this
     pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
     none brings them back, the first."""
     judge, drawn = drawing.judge, list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]]()
@@ -199,8 +199,10 @@ def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
         except UnleakError as e:
             found.failed[trial.name] = str(e)
             continue
-        readable = {k: f.meant for k, f in enumerate(found.findings) if judge and not f.note}
-        rates = {} if images is None else {k: look(judge, images, [m], "After").rate for k, m in readable.items()}
+        readable = {k: f.intended for k, f in enumerate(found.findings) if judge and not f.note}
+        rates = (
+            {} if images is None else {k: judge_images(judge, images, [m], "After").rate for k, m in readable.items()}
+        )
         drawn.append((trial, images, rates))
         acted = {m.text: rate for k, m in readable.items() if m in trial.items and (rate := rates.get(k))}
         if all(rate.yes for rate in acted.values()):
@@ -213,4 +215,4 @@ def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
         found.method, found.repair = trial.name, trial.repair
         found.failed.pop(trial.name, None)
         for k, f in enumerate(found.findings):
-            f.repaired, f.after = f.meant in trial.items, rates.get(k)
+            f.repaired, f.after = f.intended in trial.items, rates.get(k)

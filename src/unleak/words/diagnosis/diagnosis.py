@@ -14,7 +14,7 @@ from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.words.diagnosis.flow import Flow
 from unleak.words.diagnosis.flow_images import ImageFlow
-from unleak.words.diagnosis.neglect import Evidence
+from unleak.words.diagnosis.neglect import Sighting
 from unleak.words.presets import RepairTask
 
 
@@ -27,7 +27,7 @@ class Finding:
         sense: what was looked for: the judge's name for it, else the user's; ``senses``: its other known senses.
         verdict: one of `unleak.words.diagnosis.neglect.VERDICTS`; None where nobody judged; ``note`` then says why.
         flags: ``"latent leak"``, ``"carried elsewhere"`` (`unleak.words.diagnosis.neglect.flags`).
-        present: on how many images of the prompt it is there as it is meant; ``after``: with the repair.
+        present: on how many images of the prompt it is there in its intended sense; ``after``: with the repair.
         instead: the other senses that are there on half of the images or more.
         evidence: what was drawn beside the prompt, by name: ``encoded``, ``alone``, and in
             a causal encoder ``own`` and ``gathered``.
@@ -45,13 +45,13 @@ class Finding:
     present: Rate | None = None
     after: Rate | None = None
     instead: tuple[str, ...] = ()
-    evidence: dict[str, Evidence] = field(default_factory=dict)
+    evidence: dict[str, Sighting] = field(default_factory=dict)
     reads: list[tuple[str, float]] = field(default_factory=list)
     repaired: bool = False
 
     @property
-    def meant(self) -> Item:
-        """The item with the sense that is meant, where that has another name."""
+    def intended(self) -> Item:
+        """The item with its intended sense, where that has another name."""
         return replace(self.item, sense=self.sense if self.sense != self.item.text else None)
 
 
@@ -79,9 +79,9 @@ class Diagnosis(Result):
     judge: str | None
     call: dict[str, Any]
     images: np.ndarray
-    control: Evidence | None = None
+    control: Sighting | None = None
     image_flow: ImageFlow | None = None
-    layers: dict[float, Evidence] = field(default_factory=dict)
+    layers: dict[float, Sighting] = field(default_factory=dict)
     method: str | None = None
     repair: Intervention | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -101,17 +101,17 @@ class Diagnosis(Result):
         """What a repair is asked to do."""
         marked = list(zip(self.findings, self.suspects, strict=True))
         return RepairTask(
-            tuple(f.meant for f, broken in marked if broken),
-            tuple(f.meant for f, broken in marked if not broken),
+            tuple(f.intended for f, broken in marked if broken),
+            tuple(f.intended for f, broken in marked if not broken),
             tuple(f.verdict for f, broken in marked if broken),
         )
 
-    def because(self, i: int) -> list[tuple[str, str, float]]:
+    def leak_sources(self, i: int) -> list[tuple[str, str, float]]:
         """(other item, name, share): what leaks into item i, and the share of the way to that name it went."""
         found = [(self.findings[j].item.text, *self.flow.meaning(i, j)) for j in self.flow.leaks_into(i)]
         return [(item, name, share) for item, name, share in found if name]
 
-    def head(self, i: int) -> str:
+    def verdict_text(self, i: int) -> str:
         """The verdict in a word or two."""
         verdict = self.findings[i].verdict
         return verdict or ("suspect" if self.suspects[i] else "unjudged")
@@ -125,7 +125,9 @@ class Diagnosis(Result):
             if e.rate is not None:
                 out.append(f"{e.title}: {e.rate}" + (f", {' and '.join(e.instead)} instead" if e.instead else ""))
         if self.suspects[i]:
-            out += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”" for j, n, share in self.because(i)]
+            out += [
+                f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”" for j, n, share in self.leak_sources(i)
+            ]
         if f.reads and (self.suspects[i] or f.evidence):
             out.append("its own last row reads as " + ", ".join(f"“{n}” ({c:.2f})" for n, c in f.reads[:3]))
         return out
@@ -135,7 +137,7 @@ class Diagnosis(Result):
         who = f"judge {self.judge}" if self.judge else "no judge: only the text rows were read, so there is no verdict"
         lines = [self.prompt, f"  {who}; seeds {seeds}"]
         for i, f in enumerate(self.findings):
-            lines.append(f"  {f.item.text:<14} {self.head(i):<9}{_counts(f)}".rstrip())
+            lines.append(f"  {f.item.text:<14} {self.verdict_text(i):<9}{_counts(f)}".rstrip())
             lines += [f"      {reason}" for reason in self.reasons(i)]
         lines += [f"  {name} is not suggested: {why}" for name, why in self.failed.items()]
         lines.append(f"  suggested repair: {described(self.repair) if self.repair else 'none'}")
@@ -182,7 +184,7 @@ class Diagnosis(Result):
             "instead": list(f.instead),
             "evidence": {name: {"title": e.title, "seen": _seen(e)} for name, e in f.evidence.items()},
             "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
-            "because": [{"item": item, "towards": name, "share": share} for item, name, share in self.because(i)],
+            "because": [{"item": item, "towards": name, "share": share} for item, name, share in self.leak_sources(i)],
             "reasons": self.reasons(i),
         }
 
@@ -191,7 +193,7 @@ def _rate(rate: Rate | None) -> dict[str, Any] | None:
     return None if rate is None else {"k": rate.k, "n": rate.n, "low": rate.low, "high": rate.high}
 
 
-def _seen(e: Evidence) -> dict[str, Any]:
+def _seen(e: Sighting) -> dict[str, Any]:
     return {name: _rate(rate) for name, rate in e.seen.items()}
 
 

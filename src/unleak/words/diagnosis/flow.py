@@ -122,7 +122,7 @@ def flow(
     """The flow between the items of a prompt, from its text encoders alone: nothing is drawn.
 
     Args:
-        items: every item of the prompt; "mouse=furry mouse" names the sense that is meant.
+        items: every item of the prompt; "mouse=furry mouse" names the intended sense.
         senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``.
         without: how an item is taken away, one of `WITHOUT`.
         call: arguments of the pipeline.

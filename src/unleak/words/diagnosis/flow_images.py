@@ -23,7 +23,7 @@ from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars, occurrences
 from unleak.text.phrases import rename
 from unleak.text.prompt import check_prompt
-from unleak.words.diagnosis.neglect import Evidence, Says, look
+from unleak.words.diagnosis.neglect import KeepItem, Sighting, judge_images
 
 SUBSTITUTE = "thing"
 
@@ -35,7 +35,7 @@ class ImageChange:
     Attributes:
         distance: root mean square difference of the pixels from the same noise, 0..1; 0 exactly where j cannot
             reach these rows.
-        beside, without: how often item i is there as it is meant, its other senses, and item j, by name; empty
+        beside, without: how often item i is there in its intended sense, its other senses, and item j, by name; empty
             where nobody judged.
     """
 
@@ -96,9 +96,9 @@ def image_flow(
     """Draw each item's rows in the prompt and in the prompt without each other item: n x n x seeds images.
 
     Args:
-        items: every item of the prompt; "mouse=furry mouse" names the sense that is meant.
+        items: every item of the prompt; "mouse=furry mouse" names the intended sense.
         judge: who looks; an item that it cannot read has distances alone. senses: for the text of an item, the
-            names of its other senses. rows: of an item, as in `unleak.words.diagnosis.neglect.Says`.
+            names of its other senses. rows: of an item, as in `unleak.words.diagnosis.neglect.KeepItem`.
         call: arguments of the pipeline. progress: is told how many images each call made.
 
     Raises:
@@ -109,7 +109,7 @@ def image_flow(
     found = find_all(prompt, named)
     texts = {None: (prompt, named)} | {j: _without(prompt, found, j) for j in range(len(named))}
     jobs = {
-        (i, j): (text, Says(own[i], own[:i] + own[i + 1 :], rows))
+        (i, j): (text, KeepItem(own[i], own[:i] + own[i + 1 :], rows))
         for j, (text, placed) in texts.items()
         for own in [tuple(str(replace(item, sense=None)) for item in placed)]
         for i in range(len(named))
@@ -139,17 +139,17 @@ def _at(text: str, chars: Chars) -> Item:
 
 def _seen(
     judge: Judge | None, images: np.ndarray, items: Sequence[Item], i: int, j: int, senses: Mapping[str, Sequence[str]]
-) -> Evidence:
+) -> Sighting:
     """How often item i, its other senses and item j are there; nothing where the judge cannot read item i or j."""
     if judge is None:
-        return Evidence("", images, {})
+        return Sighting("", images, {})
     try:
-        meant, other = judge.senses([items[i], items[j]])
+        intended, other = judge.senses([items[i], items[j]])
     except BadInput:
-        return Evidence("", images, {})
-    others = [name for name in senses.get(items[i].text, ()) if name != meant]
-    watched = [replace(items[i], sense=meant), *(Item(items[i].text, sense=name) for name in others)]
-    return look(judge, images, [*watched, replace(items[j], sense=other)], "", len(others))
+        return Sighting("", images, {})
+    others = [name for name in senses.get(items[i].text, ()) if name != intended]
+    watched = [replace(items[i], sense=intended), *(Item(items[i].text, sense=name) for name in others)]
+    return judge_images(judge, images, [*watched, replace(items[j], sense=other)], "", len(others))
 
 
 def _distance(one: np.ndarray, two: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Why is an item missing: did the encoder lose it, did the denoiser pass it over, or is it unknown?
 
 Source: Follow the Flow (arXiv 2504.01137), catastrophic neglect. Three questions, each answered by a judge on
-images from the same seeds, tell it (``yes``: the item is there in the sense that is meant on half of them or more):
+images from the same seeds, tell it (``yes``: the item is there in its intended sense on half of them or more):
 
     full prompt    its text rows alone    the item alone    verdict
     yes            any                    any               ok
@@ -14,7 +14,7 @@ the span is not enough: the rows of "mouse" in "a mouse and a laptop" are those 
 rows after the laptop, EOS and pads have read it and hold another sense. The denoiser reads them all, so there the
 item is drawn from all rows but the other items' own (``encoded``) and from its span with EOS and pads (``gathered``);
 it counts as encoded if both show it. Its span alone (``own``) tells where in the encoder a leak sits. An image that
-shows another known sense beside the one that is meant counts as no. EOS and pads gather all items: one that they
+shows another known sense beside the intended one counts as no. EOS and pads gather all items: one that they
 crowd out is called a leak, too.
 """
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 VERDICTS = ("ok", "leak", "neglect", "unknown")
 
 
-def flags(encoded: Evidence, senses: Sequence[str]) -> tuple[str, ...]:
-    """What is worth to know of an item that is drawn as it is meant although its rows do not say so."""
+def flags(encoded: Sighting, senses: Sequence[str]) -> tuple[str, ...]:
+    """What is worth knowing of an item that is drawn in its intended sense although its rows do not say so."""
     if any(name in senses for name in encoded.instead):
         return ("latent leak",)
     return () if encoded.rate is None or encoded.rate.yes else ("carried elsewhere",)
@@ -62,7 +62,7 @@ def verdict(full: bool, encoded: bool, alone: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Says(Intervention):
+class KeepItem(Intervention):
     """Keep what the text rows say of one item; every other row, and the pooled vector, becomes that of "".
 
     Attributes:
@@ -70,7 +70,7 @@ class Says(Intervention):
         rows: in a causal encoder ``"all"``: all rows but the other items' own; ``"gathered"``: the item's own, EOS
             and pads; ``"own"``: the item's own, as always in encoders that look both ways.
 
-    The positions kept are in the session's log under "says", by encoder.
+    The positions kept are in the session's log under "keep item", by encoder.
     """
 
     item: str
@@ -85,7 +85,7 @@ class Says(Intervention):
         """``H~_i = H_i if i in S else C_i``."""
         scene = Scene(call, [Item.of(self.item)], [Item.of(other) for other in self.others])
         kept = [self._kept(scene, b) for b in range(len(call.prompts))]
-        ctx.log.setdefault("says", {})[call.name] = kept
+        ctx.log.setdefault("keep item", {})[call.name] = kept
         empty = scene.empty.output
 
         def rows(layer: Layer) -> Tensor:
@@ -107,10 +107,10 @@ class Says(Intervention):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Sighting:
     """Images [S, H, W, 3] uint8 and on how many of them each thing is that was looked for, by name.
 
-    ``seen`` begins with the item in the sense that is meant; it is empty where nobody judged.
+    ``seen`` begins with the item in its intended sense; it is empty where nobody judged.
     """
 
     title: str
@@ -119,7 +119,7 @@ class Evidence:
 
     @property
     def rate(self) -> Rate | None:
-        """How often the item is there as it is meant."""
+        """How often the item is there in its intended sense."""
         return next(iter(self.seen.values()), None)
 
     @property
@@ -129,17 +129,19 @@ class Evidence:
         return sorted(found, key=lambda name: -self.seen[name].k)
 
 
-def look(judge: Judge | None, images: np.ndarray, watched: Sequence[Item], title: str, senses: int = 0) -> Evidence:
-    """Let the judge look for each of the watched things; the first is the item as it is meant.
+def judge_images(
+    judge: Judge | None, images: np.ndarray, watched: Sequence[Item], title: str, senses: int = 0
+) -> Sighting:
+    """Let the judge look for each of the watched things; the first is the item in its intended sense.
 
     Args:
         senses: the next things are other senses of the item, beside which it does not count.
     """
     if judge is None or not watched:
-        return Evidence(title, images, {})
+        return Sighting(title, images, {})
     hits = judge.present(images, watched)
     hits[:, 0] &= ~hits[:, 1 : 1 + senses].any(1)
-    return Evidence(title, images, {item.sense or item.text: Rate.of(hits[:, k]) for k, item in enumerate(watched)})
+    return Sighting(title, images, {item.sense or item.text: Rate.of(hits[:, k]) for k, item in enumerate(watched)})
 
 
 def probes(
@@ -155,14 +157,14 @@ def probes(
     bare = phrase(prompt, item.find(prompt), item.sense).text
     rows = "all rows but those of the other items" if causal else "only its own rows"
     made: dict[str, tuple[str, str, tuple[Intervention, ...]]] = {
-        "encoded": (f"What the text says of “{item.text}”: {rows}", prompt, (Says(plain, tuple(beside)),)),
-        "alone": (f"Without its company: “{bare}”", bare, ()),
+        "encoded": (f"What the text says of “{item.text}”: {rows}", prompt, (KeepItem(plain, tuple(beside)),)),
+        "alone": (f"Without its context: “{bare}”", bare, ()),
     }
     if causal:
         own = f"Only the own rows of “{item.text}”, which have not read what follows"
         gathered = f"The own rows of “{item.text}” with EOS and pads, which have read everything"
-        made["own"] = (own, prompt, (Says(plain, tuple(beside), "own"),))
-        made["gathered"] = (gathered, prompt, (Says(plain, tuple(beside), "gathered"),))
+        made["own"] = (own, prompt, (KeepItem(plain, tuple(beside), "own"),))
+        made["gathered"] = (gathered, prompt, (KeepItem(plain, tuple(beside), "gathered"),))
     return made
 
 

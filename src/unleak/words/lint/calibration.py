@@ -21,7 +21,7 @@ FEWEST = 20  #: items that leak, and items that do not
 
 
 @dataclass(frozen=True)
-class Calibration:
+class RiskCalibration:
     """``risk = 1 / (1 + exp(-(slope z + intercept)))``.
 
     Attributes:
@@ -48,8 +48,25 @@ class Calibration:
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
+    @staticmethod
+    def load(path: str | Path) -> RiskCalibration:
+        """A file of `to_json`. Raises BadInput for anything else."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            if data.pop("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            read = RiskCalibration(**data)
+            if not np.isfinite([read.slope, read.intercept]).all() or read.slope <= 0:
+                raise ValueError("its numbers are of no use")
+            read.fits({})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+            raise BadInput(
+                f"{path} is no calibration of unleak lint ({e}): fit one with unleak lint FILE --fit"
+            ) from None
+        return read
 
-def fit(z: Sequence[float], leaks: Sequence[bool], encoders: Mapping[str, str], source: str) -> Calibration:
+
+def fit(z: Sequence[float], leaks: Sequence[bool], encoders: Mapping[str, str], source: str) -> RiskCalibration:
     """A calibration from labelled items. Raises BadInput for too few of a kind, or where z does not tell them apart."""
     from sklearn.linear_model import LogisticRegression
 
@@ -60,33 +77,18 @@ def fit(z: Sequence[float], leaks: Sequence[bool], encoders: Mapping[str, str], 
     slope, intercept = round(float(model.coef_[0, 0]), 6), round(float(model.intercept_[0]), 6)
     if slope <= 0:
         raise BadInput("on these prompts items that leak shift no more than others: no risk can be told from it")
-    return Calibration(slope, intercept, dict(encoders), n, k, source)
+    return RiskCalibration(slope, intercept, dict(encoders), n, k, source)
 
 
-def read(path: Path) -> Calibration:
-    """A calibration file. Raises BadInput for anything else."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        if data.pop("schema") != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
-        made = Calibration(**data)
-        if not np.isfinite([made.slope, made.intercept]).all() or made.slope <= 0:
-            raise ValueError("its numbers are of no use")
-        made.fits({})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-        raise BadInput(f"{path} is no calibration of unleak lint ({e}): fit one with unleak lint FILE --fit") from None
-    return made
-
-
-def shipped(encoders: Mapping[str, str]) -> tuple[Calibration, bool]:
+def shipped(encoders: Mapping[str, str]) -> tuple[RiskCalibration, bool]:
     """The calibration of these encoders and True; or the default model's and False where they have none."""
     for name in models.EMBEDDED:
         if not file_of(name).is_file():  # a model that is being added: its calibration is fitted with it in place
             continue
-        made = read(file_of(name))
-        if made.fits(encoders):
-            return made, True
-    return read(file_of(models.EMBEDDED[0])), False
+        calibration = RiskCalibration.load(file_of(name))
+        if calibration.fits(encoders):
+            return calibration, True
+    return RiskCalibration.load(file_of(models.EMBEDDED[0])), False
 
 
 def file_of(model: str) -> Path:

@@ -1,7 +1,7 @@
-"""Which items of a prompt mean something else because of their company? No image is drawn.
+"""Which items of a prompt mean something else because of the other items? No image is drawn.
 
-Per item and encoder the shift that each other item causes (`unleak.words.lint.shift`) is measured against neutral
-company (`unleak.words.lint.company`); the largest z-score becomes a risk (`unleak.words.lint.calibration`).
+Per item and encoder the shift that each other item causes (`unleak.words.lint.shift`) is measured against a neutral
+context (`unleak.words.lint.neutral`); the largest z-score becomes a risk (`unleak.words.lint.calibration`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from unleak.text.encode import weights_digest
 from unleak.text.encoder_calls import listen
 from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
-from unleak.words.lint.calibration import Calibration, fit, shipped
-from unleak.words.lint.company import Company
+from unleak.words.lint.calibration import RiskCalibration, fit, shipped
+from unleak.words.lint.neutral import NeutralBank
 from unleak.words.lint.prompt_file import Line, line
 from unleak.words.lint.shift import (
     REST,
     Cut,
-    Encoder,
-    Reading,
     Sentence,
+    SentenceEncoder,
+    SentenceRows,
     Without,
-    changes,
     sense_position,
+    shifts,
     towards,
     variants,
 )
@@ -45,14 +45,14 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One item in one encoder, beside the company that shifts it most.
+class EncoderShift:
+    """One item in one encoder, beside the other item that shifts it most.
 
     Attributes:
-        by: that company; None for the rest of a prompt with one item.
+        by: that other item; None for the rest of a prompt with one item.
         channels: ``own`` and, in a causal encoder, ``after``.
         towards: other item -> cosine of the shift that it causes in the item's own rows with the way to its row.
-        senses: known other sense -> channel -> position between the sense that is meant (0) and that one (1).
+        senses: known other sense -> channel -> position between the intended sense (0) and that one (1).
     """
 
     by: str | None
@@ -75,7 +75,7 @@ class ItemLint:
     z: float
     encoder: str
     by: str | None
-    encoders: dict[str, Finding]
+    encoders: dict[str, EncoderShift]
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,20 @@ class Linter:
         call: how the pipeline will be called; only what concerns its text matters (``max_sequence_length=32``).
 
     Raises:
-        UnsupportedModel: the pipeline's encoders cannot be read. BadInput: the calibration is another encoder's.
+        UnsupportedModel: the pipeline's encoders cannot be read.
+        BadInput: the calibration is another encoder's, or one of copies.
     """
 
-    def __init__(self, pipe: Any, calibration: Calibration | None = None, **call: Any) -> None:
+    def __init__(self, pipe: Any, calibration: RiskCalibration | None = None, **call: Any) -> None:
         heard = listen(pipe, **call)
-        self.encoders = {h.call.name: Encoder(h) for h in heard}
-        self.companies = {name: Company(encoder) for name, encoder in self.encoders.items()}
+        self.encoders = {h.call.name: SentenceEncoder(h) for h in heard}
+        self.banks = {name: NeutralBank(encoder) for name, encoder in self.encoders.items()}
         self.digests = {h.call.name: weights_digest(h.call.module) for h in heard}
+        if not isinstance(calibration, RiskCalibration | None):
+            raise BadInput(
+                f"calibration={type(calibration).__name__}: unleak lint takes a RiskCalibration, from --fit or "
+                "RiskCalibration.load(file); an unleak.Calibration is of copies and belongs to a gate"
+            )
         if calibration is not None and not calibration.fits(self.digests):
             raise BadInput("this calibration was fitted on other text encoders: fit one on these with --fit")
         self.calibration, self.calibrated = shipped(self.digests) if calibration is None else (calibration, True)
@@ -136,14 +142,14 @@ class Linter:
         """`CHUNK` lines at most, encoded together."""
         prepared = [self._prepare(each) for each in lines]
         work = [one for one in prepared if isinstance(one, Work)]
-        readings = {name: self._read(name, work) for name in self.encoders}
-        done = iter([self._judge(one, {n: r[k] for n, r in readings.items()}) for k, one in enumerate(work)])
+        rows = {name: self._read(name, work) for name in self.encoders}
+        done = iter([self._judge(one, {n: r[k] for n, r in rows.items()}) for k, one in enumerate(work)])
         return [next(done) if isinstance(one, Work) else one for one in prepared]
 
     def _prepare(self, given: Line) -> Work | PromptLint:
         if given.error is not None:
             return PromptLint(given.number, error=given.error)
-        sentences: dict[Any, Sentence] = dict(variants(given.prompt, given.found))
+        sentences: dict[Any, Sentence] = dict(variants(given.prompt, given.spans))
         sentences.update(_by_sense(given))
         try:
             cuts = {n: {k: e.cut(s) for k, s in sentences.items()} for n, e in self.encoders.items()}
@@ -155,44 +161,44 @@ class Linter:
 
     def _measure(self, given: Line, a: int) -> None:
         """Measure the item's banks now, where an error is still this prompt's alone."""
-        bare = phrase(given.prompt, given.found[a])
-        for company in self.companies.values():
+        bare = phrase(given.prompt, given.spans[a])
+        for bank in self.banks.values():
             for first in (True, False):
-                company.norms(bare.text, bare.item, first)
+                bank.statistics(bare.text, bare.item, first)
 
-    def _read(self, name: str, work: Sequence[Work]) -> list[dict[Any, Reading]]:
-        """The readings of every line in one encoder; a sentence that occurs twice is encoded once."""
+    def _read(self, name: str, work: Sequence[Work]) -> list[dict[Any, SentenceRows]]:
+        """The rows of every line's sentences in one encoder; a sentence that occurs twice is encoded once."""
         every = list({_key(cut): cut for one in work for cut in one.cuts[name].values()}.values())
         known = dict(zip(map(_key, every), self.encoders[name].read(every), strict=True))
         return [{k: known[_key(cut)] for k, cut in one.cuts[name].items()} for one in work]
 
-    def _judge(self, one: Work, readings: Mapping[str, dict[Any, Reading]]) -> PromptLint:
+    def _judge(self, one: Work, rows: Mapping[str, dict[Any, SentenceRows]]) -> PromptLint:
         items = []
         for a, item in enumerate(one.line.items):
-            found = {name: self._finding(one.line, a, name, readings[name]) for name in readings}
-            encoder = max(found, key=lambda name: found[name].z)
-            z, risk = found[encoder].z, round(self.calibration.risk(found[encoder].z), 4)
-            items.append(ItemLint(item.text, one.line.found[a], risk, z, encoder, found[encoder].by, found))
+            of_encoders = {name: self._encoder_shift(one.line, a, name, rows[name]) for name in rows}
+            encoder, worst = max(of_encoders.items(), key=lambda pair: pair[1].z)
+            risk = round(self.calibration.risk(worst.z), 4)
+            items.append(ItemLint(item.text, one.line.spans[a], risk, worst.z, encoder, worst.by, of_encoders))
         return PromptLint(one.line.number, one.line.prompt, items)
 
-    def _finding(self, given: Line, a: int, name: str, readings: dict[Any, Reading]) -> Finding:
+    def _encoder_shift(self, given: Line, a: int, name: str, rows: dict[Any, SentenceRows]) -> EncoderShift:
         others = [b for b in range(len(given.items)) if b != a]
-        by = {b: self._channels(given, a, b, name, readings) for b in others or [REST]}
+        by = {b: self._channels(given, a, b, name, rows) for b in others or [REST]}
         worst = max(by, key=lambda b: max(channel.z for channel in by[b].values()))
-        drawn = {_label(given.items[b]): _round(towards(readings, a, b)) for b in others}
+        directions = {_label(given.items[b]): _round(towards(rows, a, b)) for b in others}
         senses = {}
         for k, other in enumerate(_names(given.items[a])[1:], 1):
-            at = sense_position(readings[Without()], readings["sense", a, 0], readings["sense", a, k], a)
+            at = sense_position(rows[Without()], rows["sense", a, 0], rows["sense", a, k], a)
             senses[other] = {channel: _round(value) for channel, value in at.items()}
-        return Finding(None if worst == REST else _label(given.items[worst]), by[worst], drawn, senses)
+        return EncoderShift(None if worst == REST else _label(given.items[worst]), by[worst], directions, senses)
 
-    def _channels(self, given: Line, a: int, b: int, name: str, readings: dict[Any, Reading]) -> dict[str, Channel]:
-        """What company b does to item a, against what neutral company at its side of the item does."""
-        bare = phrase(given.prompt, given.found[a])
-        ahead = given.prompt[: bare.stands_for[0]].strip() if b == REST else given.found[b] < given.found[a]
-        norms = self.companies[name].norms(bare.text, bare.item, not ahead)
-        shifts = changes(readings, a, b)
-        return {c: Channel(_round(s.size), _round(s.loss), _round(norms[c].z(s))) for c, s in shifts.items()}
+    def _channels(self, given: Line, a: int, b: int, name: str, rows: dict[Any, SentenceRows]) -> dict[str, Channel]:
+        """What item b does to item a, against what a neutral context on the same side of the item does."""
+        bare = phrase(given.prompt, given.spans[a])
+        ahead = given.prompt[: bare.stands_for[0]].strip() if b == REST else given.spans[b] < given.spans[a]
+        references = self.banks[name].statistics(bare.text, bare.item, not ahead)
+        by_channel = shifts(rows, a, b)
+        return {c: Channel(_round(s.size), _round(s.loss), _round(references[c].z(s))) for c, s in by_channel.items()}
 
 
 def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
@@ -202,7 +208,7 @@ def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
     return [(item.z, leaks) for item, leaks in zip(result.items, given.leaks, strict=True)]
 
 
-def calibrate(linter: Linter, lines: Iterable[Line], source: str) -> Calibration:
+def calibrate(linter: Linter, lines: Iterable[Line], source: str) -> RiskCalibration:
     """The calibration of the linter's encoders from labelled prompts; errors: `scores`, `fit`."""
     first, again = tee(lines)
     pairs = [pair for result, given in zip(linter(first), again, strict=True) for pair in scores(result, given)]
@@ -224,13 +230,13 @@ def _by_sense(given: Line) -> dict[tuple[str, int, int], Sentence]:
     for a, item in enumerate(given.items):
         names = _names(item)
         for k, name in enumerate(names if len(names) > 1 else ()):
-            text, placed = rename(given.prompt, [(at, name if i == a else None) for i, at in enumerate(given.found)])
+            text, placed = rename(given.prompt, [(at, name if i == a else None) for i, at in enumerate(given.spans)])
             out["sense", a, k] = Sentence(text, tuple((i, p.item) for i, p in enumerate(placed)))
     return out
 
 
 def _names(item: Item) -> list[str]:
-    """The senses that are known, the one that is meant first."""
+    """The senses that are known, the intended one first."""
     return [name.strip() for name in (item.sense or item.text).split("|")]
 
 

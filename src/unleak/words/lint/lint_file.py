@@ -15,7 +15,7 @@ from unleak.errors import BadInput
 from unleak.files.jsonl import Stream
 from unleak.files.provenance import versions
 from unleak.text.items import Item, parse_items
-from unleak.words.lint.calibration import Calibration
+from unleak.words.lint.calibration import RiskCalibration
 from unleak.words.lint.lint import CHUNK, Linter, PromptLint, lines_of
 from unleak.words.lint.prompt_file import Line
 
@@ -94,7 +94,7 @@ def lint(
     prompts: str | Line | Iterable[str | Line],
     items: str | Item | Iterable[str | Item] = (),
     *,
-    calibration: Calibration | None = None,
+    calibration: RiskCalibration | None = None,
     model: str = "",
     call: Mapping[str, Any] | None = None,
 ) -> Lint:
@@ -103,8 +103,8 @@ def lint(
     Args:
         pipe: any diffusers pipeline; its denoiser may be missing.
         prompts: one or several, with items in [brackets], or lines of `unleak.words.lint.prompt_file.read_prompts`.
-        items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the sense that
-            is meant and further ones, and the result says how far the item moved from the one to the others.
+        items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the intended
+            sense and further ones, and the result says how far the item moved from the one to the others.
         calibration: default: the shipped one of these encoders, or else the embedded model's, uncalibrated.
         model: its name, for the record. call: arguments of the pipeline that concern its text.
 

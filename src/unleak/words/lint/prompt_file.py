@@ -21,7 +21,7 @@ class Line:
 
     Attributes:
         number: of its first line in the file, from 1.
-        found: where the items are in the prompt.
+        spans: the items' characters in the prompt.
         leaks: for each item, whether it is known to leak; None where the file has no labels.
         error: why there is nothing to work with; None for a usable line.
     """
@@ -29,7 +29,7 @@ class Line:
     number: int
     prompt: str = ""
     items: tuple[Item, ...] = ()
-    found: tuple[Chars, ...] = ()
+    spans: tuple[Chars, ...] = ()
     leaks: tuple[bool, ...] | None = None
     error: str | None = None
 
@@ -44,7 +44,7 @@ def read_prompts(
 
     Args:
         form, column: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
-            ``"leaks": [...]`` (in a table: separated by commas) and what an item is meant to be: as
+            ``"leaks": [...]`` (in a table: separated by commas) and the intended sense of an item: as
             ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``.
     """
     for entry in prompt_file.read(stream, form, column):
@@ -72,13 +72,13 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
         raise BadInput(f"{len(named)} items; at most {MOST_ITEMS} can be compared")
     senses = {item.text: item.sense for item in watched}
     named = tuple(replace(item, sense=item.sense or senses.get(item.text)) for item in named)
-    found = tuple(find_all(prompt, named))
+    spans = tuple(find_all(prompt, named))
     if leaks is None:
-        return Line(number, prompt, named, found)
+        return Line(number, prompt, named, spans)
     wrong = set(_names("leaks", leaks))
     if unknown := wrong - {item.text for item in named}:
         raise BadInput(f"'leaks' names {sorted(unknown)}, which are no items of this prompt")
-    return Line(number, prompt, named, found, tuple(item.text in wrong for item in named))
+    return Line(number, prompt, named, spans, tuple(item.text in wrong for item in named))
 
 
 def _with_senses(record: Mapping[str, Any]) -> Any:
@@ -87,7 +87,7 @@ def _with_senses(record: Mapping[str, Any]) -> Any:
     if not senses:
         return items
     if not isinstance(senses, dict) or not all(isinstance(text, str) for pair in senses.items() for text in pair):
-        raise BadInput('\'sense\' must name items and what is meant: {"mouse": "furry mouse"}')
+        raise BadInput('\'sense\' must name items and their intended senses: {"mouse": "furry mouse"}')
     named = _names("items", items or list(senses))
     if unknown := [text for text in senses if text not in named]:
         raise BadInput(f"'sense' names {unknown}, which are no items of this prompt")

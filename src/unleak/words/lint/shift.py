@@ -41,14 +41,14 @@ class Sentence(NamedTuple):
     items: tuple[tuple[int, Chars], ...]
 
 
-class Reading(NamedTuple):
+class SentenceRows(NamedTuple):
     """What one encoder says of one sentence: a row [d] per item; the rows after the text [2d], if it is causal."""
 
     rows: dict[int, Tensor]
     after: Tensor | None
 
 
-class Change(NamedTuple):
+class Shift(NamedTuple):
     """The size and the loss of a shift, as in the module's equations; dimensionless, 0 where nothing shifts."""
 
     size: float
@@ -62,7 +62,7 @@ class Cut(NamedTuple):
     spans: dict[int, Span]
 
 
-class Encoder:
+class SentenceEncoder:
     """One of a pipeline's text encoders, read at many sentences at once."""
 
     def __init__(self, heard: Heard) -> None:
@@ -76,25 +76,25 @@ class Encoder:
         tokens = self._tokens(sentence.text)
         return Cut(tokens, {i: token_span(tokenizer, tokens, chars, name) for i, chars in sentence.items})
 
-    def read(self, cuts: Sequence[Cut]) -> list[Reading]:
+    def read(self, cuts: Sequence[Cut]) -> list[SentenceRows]:
         """The same sentences in the same order always give the same bits."""
         batch = max(1, TOKENS // self.length)
         parts = [cuts[start : start + batch] for start in range(0, len(cuts), batch)]
         return [reading for part in parts for reading in self._read(part)]
 
     @torch.no_grad()
-    def _read(self, cuts: Sequence[Cut]) -> list[Reading]:
+    def _read(self, cuts: Sequence[Cut]) -> list[SentenceRows]:
         H = self.layer(self._encode([cut.tokens for cut in cuts])).float().cpu()
         if not torch.isfinite(H).all():
             raise NotFinite(f"{self.name} returned NaN or infinity; load it in float32 or bfloat16")
         return [self._reading(cut, rows) for cut, rows in zip(cuts, H, strict=True)]
 
-    def _reading(self, cut: Cut, H: Tensor) -> Reading:
+    def _reading(self, cut: Cut, H: Tensor) -> SentenceRows:
         rows = {i: H[b - 1] if self.causal else H[a:b].mean(0) for i, (a, b) in cut.spans.items()}
         after = cut.tokens.after_text
         if not self.causal or not after:
-            return Reading(rows, None)
-        return Reading(rows, torch.cat([H[min(after.start + j, after.stop - 1)] for j in range(AFTER)]))
+            return SentenceRows(rows, None)
+        return SentenceRows(rows, torch.cat([H[min(after.start + j, after.stop - 1)] for j in range(AFTER)]))
 
     def _encode(self, cuts: Sequence[Tokens]) -> Any:
         """No row of a causal encoder depends on what follows it: only as many columns as are read are encoded."""
@@ -122,7 +122,7 @@ Without = frozenset[int]
 def variants(prompt: str, found: Sequence[Chars], substitute: str = SUBSTITUTE) -> dict[Without, Sentence]:
     """The prompt, and the prompt without each item and each pair of items: 1 + n + n(n-1)/2 sentences.
 
-    The company of an item that is the only one is the rest of the prompt, which is left out: "a mouse", "a thing".
+    The context of an item that is the only one is the rest of the prompt, which is left out: "a mouse", "a thing".
     """
     every = range(len(found))
     out = {}
@@ -136,34 +136,34 @@ def variants(prompt: str, found: Sequence[Chars], substitute: str = SUBSTITUTE) 
     return out
 
 
-def changes(readings: Mapping[Without, Reading], a: int, b: int) -> dict[str, Change]:
+def shifts(rows: Mapping[Without, SentenceRows], a: int, b: int) -> dict[str, Shift]:
     """What b (an item, or the `REST`) does to item a: ``own``, and ``after`` in a causal encoder."""
-    full, no_a, no_b, neither = (readings[Without(gone)] for gone in ((), {a}, {b}, {a, b}))
-    out = {"own": _change(full.rows[a] - no_b.rows[a], no_b.rows[a] - neither.rows[a])}
+    full, no_a, no_b, neither = (rows[Without(gone)] for gone in ((), {a}, {b}, {a, b}))
+    out = {"own": _shift(full.rows[a] - no_b.rows[a], no_b.rows[a] - neither.rows[a])}
     if full.after is not None and no_a.after is not None and no_b.after is not None and neither.after is not None:
         alone = no_b.after - neither.after
-        out["after"] = _change(full.after - no_a.after - alone, alone)
+        out["after"] = _shift(full.after - no_a.after - alone, alone)
     return out
 
 
-def towards(readings: Mapping[Without, Reading], a: int, b: int) -> float:
-    """Cosine of a's own shift with the way from a's row to b's, each in neutral company; 0 where nothing shifts."""
-    full, no_a, no_b = (readings[Without(gone)] for gone in ((), {a}, {b}))
+def towards(rows: Mapping[Without, SentenceRows], a: int, b: int) -> float:
+    """Cosine of a's own shift with the way from a's row to b's, each in a neutral context; 0 where nothing shifts."""
+    full, no_a, no_b = (rows[Without(gone)] for gone in ((), {a}, {b}))
     way = no_a.rows[b] - no_b.rows[a]
     return float(torch.cosine_similarity(full.rows[a] - no_b.rows[a], way, dim=0))
 
 
-def sense_position(full: Reading, meant: Reading, other: Reading, a: int) -> dict[str, float]:
-    """``<h - h_1, h_2 - h_1> / |h_2 - h_1|^2``: 0 where item a is as if named by the sense that is meant, 1 as if by
+def sense_position(full: SentenceRows, intended: SentenceRows, other: SentenceRows, a: int) -> dict[str, float]:
+    """``<h - h_1, h_2 - h_1> / |h_2 - h_1|^2``: 0 where item a is as if named by the intended sense, 1 as if by
     the other; ``own`` and, in a causal encoder, ``after``."""
-    triples = {"own": (full.rows[a], meant.rows[a], other.rows[a])}
-    if full.after is not None and meant.after is not None and other.after is not None:
-        triples["after"] = (full.after, meant.after, other.after)
+    triples = {"own": (full.rows[a], intended.rows[a], other.rows[a])}
+    if full.after is not None and intended.after is not None and other.after is not None:
+        triples["after"] = (full.after, intended.after, other.after)
     return {c: float((h - one) @ (two - one)) / _scale(two - one) ** 2 for c, (h, one, two) in triples.items()}
 
 
-def _change(d: Tensor, a: Tensor) -> Change:
-    return Change(float(d.norm()) / _scale(a), -float(d @ a) / _scale(a) ** 2)
+def _shift(d: Tensor, a: Tensor) -> Shift:
+    return Shift(float(d.norm()) / _scale(a), -float(d @ a) / _scale(a) ** 2)
 
 
 def _scale(a: Tensor) -> float:

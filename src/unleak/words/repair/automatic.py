@@ -1,7 +1,7 @@
 """Choose a repair by trial: what the diagnosis suggests first, on held-out seeds; the first that works is kept.
 
 A repair works if every item that it acts on is there on half of the held-out images or more, and all items together
-are there more often than before. Candidates come in the order of what they are meant for and then of their cost,
+are there more often than before. Candidates come in the order of what they treat and then of their cost,
 so the first that works is the cheapest of its kind. Where none works, the one that gains most is kept, if any gains.
 
 No image is returned that shows fewer items than the original, or as many but not the same: `Best` keeps the better of

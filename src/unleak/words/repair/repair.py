@@ -1,6 +1,6 @@
 """`unleak.repair`: draw a prompt before and after a repair, at the same seeds, and let a judge compare.
 
-Which items are repaired is decided by the judge: those that are missing, in the sense that is meant, from more
+Which items are repaired is decided by the judge: those that are missing, in its intended sense, from more
 than half of the images. Which repair is taken is decided by trial (`unleak.words.repair.automatic`), or by the user.
 Without a judge every named item is patched, and no rate is claimed.
 """
@@ -35,7 +35,7 @@ METHODS = ("auto", *REPAIRS)
 
 @dataclass
 class ItemOutcome:
-    """One item: its characters in the prompt, what is meant, and on how many seeds it is there."""
+    """One item: its characters in the prompt, its intended sense, and on how many seeds it is there."""
 
     text: str
     sense: str | None
@@ -46,7 +46,7 @@ class ItemOutcome:
 
     @property
     def name(self) -> str:
-        """The item, and what is meant by it where that has another name."""
+        """The item with its intended sense, where that has another name."""
         return self.text if self.sense in (None, self.text) else f"{self.text} ({self.sense})"
 
     @property
@@ -232,7 +232,7 @@ def repair(
 
     Args:
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
-            item without one is meant in the sense that the judge looks for, and is repaired by that name.
+            item without one has the sense that the judge looks for, and is repaired by that name.
         with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
             held-out seeds, else the next one, also for single images that still miss an item; without a judge
             ``"patch"``.
@@ -348,7 +348,7 @@ def held_out_seeds(seeds: Sequence[int]) -> list[int]:
 
 def _reasoned(task: RepairTask, found: Diagnosis) -> RepairTask:
     """The task with the reasons that were found for its broken items."""
-    reasons = {f.meant: f.verdict for f in found.findings}
+    reasons = {f.intended: f.verdict for f in found.findings}
     return replace(task, verdicts=tuple(reasons[item] for item in task.broken))
 
 
