@@ -15,7 +15,7 @@ from unleak import models
 from unleak.cli import app
 from unleak.copies.methods.guard import Guard
 from unleak.copies.presets import MITIGATIONS
-from unleak.copies.protect import protect
+from unleak.copies.protect import guard
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.judges.copies import scene_judge
 from unleak.judges.glyphs import glyph_judge
@@ -118,7 +118,7 @@ def test_the_judge_finds_what_a_prompt_names() -> None:
 
 
 def test_a_prompt_that_names_nothing_has_no_alignment() -> None:
-    result = protect(tiny("sd1"), "a red mouse", Guard(), seeds=[0, 1],
+    result = guard(tiny("sd1"), "a red mouse", Guard(), seeds=[0, 1],
                      call={"height": 64, "width": 64, "num_inference_steps": 1})  # fmt: skip
     assert result.present is None and result.copies() is None and result.touched
     assert result.sentences() == ["Denoiser rows: 1.50 times those without it."]
@@ -129,6 +129,6 @@ def test_the_embedded_model_copies_and_a_strong_repulsion_changes_that(tmp_path:
     pipe, caption = models.load("emoji-sd"), load_world().memorized[0]
     call = models.settings("emoji-sd") | {"num_inference_steps": 10}
     method = Guard(rho=2 * call["guidance_scale"])
-    result = protect(pipe, caption.text, method, seeds=[0], judge=glyph_judge(), copies=scene_judge(), call=call)
+    result = guard(pipe, caption.text, method, seeds=[0], judge=glyph_judge(), copies=scene_judge(), call=call)
     assert result.copies() == (1, 0)
     assert "1 of 1 before, 0 of 1 after" in report.page(result)

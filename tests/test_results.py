@@ -12,7 +12,6 @@ import pytest
 
 import unleak
 from tiny import tiny
-from unleak.copies.protect import protect
 from unleak.core.result import MOST_LINES, WIDEST, Result
 from unleak.errors import BadInput
 from unleak.judges.copies import PixelJudge
@@ -35,7 +34,7 @@ def verbs() -> dict[str, Any]:
         "diagnose": unleak.diagnose(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
         "repair": unleak.repair(pipe, ODD, ITEMS, with_="boost", seeds=[0], call=SMALL),
         "tokens": unleak.tokens(pipe, ODD, ITEMS, seeds=[0], call=SMALL),
-        "guard": protect(pipe, ODD, unleak.Attenuate(), seeds=[0], call=SMALL),
+        "guard": unleak.guard(pipe, ODD, "attenuate", seeds=[0], call=SMALL),
         "lint": unleak.lint(pipe, ["a [mouse] and a [<b>laptop</b>]", "a mouse"]),
         "scan": unleak.scan(pipe, [ODD, "a cat"], seeds=2, call=SMALL),
         "calibration": unleak.calibrate(pipe, [ODD], ["a cat"], seeds=2, call=SMALL, model="<b>laptop"),
@@ -44,6 +43,7 @@ def verbs() -> dict[str, Any]:
         "maps": unleak.maps(pipe, ODD, ITEMS, seeds=2, call=SMALL),
         "audit": unleak.audit(pipe, photo, {"<b>laptop": None}, PixelJudge(photo[None]), **few),
         "doctor": unleak.doctor(pipe),
+        "methods": unleak.methods(),
     }
 
 
@@ -61,6 +61,7 @@ VERBS = [
     "guard",
     "audit",
     "doctor",
+    "methods",
 ]
 
 

@@ -154,20 +154,19 @@ def guard(
     cmd.reads(calibration=gate)
     numbers = cmd.numbers
     calibration = None if gate is None else Calibration.load(gate)
-    options = MITIGATIONS[preset].parse(settings or ())
-    method = MITIGATIONS[preset].make(**options if calibration is None else {**options, "gate": calibration})
+    parameters = MITIGATIONS[preset].parse(settings or ())
+    MITIGATIONS[preset].make(gate=calibration, **parameters)  # refuses what cannot be
     named = parse_items(items) if items is not None else ()
     find_all(prompt, named)
     call, pipe = cmd.call, cmd.open()
-    if calibration is not None:
-        calibration.check(pipe)
-    from unleak.copies.protect import protect
+    from unleak.copies.protect import guard as protect
     from unleak.judges.copies import scene_judge
 
     judge = cmd.looks(pipe, "without a judge only the images are compared; look at them")
     if judge is not None and items is None:
         named = judge.named(prompt)
     with ticking("drawing", 2 * len(numbers)) as tick:
-        result = protect(pipe, prompt, method, preset=preset, seeds=numbers, judge=judge, items=named, call=call,
-                         copies=scene_judge() if judge else None, model=cmd.model, progress=tick)  # fmt: skip
+        result = protect(pipe, prompt, preset, gate=calibration, seeds=numbers, judge=judge, items=named, call=call,
+                         copies=scene_judge() if judge else None, model=cmd.model, progress=tick,
+                         **parameters)  # fmt: skip
     cmd.show(result, cmd.folder / "before-after.png")

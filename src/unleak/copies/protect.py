@@ -5,7 +5,7 @@ Similarity is evidence, not proof: a mitigation at inference time changes what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 from unleak.copies.methods.attenuate import ATTENUATED
+from unleak.copies.presets import MITIGATIONS
+from unleak.copies.scan.calibrate import Calibration
 from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.drawing.drawing import Drawing
 from unleak.drawing.generate import Seeds
 from unleak.engine.run import Run
+from unleak.errors import BadInput
 from unleak.judges import Judge
 from unleak.judges.copies import CopyJudge
-from unleak.text.items import Item
+from unleak.text.items import Item, parse_items
 from unleak.text.positions import prompt_tokens
 from unleak.text.prompt import check_prompt
 from unleak.text.spans import Tokens
@@ -156,42 +159,55 @@ class Protection(Result):
         return {"judge": self.judge, "items": items}
 
 
-def protect(
+def guard(
     pipe: Any,
     prompt: str,
-    method: Intervention,
+    preset: str | Intervention = "detour",
     *,
-    preset: str = "",
+    gate: Calibration | float | None = None,
     seeds: Seeds = 4,
     judge: Judge | None = None,
-    items: Sequence[Item] = (),
+    items: str | Item | Iterable[str | Item] = (),
     copies: CopyJudge | None = None,
     model: str = "",
-    call: dict[str, Any] | None = None,
+    call: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
+    **parameters: Any,
 ) -> Protection:
-    """Draw `prompt` at `seeds` without and with `method`, and compare.
+    """Draw a prompt without and with a mitigation of copying, from the same noise, and compare.
 
     Args:
-        method: any mitigation, see `unleak.copies.presets`.
+        preset: the mitigation, one of `unleak.methods("mitigation")`, or an intervention.
+        gate: mitigate only a prompt that this calibration flags, or whose score at the first step reaches a number.
+        seeds: how many, which, or text such as "0:4".
         judge, items: are these items in the images, before and after?
         copies: how near do images come to training images?
-        call: arguments of the pipeline (steps, guidance, size).
+        model: its name, for the record. call: arguments of the pipeline. progress: is told of every call's images.
+        parameters: of the preset, such as ``tau=2.0``.
 
     Raises BadInput, PromptTruncated, NoSite before anything is drawn.
     """
+    named = parse_items(items) if items else ()
+    if isinstance(preset, str):
+        name, method = preset, MITIGATIONS[preset].make(gate=gate, **parameters)
+    elif gate is None and not parameters:
+        name, method = type(preset).__name__, preset
+    else:
+        raise BadInput("an intervention has its gate and parameters already: give a preset's name, or leave them out")
+    if isinstance(gate, Calibration):
+        gate.check(pipe)
     check_prompt(prompt)
     drawing = Drawing(pipe, seeds, call, judge, progress)
     drawing.rehearse(prompt, method)
     (before, plain), (after, run) = ((drawing.images(prompt, one), drawing.run) for one in (_Look(), method))
     assert plain is not None and run is not None
     rows = [sum(entry["denoiser_rows"] for entry in one.log) for one in (plain, run)]
-    present = (judge.present(before, items), judge.present(after, items)) if judge is not None and items else None
+    present = (judge.present(before, named), judge.present(after, named)) if judge is not None and named else None
     return Protection(
-        prompt, model, preset, method, drawing.call, drawing.seeds, before, after,
+        prompt, model, name, method, drawing.call, drawing.seeds, before, after,
         run.results.get("gate"), _attenuated(run), (rows[0], rows[1]),
         copies, None if copies is None else (copies.similarity(before), copies.similarity(after)),
-        None if judge is None else judge.name, tuple(items), present, run.log,
+        None if judge is None else judge.name, named, present, run.log,
     )  # fmt: skip
 
 

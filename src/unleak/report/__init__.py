@@ -22,6 +22,7 @@ PAGES = {
     "audit": "plain",
     "doctor": "plain",
     "maps": "maps",
+    "methods": "plain",
 }
 """Verb -> the module here with ``page(result) -> str``, ``pictures(result) -> {file name: PNG bytes}`` and
 ``sheet(result) -> Image | None``, the one picture that stands for all."""

@@ -41,7 +41,7 @@ class Gated(Intervention):
         model: fingerprint of the model that the threshold was made for; another is refused.
     """
 
-    gate: Any = field(default=None, kw_only=True)
+    gate: Calibration | float | None = field(default=None, kw_only=True)
     reads: tuple[tuple[str, float], ...] = field(default=(("magnitude", 1.0),), kw_only=True)
     model: str | None = field(default=None, kw_only=True)
 
@@ -90,9 +90,11 @@ class Gated(Intervention):
                 score = by_prompt(ctx, score, torch.mean)
             if not torch.isfinite(score).all():
                 raise NotFinite("the gate's score is NaN or infinite; run the model in a wider dtype")
-            ctx.state["chosen"] = tuple(torch.nonzero(score >= self.gate).flatten().tolist())
+            assert isinstance(self.gate, int | float)
+            threshold = self.gate
+            ctx.state["chosen"] = tuple(torch.nonzero(score >= threshold).flatten().tolist())
             decisions = ctx.results.setdefault("gate", [])
-            decisions += [{"score": value, "acted": value >= self.gate} for value in score.tolist()]
+            decisions += [{"score": value, "acted": value >= threshold} for value in score.tolist()]
         return self.chosen(ctx)
 
     def _check_model(self, ctx: Context) -> None:

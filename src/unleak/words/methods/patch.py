@@ -291,7 +291,11 @@ def _named(
     item: Sequence[str | Item | Iterable[str | Item]], items: Iterable[str | Item], as_: str | None
 ) -> list[Item]:
     """The items, however they were given."""
-    named = [one for given in (*item, tuple(items)) for one in (parse_items(given) if given else ())]
+    named = [
+        one
+        for given in (*item, items if isinstance(items, str) else tuple(items))
+        for one in (parse_items(given) if given else ())
+    ]
     if not named:
         raise BadInput("Patch repairs at least one item: Patch('mouse').")
     if as_ is not None and len(named) != 1:
