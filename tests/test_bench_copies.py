@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unleak.bench.copies import copies, detection, meant, mitigation, tuned
+from unleak.bench.copies import copies, detection, intended, mitigation, tuned
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.copies.methods.words import InsertWords
@@ -49,7 +49,7 @@ def the_run(tmp_path: Path, split: str = "dev") -> Run:
 
 
 def test_the_scene_of_a_caption_shows_all_that_it_stands_for_and_is_a_copy(tmp_path: Path):
-    some = [p for p in meant.chosen_prompts(the_run(tmp_path)) if p.kind in detection.MEMORIZED]
+    some = [p for p in intended.chosen_prompts(the_run(tmp_path)) if p.kind in detection.MEMORIZED]
     scenes = {c.text: c.scene for c in WORLD.memorized}
     images = Renderer(WORLD).pictures([scenes[p.text] for p in some])
     readings = glyph_judge().read(images)
@@ -63,7 +63,9 @@ def test_the_scene_of_a_caption_shows_all_that_it_stands_for_and_is_a_copy(tmp_p
 
 
 def test_ordinary_captions_are_judged_by_what_they_name(tmp_path: Path):
-    some = {kind: [p for p in meant.chosen_prompts(the_run(tmp_path)) if p.kind == kind] for kind in detection.ORDINARY}
+    some = {
+        kind: [p for p in intended.chosen_prompts(the_run(tmp_path)) if p.kind == kind] for kind in detection.ORDINARY
+    }
     assert all(len(p.wanted) in (2, 3) for p in some["specific"]) and not any(p.wanted for p in some["form"])
     for p in some["open"]:
         assert len(p.wanted) == sum(phrase in p.text.split(" and ") for phrase in WORLD.categories.values())
@@ -76,7 +78,7 @@ def test_alike_pictures_have_no_diversity():
 
 
 def test_figures_of_a_mitigation_are_paired_with_none():
-    some = [meant.Prompt("a", "verbatim", scene=3), meant.Prompt("b", "form")]
+    some = [intended.Prompt("a", "verbatim", scene=3), intended.Prompt("b", "form")]
     unnamed = [float("nan")] * 2
     plain = {
         "similarity": [[29.0, 29.0], [12.0, 12.0]], "nearest": [[3, 3], [0, 0]], "alignment": [[1.0, 1.0], unnamed],
@@ -185,5 +187,5 @@ def test_mitigations_are_measured_once_and_captions_that_do_not_fit_are_said(tmp
     assert (tmp_path / "mitigation.png").read_bytes().startswith(b"\x89PNG") and "GUARD" in results.notes[-1]
     monkeypatch.setattr(mitigation, "measured", lambda *_: pytest.fail("it drew again"))
     assert copies.run(pipe, tmp_path, **arguments).rows == results.rows
-    run, one = Run(pipe, tmp_path, "emoji-sd", "dev", [0], None, call), meant.Prompt("a dog", "specific")
+    run, one = Run(pipe, tmp_path, "emoji-sd", "dev", [0], None, call), intended.Prompt("a dog", "specific")
     assert mitigation._fits(run, one, []) and not mitigation._fits(run, one, [InsertWords("word", times=40)])

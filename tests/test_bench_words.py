@@ -27,6 +27,7 @@ from unleak.text.items import Item
 from unleak.words.diagnosis.neglect import VERDICTS
 from unleak.words.methods.cutoff import Cutoff
 from unleak.words.methods.patch import Patch
+from unleak.words.presets import REPAIRS
 from unleak.world import load as load_world
 
 WORLD = load_world()
@@ -70,6 +71,15 @@ def test_only_the_chosen_parts_run_and_notes_are_written(run: Run, monkeypatch: 
 def test_a_part_is_reused_for_the_same_settings_only(run: Run) -> None:
     assert run.part("x", ["a"], lambda: 1) == 1 and run.part("x", ["a"], lambda: 2) == 1
     assert replace(run, seeds=[1]).part("x", ["a"], lambda: 3) == 3
+
+
+def test_every_preset_is_a_row_with_and_without_the_name_of_the_sense() -> None:
+    acting = [name for name, preset in REPAIRS.items() if repairs.acts(preset)]
+    assert set(REPAIRS) - set(acting) == {"prune"}  # nothing is known to be redundant there
+    for name in acting:
+        assert repairs.METHODS[name].preset == name and not repairs.METHODS[name].sense
+        assert repairs.METHODS[f"{name}+sense"].sense and name in repairs.DEFAULT
+    assert set(repairs.DEFAULT) <= set(repairs.METHODS)
 
 
 def test_a_part_of_a_changed_method_is_computed_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +204,7 @@ def test_the_labelled_set_has_four_labels_and_the_item_in_question_first(run: Ru
         word = case.items[0].text
         assert word in case.prompt and len(case.items) == 2
         assert (word in WORLD.polysemes) == (case.label in ("ok", "leak"))
-        assert (word in verdicts.INVENTED) == (case.label == "unknown") == (case.meant is not None)
+        assert (word in verdicts.INVENTED) == (case.label == "unknown") == (case.intended is not None)
     assert not set(verdicts.INVENTED) & set(WORLD.words)
 
 
@@ -237,7 +247,7 @@ def test_a_denoiser_passes_an_item_over_only_in_the_whole_prompt(name: str) -> N
     pipe, call = tiny(name), {"max_sequence_length": 32} if name in ("sd3", "flux") else {}
     whole, part = "a mouse and a laptop", "a laptop"
     plain = {text: draw(pipe, text, steps=1) for text in (whole, part, "a mouse")}
-    with verdicts.passing_over(pipe, whole, part, **call):
+    with verdicts.hide_item(pipe, whole, part, **call):
         hindered = {text: draw(pipe, text, steps=1) for text in plain}
         with unleak.attach(pipe, unleak.Patch("laptop", eos_pads="keep")):
             patched = draw(pipe, whole, steps=1)
@@ -258,13 +268,13 @@ def test_flow_tells_pairs_apart_and_is_read_from_the_saved_part(run: Run, monkey
         def kind(self, i: int, j: int) -> str:
             return self.kinds[i]
 
-    monkeypatch.setattr(flow, "seen", lambda run, case: Seen(said[case.kind]))
+    monkeypatch.setattr(flow, "flow_of", lambda run, case: Seen(said[case.kind]))
     rows = flow.rows(run, ["flow"])
     found = {(r.subset, r.metric): r.value for r in rows}
     assert found["pair", "pairs_isolated"] == 1 and found["trigger", "pairs_isolated"] == 0
     assert found["trigger", "pairs_leaking"] == 1 and found["pair", "pairs_leaking"] == 0
     assert found.get(("neutral", "pairs_isolated"), 0) == 0
-    monkeypatch.setattr(flow, "seen", lambda run, case: pytest.fail("it measured again"))
+    monkeypatch.setattr(flow, "flow_of", lambda run, case: pytest.fail("it measured again"))
     assert flow.rows(run, ["flow"]) == rows
 
 

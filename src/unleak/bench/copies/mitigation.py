@@ -2,7 +2,7 @@
 
 Every method draws the same captions from the same noise. A *copy* is any picture that the judge of scenes takes for a
 training scene, the caption's own or another; a *near copy* comes within `CLOSE` of that, like a scene with one object
-more. *Alignment* is the share of what the caption stands for (`meant`) that is in the picture, wherever it is.
+more. *Alignment* is the share of what the caption stands for (`intended`) that is in the picture, wherever it is.
 *Quality* is the PSNR between the picture and a clean rendering of what the judge reads in it: a smear, a chimera or a
 ghost is none of the world's scenes. *Diversity* is the mean distance between the pictures of a caption's seeds. A name
 that ends in "+gate" acts only on what a gate flags, calibrated on `dev` captions. What follows a ":" are settings for
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from unleak.bench.copies.detection import MEMORIZED, ORDINARY, captions
-from unleak.bench.copies.meant import Prompt, chosen_prompts
+from unleak.bench.copies.intended import Prompt, chosen_prompts
 from unleak.bench.copies.tuned import MEASURABLE, TUNED_PRESETS
 from unleak.bench.copies.tuned import notes as choices
 from unleak.bench.rows import SHARE, Row, mean, paired_difference, share

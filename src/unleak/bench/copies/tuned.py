@@ -1,4 +1,4 @@
-"""GUARD and delayed guidance tuned for the embedded model, so that what is tuned for it has fair company.
+"""GUARD and delayed guidance tuned for the embedded model, so that what is tuned for it has fair competition.
 
 Published settings are of other models. `VARIANTS` were tried on `dev` captions, first on three of each memorized kind,
 the likely ones on six, with two seeds; `TUNED_PRESETS` are those `chosen` among these. To choose again:

@@ -61,8 +61,8 @@ def edit_each(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             who = FROM[0] if masks == EXACT else masks
-            told: dict[str, Any] = {"source_prompt": list(captions), "masks_from": who}
-            return list(edit(pipe, list(images), list(edits), **told, **options))
+            captions_and_masks: dict[str, Any] = {"source_prompt": list(captions), "masks_from": who}
+            return list(edit(pipe, list(images), list(edits), **captions_and_masks, **options))
     except EmptyMask:
         if len(images) == 1:
             return [None]

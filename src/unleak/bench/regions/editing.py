@@ -137,7 +137,7 @@ def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[st
         iou = _iou(result.masks.numpy(), truth)
         found = {"exact": _exact(result), "iou": iou, "over_half": [one >= 0.5 for one in iou]}
     judge = glyph_judge()
-    seen = outcome(case, judge.read(image[None])[0])
+    leaks = outcome(case, judge.read(image[None])[0])
     for suffix, masks in (("", truth), (WIDER, widened(truth, run.pipe.vae_scale_factor))):
         for name, reference in (("rebuilt", rebuilt), ("source", before)):
             if not masks.any(0).all():
@@ -146,7 +146,7 @@ def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[st
     scores = leakage(image, truth, [target.phrase for target in case.targets], judge.score)
     found |= {name: value for name, value in scores._asdict().items() if not np.isnan(value)}
     return {
-        **seen._asdict(), "clean": seen.clean, **found,
+        **leaks._asdict(), "clean": leaks.clean, **found,
         "structure": structure_distance(image, before, judge.features),
     }  # fmt: skip
 

@@ -21,25 +21,25 @@ KINDS = {"pair": 120, "neutral": 60, "trigger": 100}
 def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """Of prompts that name two items: `pairs_isolated`, no meaning flows either way; `pairs_leaking`, some leaks.
 
-    "pair" and "neutral" are company that turns no word into another sense, "trigger" is company that does.
+    The contexts of "pair" and "neutral" turn no word into another sense, those of "trigger" do.
     """
     made: list[Row] = []
     for kind, n in KINDS.items():
         cases = [case for case in run.cases(kind, n) if len(case.things) == 2]
         if not cases:  # a --limit may leave a kind without pairs
             continue
-        made += measured(run, kind, cases, [case.prompt for case in cases], lambda case: seen(run, case))
+        made += measured(run, kind, cases, [case.prompt for case in cases], lambda case: flow_of(run, case))
     return made
 
 
-def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, look: Callable[[T], Flow]) -> list[Row]:
-    """`pairs_isolated` and `pairs_leaking` of some pairs, whose flow `look` measures; `inputs` names them."""
+def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, flow_of: Callable[[T], Flow]) -> list[Row]:
+    """`pairs_isolated` and `pairs_leaking` of some pairs, whose flow `flow_of` measures; `inputs` names them."""
     tick = run.ticking("flow", len(cases))
 
     def kinds() -> list[list[str]]:
         found = []
         for case in cases:
-            found.append(_kinds(look(case)))
+            found.append(_kinds(flow_of(case)))
             tick(1)
         return found
 
@@ -50,7 +50,7 @@ def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, look: Callabl
     ]
 
 
-def seen(run: Run, case: Case) -> Flow:
+def flow_of(run: Run, case: Case) -> Flow:
     """The flow of a prompt of the world, whose words' senses are known."""
     items, senses = of_world(run.world, case)
     return flow(run.pipe, case.prompt, items, senses=senses, call=run.call)

@@ -1,6 +1,6 @@
 """Lint on the embedded world: does the risk tell items that will leak from items that will not, and how fast?
 
-An item will leak when it is a polyseme beside one of its triggers. The others are polysemes in neutral company or
+An item will leak when it is a polyseme beside one of its triggers. The others are polysemes in neutral contexts or
 alone, the triggers themselves, plain nouns, coloured ones, and expressions.
 """
 

@@ -94,7 +94,7 @@ def run(
 
     Args:
         source: where the prompts come from, for the results.
-        notes: what is to be said beside the figures, such as lines of the file that could not be used.
+        notes: what is to stand beside the figures, such as lines of the file that could not be used.
 
     Raises BadInput: of no prompt the judge can read the items, and the encoders the end.
     """
@@ -141,10 +141,10 @@ def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]
     for i, (prompt, items) in enumerate(records):
 
         def verdicts(prompt: str = prompt, items: Any = items) -> list[str | None]:
-            seen = diagnose(
+            findings = diagnose(
                 run.pipe, prompt, items, seeds=held_out_seeds(run.seeds), judge=judge, after=False, call=run.call
             ).findings
-            return [finding.verdict for finding in seen]
+            return [finding.verdict for finding in findings]
 
         found.append(
             run.part(f"{DIAGNOSIS}-{i:05d}", [judge.name, prompt, list(map(str, items))], verdicts, [diagnose])
@@ -156,4 +156,4 @@ def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]
 def counted(verdicts: Sequence[Sequence[str]]) -> list[Row]:
     """`verdict_share`: of all items those with each verdict."""
     every = [verdict for each in verdicts for verdict in each]
-    return [share([said == name for said in every], DIAGNOSIS, name, "verdict_share") for name in VERDICTS]
+    return [share([verdict == name for verdict in every], DIAGNOSIS, name, "verdict_share") for name in VERDICTS]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unleak.bench.rows import Row, mean, share
 from unleak.bench.run import Run
+from unleak.bench.words.repairs import AUTO, NAMED, PRESETS, Variant, counting, repaired_by
 from unleak.bench.words.repairs import METHODS as WORLD
-from unleak.bench.words.repairs import code, counting, repaired_by
 from unleak.drawing.drawing import Drawing
 from unleak.errors import UnleakError, UnsupportedModel
 from unleak.judges import Judge
@@ -20,11 +20,8 @@ from unleak.text.items import Item
 from unleak.words.repair.repair import repair
 from unleak.words.tokens.learn import Record
 
-#: as in `unleak.bench.words.repairs`; those with "+sense" act where the file says what a broken item is meant to be
-METHODS = {
-    name: WORLD[name] or {}
-    for name in ("none", "patch", "patch+sense", "structure", "cutoff", "tebopt", "boost", "deleaker", "auto")
-}
+#: every repair; those with "+sense" act where the file says which sense of a broken item is intended
+METHODS = {name: WORLD[name] for name in ("none", *PRESETS, *NAMED, AUTO)}
 COSTS = ("encoder_rows", "denoiser_rows")
 
 
@@ -65,7 +62,7 @@ def rows(
             tick(1)
             items = records[i][1]
             bad = [item for item, verdict in zip(items, verdicts[i], strict=True) if verdict in ("leak", "neglect")]
-            if METHODS[method].get("sense") and not any(item.sense for item in bad):
+            if METHODS[method].sense and not any(item.sense for item in bad):
                 continue
             try:
                 one = measured(run, method, i, records[i], bad, judge)
@@ -96,21 +93,19 @@ def measured(run: Run, method: str, i: int, record: Record, broken: Sequence[Ite
             there = _there(run, METHODS[method], record, broken, judge)
         return {"there": there.tolist(), **{name: n / len(run.seeds) for name, n in counts.items()}}
 
-    inputs = [METHODS[method], judge.name, prompt, list(map(str, items)), list(map(str, broken))]
-    found: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn, code(METHODS[method]))
+    inputs = [asdict(METHODS[method]), judge.name, prompt, list(map(str, items)), list(map(str, broken))]
+    found: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn, METHODS[method].code)
     return found
 
 
-def _there(run: Run, options: dict[str, Any], record: Record, broken: Sequence[Item], judge: Judge) -> np.ndarray:
+def _there(run: Run, variant: Variant, record: Record, broken: Sequence[Item], judge: Judge) -> np.ndarray:
     prompt, items = record
-    arguments = dict(options)
-    way, sense = arguments.pop("with", "patch"), arguments.pop("sense", False)
-    if broken and way == "auto":
-        found = repair(run.pipe, prompt, items, seeds=run.seeds, judge=judge, call=run.call)
-        return judge.present(found.after, items)
-    named = list(broken) if sense else [replace(item, sense=None) for item in broken]
+    if broken and variant.preset == AUTO:
+        repaired = repair(run.pipe, prompt, items, seeds=run.seeds, judge=judge, call=run.call)
+        return judge.present(repaired.after, items)
+    named = list(broken) if variant.sense else [replace(item, sense=None) for item in broken]
     others = [replace(item, sense=None) for item in items if item not in broken]
-    repairs = [repaired_by(way, named, others, arguments)] if broken else []
+    repairs = [repaired_by(variant.preset, named, others, variant.parameters)] if broken and variant.preset else []
     return judge.present(Drawing(run.pipe, run.seeds, run.call).images(prompt, *repairs), items)
 
 

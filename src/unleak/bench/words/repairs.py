@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -25,86 +26,110 @@ from unleak.errors import UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.text.items import Item, parse_items
 from unleak.text.phrases import phrase, rename
-from unleak.words.presets import REPAIRS, RepairTask
+from unleak.words.presets import REPAIRS, Repair, RepairTask
 from unleak.words.repair.repair import held_out_seeds, repair
 from unleak.words.tokens.redundancy import tokens
 from unleak.world import load as load_world
 from unleak.world.prompts import Case
 
-#: method -> what it does. `sense` names the item by its unambiguous name ("mouse=furry mouse"), `carriers` takes only
-#: the representative tokens of that name; `with` is one of `REPAIRS`, by default "patch"; the rest are arguments.
-#: After ":" the policy for EOS and pads or another setting, after "/" the only rows that change.
-METHODS: dict[str, dict[str, Any] | None] = {
-    "none": None,
-    "rewrite": {"sense": True, "rewrite": True},
-    "patch": {},
-    "patch+sense": {"sense": True},
-    "patch+sense/item": {"sense": True, "rows": ("item",)},
-    "patch+sense/context": {"sense": True, "rows": ("context",)},
-    "patch+sense/eos": {"sense": True, "rows": ("eos",)},
-    "patch+sense/pads": {"sense": True, "rows": ("pads",)},
-    "patch+sense/eos+pads": {"sense": True, "rows": ("eos", "pads")},
-    "patch+sense/item+eos+pads": {"sense": True, "rows": ("item", "eos", "pads")},
-    "patch+sense:renamed": {"sense": True, "eos_pads": "renamed"},
-    "structure": {"with": "structure"},
-    "structure+sense": {"with": "structure", "sense": True},
-    "cutoff": {"with": "cutoff"},
-    "tebopt": {"with": "tebopt"},
-    "tebopt+sense": {"with": "tebopt", "sense": True},
-    "boost": {"with": "boost"},
-    "deleaker": {"with": "deleaker"},
-    "auto": {"with": "auto"},
-    "patch:bare": {"isolation": "bare"},
-    "patch:keep": {"eos_pads": "keep", "isolation": "bare"},
-    "patch:item": {"eos_pads": "item", "isolation": "bare"},
-    "patch:masked-context": {"eos_pads": "masked-context", "isolation": "masked-context"},
-    "patch:mean-of-items": {"eos_pads": "mean-of-items", "isolation": "bare"},
-    "patch:round-robin": {"eos_pads": "round-robin", "isolation": "bare"},
-    "patch:difference": {"eos_pads": "difference", "isolation": "masked-context"},
-    "patch:attn-mask": {"eos_pads": "attn-mask", "isolation": "attn-mask"},
-    "patch:carriers": {"sense": True, "carriers": True},
-    "cutoff:strong": {"with": "cutoff", "weight": 1.0, "strong": True},
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a row of the table repairs.
+
+    Attributes:
+        preset: a name in `REPAIRS`; `AUTO`: what `unleak.repair` chooses; None: nothing is repaired.
+        sense: the broken item is named by its unambiguous name ("mouse=furry mouse").
+        rewrite: that name is written into the prompt.
+        carriers: only the tokens that carry the name are taken.
+        parameters: in which the preset is changed.
+    """
+
+    preset: str | None = None
+    sense: bool = False
+    rewrite: bool = False
+    carriers: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> list[Any]:
+        """What carries it out."""
+        method = [repair] if self.preset == AUTO else [] if self.preset is None else [REPAIRS[self.preset].method]
+        return [*method, *([tokens] if self.carriers else [])]
+
+
+def _patch(sense: bool = False, **parameters: Any) -> Variant:
+    return Variant("patch", sense, parameters=parameters)
+
+
+def acts(preset: Repair) -> bool:
+    """Whether a repair acts on items of which no token is known to be redundant."""
+    task = RepairTask((Item("mouse"),), (Item("laptop"),), (None,))
+    return preset.arguments(task) is not None
+
+
+PRESETS: dict[str, Variant] = {name: Variant(name) for name, preset in REPAIRS.items() if acts(preset)}
+NAMED: dict[str, Variant] = {f"{name}+sense": Variant(name, sense=True) for name in PRESETS}
+#: settings of the patch: after "/" the only rows that change, after ":" the policy for EOS and pads or another setting
+VARIANTS: dict[str, Variant] = {
+    **{f"patch+sense/{'+'.join(rows)}": _patch(True, rows=rows) for rows in (
+        ("item",), ("context",), ("eos",), ("pads",), ("eos", "pads"), ("item", "eos", "pads"))},
+    "patch+sense:renamed": _patch(True, eos_pads="renamed"),
+    "patch:bare": _patch(isolation="bare"),
+    "patch:keep": _patch(eos_pads="keep", isolation="bare"),
+    "patch:item": _patch(eos_pads="item", isolation="bare"),
+    "patch:masked-context": _patch(eos_pads="masked-context", isolation="masked-context"),
+    "patch:mean-of-items": _patch(eos_pads="mean-of-items", isolation="bare"),
+    "patch:round-robin": _patch(eos_pads="round-robin", isolation="bare"),
+    "patch:difference": _patch(eos_pads="difference", isolation="masked-context"),
+    "patch:attn-mask": _patch(eos_pads="attn-mask", isolation="attn-mask"),
+    "patch:carriers": Variant("patch", sense=True, carriers=True),
+    "cutoff:strong": Variant("cutoff", parameters={"weight": 1.0, "strong": True}),
+}  # fmt: skip
+#: every repair with the word as it stands and with its unambiguous name, and what they are compared with
+METHODS: dict[str, Variant] = {
+    "none": Variant(),
+    "rewrite": Variant(sense=True, rewrite=True),
+    **PRESETS,
+    **NAMED,
+    AUTO: Variant(AUTO),
+    **VARIANTS,
 }
 #: what runs without --methods; the other policies are there to be compared
-DEFAULT = tuple(m for m in METHODS if not m.startswith(("patch:", "cutoff:")))
+DEFAULT = ("none", "rewrite", *PRESETS, "patch+sense", "structure+sense", "tebopt+sense", AUTO,
+           *(name for name in VARIANTS if name.startswith("patch+sense")))  # fmt: skip
 #: kind of prompt -> how many
 KINDS = {"trigger": 100, "neutral": 60}
 COSTED = 4  #: trigger prompts on which rows are counted
 
 
 def repaired_by(name: str, items: Sequence[Item], others: Sequence[str | Item], parameters: Mapping[str, Any]) -> Any:
-    """The repair of these items beside all others, by its name in `REPAIRS`."""
+    """A preset of `REPAIRS` for these items beside all others."""
     task = RepairTask(tuple(items), parse_items(others) if others else (), (None,) * len(items))
     return REPAIRS[name].build(task, parameters)
-
-
-def code(options: Mapping[str, Any] | None) -> list[Any]:
-    """What carries a method out."""
-    if not options:
-        return [] if options is None else [REPAIRS["patch"].method]
-    name = options.get("with", "patch")
-    return [repair if name == "auto" else REPAIRS[name].method, *([tokens] if "carriers" in options else [])]
 
 
 def outcomes(
     pipe: Any,
     cases: Sequence[Case],
     seeds: Sequence[int],
-    options: Mapping[str, Any] | None,
+    variant: Variant,
     call: dict[str, Any],
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """[P, S, 2] of bool: the polyseme's own sense is there; every other item is there.
 
-    A lone word has no company to leak from and is drawn as it is.
+    A lone word has no context to leak from and is drawn as it is.
     """
     world, judge = load_world(), glyph_judge()
     out = np.zeros((len(cases), len(seeds), 2), bool)
-    key = lambda i: (cases[i].polyseme or "", *_company(cases[i]))  # noqa: E731
+    key = lambda i: (cases[i].polyseme or "", *_context(cases[i]))  # noqa: E731
     for (word, *others), group in groupby(sorted(range(len(cases)), key=key), key):
         rows, default = list(group), world.polysemes[word].default
         texts = [cases[i].prompt for i in rows]
-        images = _images(pipe, texts, word, others, seeds, options if others else None, call, progress)
+        images = _images(pipe, texts, word, others, seeds, variant if others else Variant(), call, progress)
         for i, drawn in zip(rows, images, strict=True):
             beside = [t.glyph for t in cases[i].things if t.word != word]
             for s, r in enumerate(judge.read(drawn)):
@@ -112,7 +137,7 @@ def outcomes(
     return out
 
 
-def _company(case: Case) -> list[str]:
+def _context(case: Case) -> list[str]:
     return [t.phrase for t in case.things if t.word != case.polyseme]
 
 
@@ -122,23 +147,20 @@ def _images(
     word: str,
     others: list[str],
     seeds: Sequence[int],
-    options: Mapping[str, Any] | None,
+    variant: Variant,
     call: dict[str, Any],
     progress: Callable[[int], None] | None,
 ) -> Any:
-    """Images [P, S, H, W, 3] of prompts that name the same things, by one method (None: as they are)."""
-    if options is None:
-        return generate(pipe, texts, seeds, progress=progress, **call)
-    arguments = dict(options)
-    way, sense, rewrite = (arguments.pop(name, None) for name in ("with", "sense", "rewrite"))
-    if way == "auto":
+    """Images [P, S, H, W, 3] of prompts that name the same things, by one method."""
+    if variant.preset == AUTO:
         return [_automatic(pipe, text, [word, *others], seeds, call, progress) for text in texts]
-    item = Item(word, sense=load_world().polysemes[word].default_name if sense else None)
-    if rewrite:
+    item = Item(word, sense=load_world().polysemes[word].default_name if variant.sense else None)
+    if variant.rewrite:
         texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
-    if arguments.pop("carriers", False):
-        arguments |= by_carriers(pipe, item, seeds, call)
-    repairs = [] if rewrite else [repaired_by(way or "patch", [item], others, arguments)]
+    parameters = dict(variant.parameters)
+    if variant.carriers:
+        parameters |= by_carriers(pipe, item, seeds, call)
+    repairs = [] if variant.preset is None else [repaired_by(variant.preset, [item], others, parameters)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
 
@@ -147,8 +169,8 @@ def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any
     """`Patch` by the tokens that carry the sense alone, found on other seeds; as ever where no single one does."""
     bare = phrase(f"a {item.text}", (2, 2 + len(item.text)), item.sense).text
     study = tokens(pipe, bare, [item.sense or item.text], judge=glyph_judge(), seeds=held_out_seeds(seeds), call=call)
-    found = study.carriers()
-    return {"unequal": "representative", "carriers": found} if found.pieces else {}
+    carriers = study.carriers()
+    return {"unequal": "representative", "carriers": carriers} if carriers.pieces else {}
 
 
 def _automatic(
@@ -197,7 +219,7 @@ def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
         return found
 
     each = run.part(
-        f"{method}-cost", [METHODS[method], [c.prompt for c in cases[:COSTED]]], measured, code(METHODS[method])
+        f"{method}-cost", [asdict(METHODS[method]), [c.prompt for c in cases[:COSTED]]], measured, METHODS[method].code
     )
     return [mean([one[name] for one in each], method, "trigger", name) for name in ("encoder_rows", "denoiser_rows")]
 
@@ -233,11 +255,11 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             continue
         tick, found = run.ticking(method, total), dict[str, np.ndarray]()
         for kind, cases in sets.items():
-            inputs = [METHODS[method], [c.prompt for c in cases]]
+            inputs = [asdict(METHODS[method]), [c.prompt for c in cases]]
             compute = lambda m=method, c=cases, t=tick: outcomes(  # noqa: E731
                 run.pipe, c, run.seeds, METHODS[m], run.call, t
             ).tolist()
-            part = run.part(f"{method}-{kind}", inputs, compute, code(METHODS[method]))
+            part = run.part(f"{method}-{kind}", inputs, compute, METHODS[method].code)
             found[kind] = np.array(part, bool)
         before = before or found
         for subset in ("all", "before", "after"):

@@ -1,6 +1,6 @@
 """The token half of `unleak bench words`: where items of several tokens sit, and what dropping the others does.
 
-Prompts are expressions ("hot dog") and coloured objects ("blue car") in held-out company. Every token of an item is
+Prompts are expressions ("hot dog") and coloured objects ("blue car") in held-out contexts. Every token of an item is
 drawn alone (`unleak.words.tokens.redundancy`); the labels train the classifiers under cross-validation whose folds
 share no item. Pruning is measured on other seeds than those that labelled the tokens, so that it is not chosen on
 what it is judged by.

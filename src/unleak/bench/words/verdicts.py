@@ -2,16 +2,16 @@
 
 The reason is known because it is made. In each prompt one item is in question:
 
-    ok       a word with two senses in company that triggers none
-    leak     such a word in held-out company that triggers the other sense
+    ok       a word with two senses in a context that triggers none
+    leak     such a word in a held-out context that triggers the other sense
     unknown  an object under an invented word ("a blicket and a boat"), by which the model has never learnt it: it
              is not drawn even alone
-    neglect  a held-out pair, drawn by a denoiser that passes one item over: where it is given the rows of the whole
-             prompt it reads those of the prompt without the item (`passing_over`). The encoder knows the item,
+    neglect  a held-out pair, drawn by a denoiser from which one item is hidden: where it is given the rows of the whole
+             prompt it reads those of the prompt without the item (`hide_item`). The encoder knows the item,
              and any part of its rows is read as ever; only together with all others it is not drawn.
 
 A label counts where other seeds than those of the diagnosis confirm it (`confirmed`); the others are left out, and
-a note says how many. The diagnosis is told nothing of this: neither the label nor what was done to the denoiser.
+a note says how many. The diagnosis knows nothing of this: neither the label nor what was done to the denoiser.
 """
 
 from __future__ import annotations
@@ -47,32 +47,32 @@ INVENTED = ("blicket", "dax", "wug", "toma", "fep", "zorp", "gazzer", "modi")
 
 
 class Glossary(GlyphJudge):
-    """The judge of the world for prompts whose invented words are meant to be its objects."""
+    """The judge of the world for prompts whose invented words stand for its objects."""
 
-    def __init__(self, judge: GlyphJudge, meant: dict[str, str]) -> None:
+    def __init__(self, judge: GlyphJudge, intended: dict[str, str]) -> None:
         super().__init__(judge.world, judge.detector, judge.threshold)
-        self.meant = meant
+        self.intended = intended
 
     def senses(self, items: Sequence[Item]) -> list[str]:
-        return super().senses([Item(i.text, sense=i.sense or self.meant.get(i.text)) for i in items])
+        return super().senses([Item(i.text, sense=i.sense or self.intended.get(i.text)) for i in items])
 
 
 @dataclass(frozen=True)
 class Labelled:
     """A prompt, its items of which the first is in question, their other senses, and why the first is not drawn.
 
-    ``meant``: the object's name, where the first item is called by an invented word.
+    ``intended``: the object's name, where the first item is called by an invented word.
     """
 
     label: str
     prompt: str
     items: tuple[Item, ...]
     senses: dict[str, list[str]]
-    meant: str | None = None
+    intended: str | None = None
 
     @property
     def judge(self) -> GlyphJudge:
-        return Glossary(glyph_judge(), {self.items[0].text: self.meant} if self.meant else {})
+        return Glossary(glyph_judge(), {self.items[0].text: self.intended} if self.intended else {})
 
 
 def labelled(run: Run) -> list[Labelled]:
@@ -111,43 +111,46 @@ def _pair(case: Case) -> Labelled:
 def _invented(case: Case, word: str) -> Labelled:
     first, *others = (Item(t.phrase) for t in case.things)
     text, _ = rename(case.prompt, [(first.find(case.prompt), word)])
-    return Labelled("unknown", text, (Item(word), *others), {}, meant=first.text)
+    return Labelled("unknown", text, (Item(word), *others), {}, intended=first.text)
 
 
 def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """`diagnosis_balanced_accuracy`, `diagnosis_recall` of each label, and the confusion matrix: `diagnosis_share`
     in "label/verdict", of the prompts with that label those with that verdict."""
     cases = labelled(run)
-    tick, said, left = run.ticking("diagnosis", len(cases)), dict[str, list[str]](), 0
+    tick, unconfirmed = run.ticking("diagnosis", len(cases)), 0
+    by_label: dict[str, list[str]] = {}
     for i, case in enumerate(cases):
-        compute = lambda c=case: _said(run, c)  # noqa: E731
+        compute = lambda c=case: _verdict(run, c)  # noqa: E731
         verdict = run.part(
             f"diagnosis-{i:04d}", [case.label, case.prompt, list(map(str, case.items))], compute, [diagnose]
         )
         tick(1)
         if verdict is None:
-            left += 1
+            unconfirmed += 1
         else:
-            said.setdefault(case.label, []).append(verdict)
-    if left:
-        run.notes.append(f"diagnosis: {left} of {len(cases)} labels were not confirmed by other seeds and are left out")
-    return figures(said)
+            by_label.setdefault(case.label, []).append(verdict)
+    if unconfirmed:
+        run.notes.append(
+            f"diagnosis: {unconfirmed} of {len(cases)} labels were not confirmed by other seeds and are left out"
+        )
+    return figures(by_label)
 
 
-def figures(said: dict[str, list[str]]) -> list[Row]:
-    """The rows for the verdicts that were said of each label's prompts."""
+def figures(by_label: dict[str, list[str]]) -> list[Row]:
+    """The rows of the verdicts on the prompts of each label."""
     made = []
-    if set(said) == set(VERDICTS):  # balance over fewer labels would be another figure
-        right = [np.array([verdict == label for verdict in said[label]]) for label in VERDICTS]
+    if set(by_label) == set(VERDICTS):  # balance over fewer labels would be another figure
+        right = [np.array([verdict == label for verdict in by_label[label]]) for label in VERDICTS]
         made.append(balanced_accuracy(right, "diagnosis", "all", "diagnosis_balanced_accuracy"))
-    for label, verdicts in said.items():
+    for label, verdicts in by_label.items():
         for verdict in VERDICTS:
             hits = [v == verdict for v in verdicts]
             made.append(share(hits, "diagnosis", f"{label}/{verdict}", "diagnosis_share"))
     return made
 
 
-def _said(run: Run, case: Labelled) -> str | None:
+def _verdict(run: Run, case: Labelled) -> str | None:
     """The verdict on the item in question; None where its label is not confirmed."""
     seeds = held_out_seeds(run.seeds)
 
@@ -184,11 +187,11 @@ def hindrance(run: Run, case: Labelled) -> Any:
     if case.label != "neglect":
         return nullcontext()
     others = [phrase(case.prompt, item.find(case.prompt)).text for item in case.items[1:]]
-    return passing_over(run.pipe, case.prompt, " and ".join(others), **run.call)
+    return hide_item(run.pipe, case.prompt, " and ".join(others), **run.call)
 
 
 @contextmanager
-def passing_over(pipe: Any, prompt: str, instead: str, **call: Any) -> Iterator[None]:
+def hide_item(pipe: Any, prompt: str, instead: str, **call: Any) -> Iterator[None]:
     """Let the denoiser read the rows of `instead` wherever it is given exactly those of `prompt`.
 
     Raises UnsupportedModel for a denoiser that is not given text rows by name.
