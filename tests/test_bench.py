@@ -49,7 +49,8 @@ def test_parts_are_reused_only_for_the_same_inputs(tmp_path: Path) -> None:
     parts, calls = Parts(tmp_path), []
     for inputs in (1, 1, 2):
         assert parts.get("x", inputs, lambda i=inputs: calls.append(i) or [i]) == [inputs]
-    assert calls == [1, 2]
+    other = Parts(tmp_path, common=["another code"])
+    assert [other.get("x", 2, lambda: 5), other.get("x", 2, lambda: 6)] == [5, 5] and calls == [1, 2]
 
 
 def test_an_interrupt_leaves_no_part_behind(tmp_path: Path) -> None:

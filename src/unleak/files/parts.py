@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ from unleak.files.atomic import write_atomic
 class Parts:
     """Finished parts of a run, one JSON file each.
 
-    A part is reused only if its inputs are the same, and the code that made it, if its hash is among the inputs. A
-    damaged one is computed again, and `note` is told.
+    A part is reused only if its inputs are the same, and `common`, what all parts depend on, such as a hash of the code
+    that makes them. A damaged one is computed again, and `note` is told.
     """
 
-    def __init__(self, folder: Path, note: Callable[[str], None] = warnings.warn):
-        self.folder, self.note = folder / "parts", note
+    def __init__(self, folder: Path, note: Callable[[str], None] = warnings.warn, common: Sequence[Any] = ()):
+        self.folder, self.note, self.common = folder / "parts", note, list(common)
 
     def get(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
         """The value of a part, as JSON data; from its file, or what `compute` returns."""
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        everything = [self.common, inputs] if self.common else inputs
+        key = hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file = self.folder / f"{name}.json"
         if file.is_file():
             try:

@@ -53,11 +53,10 @@ def measured(
         run.notes.append(f"tokens: probed with seeds {seeds}, since fewer cannot say which are representative")
     planned = plans(run.pipe, records, run.call)
     settings = {"judge": judge.name, "encoder": planned[0].encoder, "seeds": seeds, "pad": "empty",
-                "pooled": "pad", "call": run.call, "code": [run.code, code_of(labels)]}  # fmt: skip
+                "pooled": "pad", "call": run.call}  # fmt: skip
     tick = run.ticking("tokens", len(seeds) * sum(len(p.subsets) for p in planned))
-    found = labels(
-        run.pipe, planned, Parts(run.out / "tokens", run.notes.append), judge=judge, settings=settings, progress=tick
-    )
+    parts = Parts(run.out / "tokens", run.notes.append, [run.code, code_of(labels)])
+    found = labels(run.pipe, planned, parts, judge=judge, settings=settings, progress=tick)
     made: list[Row] = []
     if "tokens" in methods:
         made += representative(found, kinds)
