@@ -55,3 +55,12 @@ def sd1():
 @pytest.fixture(scope="session")
 def flux():
     return tiny("flux")
+
+
+@pytest.fixture
+def map_edits(monkeypatch):
+    """Interventions may return a `MapEdit` of the reference."""
+    import reference
+    from unleak.engine import denoising
+
+    monkeypatch.setattr(denoising, "execute", reference.execute_map_edits)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracle import Case, Record, adapter, draw_prompts
+from reference import full_map
 from unleak.core.intervention import Intervention
 from unleak.engine.execute import execute
 from unleak.engine.session import attach
@@ -70,7 +71,7 @@ class Maps(Intervention):
     def on_attention(self, ctx, site):
         if site.kind != "cross" or not site.name.startswith("mid_block"):
             return
-        before = site.full_map(None)
+        before = full_map(site, None)
         mix = self.method.on_attention(ctx, site)
         unit = torch.eye(site.text_length).expand(*site.v.shape[:2], -1, -1)
         after = before

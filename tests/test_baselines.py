@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from reference import MapEdit, full_map
 from tiny import draw, tiny
-from unleak.core.edits import MapEdit
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
@@ -18,6 +18,8 @@ from unleak.words.methods.maps import Maps
 from unleak.words.methods.patch import Patch
 from unleak.words.methods.structure import StructureDiffusion
 from unleak.words.methods.tebopt import TEBOpt, loss
+
+pytestmark = pytest.mark.usefixtures("map_edits")
 
 PROMPT = "a red mouse and a laptop"
 ITEMS = ("red mouse", "laptop")
@@ -66,7 +68,7 @@ class Spy(Intervention):
             return None
         edit = self.method.on_attention(ctx, site)
         rows = list(site.rows.of("cond"))
-        ctx.results.setdefault("outputs", {})[ctx.step, site.name] = site.full_map("cond") @ edit.values
+        ctx.results.setdefault("outputs", {})[ctx.step, site.name] = full_map(site, "cond") @ edit.values
         assert len(edit.values) == len(rows)
 
 

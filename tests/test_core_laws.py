@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
+from reference import dense, full_map
 from tiny import NAMES, draw, tiny
 from unleak.core.anatomy import Anatomy
 from unleak.core.edits import Bias, KeyScale, KeyValueSwap, Mask, Partition, Region
@@ -318,17 +319,17 @@ def test_n_interventions_are_one_kernel_call(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_executors_agree_through_a_pipeline(name, monkeypatch):
-    from unleak.engine import denoising, execute
+    from unleak.engine import denoising
 
     pipe, drawn = tiny(name), {}
     Anatomy.of(pipe).denoiser.double()
     for part in (*(e.module for e in Anatomy.of(pipe).encoders), pipe.vae):
         part.double()
-    for how in ("partitioned", "dense"):
-        monkeypatch.setattr(denoising, "execute", lambda c, e, k, how=how: execute.execute(c, e, k, how))
+    for how, carry_out in (("fused", denoising.execute), ("dense", lambda call, edits, kernel: dense(call, edits))):
+        monkeypatch.setattr(denoising, "execute", carry_out)
         with attach(pipe, Regions(), Scale(2.0)):
             drawn[how] = draw(pipe, steps=2)
-    assert (drawn["partitioned"] - drawn["dense"]).abs().max() < 1e-9 * drawn["dense"].abs().max()
+    assert (drawn["fused"] - drawn["dense"]).abs().max() < 1e-9 * drawn["dense"].abs().max()
     assert (drawn["dense"] - draw(pipe, steps=2)).abs().max() > 1e-3
 
 
@@ -544,7 +545,7 @@ def test_the_whole_map_on_request(sd1):
     @dataclass(frozen=True)
     class Full(Intervention):
         def on_attention(self, ctx, site):
-            ctx.results[site.name] = site.full_map()
+            ctx.results[site.name] = full_map(site)
 
     with attach(sd1, Full(sites="mid_block*")) as run:
         draw(sd1, steps=1)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from reference import full_map, softmax_map
 from test_core_edits import CELLS, HEADS, HEIGHT, TEXT, WIDTH, make_call
 from unleak.core import scores
 from unleak.core.scores import RunningMean
@@ -25,7 +26,7 @@ def qkv(batch=2, heads=3, queries=50, keys=17, wide=8, dtype=torch.float64):
 def test_chunked_columns_equal_the_dense_softmax(chunk, masked):
     q, k, _ = qkv()
     mask = torch.randn(1, 1, 50, 17, dtype=torch.float64) if masked else None
-    dense = scores.full_map(q, k, 0.3, mask)
+    dense = softmax_map(q, k, 0.3, mask)
     lse = scores.log_sum_exp(q, k, 0.3, mask, chunk)
     assert (scores.columns(q, k, [0, 5, 16], 0.3, lse, mask) - dense[..., [0, 5, 16]]).abs().max() < 1e-12
 
@@ -69,7 +70,7 @@ def test_gradients_keep_to_the_differentiable_way():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_calls_columns_are_those_of_its_map(kind, dtype):
     call = make_call(kind, dtype=dtype)
-    full = call.full_map("cond")[:, :, call.layout.image_queries, call.layout.text_keys]
+    full = full_map(call, "cond")[:, :, call.layout.image_queries, call.layout.text_keys]
     columns = call.columns([3, 1], "cond", mean_heads=False)
     assert columns.shape == (2, HEADS, HEIGHT, WIDTH, 2)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from reference import MapEdit
 from tiny import draw, tiny
-from unleak.core.edits import MapEdit
 from unleak.core.intervention import Intervention, Window
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NoSite, UnsupportedModel
@@ -29,7 +29,10 @@ PROMPT = "a red cat and a horse by a bus"
 ITEMS = ("red cat", "horse", "bus")
 SIZE = (128, 192)
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*stands out nowhere")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*stands out nowhere"),
+    pytest.mark.usefixtures("map_edits"),
+]
 
 
 def far(a, b):

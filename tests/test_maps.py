@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reference import full_map
 from tiny import draw
 from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
@@ -25,7 +26,7 @@ class Everything(Intervention):
 
     def on_attention(self, ctx, site):
         if site.kind != "self":
-            full = site.full_map("cond").mean(1)[:, site.layout.image_queries, site.layout.text_keys]
+            full = full_map(site, "cond").mean(1)[:, site.layout.image_queries, site.layout.text_keys]
             ctx.results.setdefault("full", []).append(full.unflatten(1, site.grid))
 
 

@@ -247,7 +247,7 @@ def test_region_guided_attention_is_the_materialised_equation(pipe, key_embed):
 
 
 def test_words_of_an_object_have_no_weight_outside_its_region(one):
-    from unleak.engine.effects import effects
+    from unleak.engine.resolve import resolve
 
     masks = boxes()
     part = RGBCAM(OBJECTS, masks)
@@ -255,7 +255,7 @@ def test_words_of_an_object_have_no_weight_outside_its_region(one):
 
     def look(ctx, site):
         if site.kind == "cross":
-            biases = [e for e in effects(site, part.on_attention(ctx, site)) if e.bias is not None]
+            biases = [e for e in resolve(site, part.on_attention(ctx, site)) if e.bias is not None]
             (row,) = site.rows.of("cond")
             logits = site.q[row] @ site.k[row].mT * site.scale
             for effect in biases:
@@ -465,9 +465,9 @@ def test_the_injected_map_is_the_sources_with_the_targets_values(one):
 
     def look(ctx, site):
         if site.kind == "self" and ctx.step == 0:
-            from unleak.engine.effects import swapped
+            from unleak.engine.resolve import swap
 
-            q, k, v = swapped(site, SelfInjection(1.0).on_attention(ctx, site))
+            q, k, v = swap(site, SelfInjection(1.0).on_attention(ctx, site))
             for target, source in (("cond", "source_cond"), ("uncond", "source_uncond")):
                 (t,), (s,) = site.rows.of(target), site.rows.of(source)
                 assert torch.equal(q[t], site.q[s]) and torch.equal(k[t], site.k[s]) and torch.equal(v[t], site.v[t])

@@ -180,12 +180,6 @@ class AttentionCall:
         found = scores.shares(self.q[picked][:, :, cells], self.k[picked], self.scale, mask)[..., row_index(keys)]
         return found if self.kind == "cross" else found / found.sum(-1, keepdim=True)
 
-    def full_map(self, rows: Which = "cond") -> Tensor:
-        """The whole map [rows, heads, N, K] of this call, before any edit. Materialised: for small sites."""
-        picked = row_index(self.rows.of(rows))
-        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
-        return scores.full_map(self.q[picked], self.k[picked], self.scale, mask)
-
     def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [n, H, L, d] that this cross site makes of other text rows [n, L, D] or [L, D].
 

@@ -1,4 +1,4 @@
-"""Descriptions of what a method does to one attention call. `execute.py` carries them out.
+"""Descriptions of what a method does to one attention call. The engine carries them out.
 
 With q, k, v of a call, all edits together mean, for every batch row and query,
 
@@ -6,7 +6,7 @@ With q, k, v of a call, all edits together mean, for every batch row and query,
 
 in a fixed order, whoever asked: row swaps change q, k, v first (in list order), a region's keys and values
 replace them for its queries (a later region wins), key scales multiply into F, biases add up; the softmax then
-may be mixed with that of other rows, and map edits change it last, in list order. `rows` says
+may be mixed with that of other rows. `rows` says
 which batch rows are meant ("cond", "uncond", a branch's name, positions, None = all). Cells and tokens are
 addressed alike everywhere: a bool tensor [h, w] (any size, resized nearest; or [rows, h, w]) is a mask over
 image cells, a sequence of integers are text tokens, "image" is every image cell, None is everything.
@@ -14,7 +14,7 @@ image cells, a sequence of integers are text tokens, "image" is every image cell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -126,11 +126,4 @@ class MapMix:
     keep: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class MapEdit:
-    """Change the attention map itself, [B, H, N, K] -> same shape, all batch rows. Materialises the map."""
-
-    change: Callable[[Tensor], Tensor]
-
-
-Edit: TypeAlias = KeyScale | Bias | Partition | RowSwap | ValueSwap | MapMix | MapEdit
+Edit: TypeAlias = KeyScale | Bias | Partition | RowSwap | ValueSwap | MapMix

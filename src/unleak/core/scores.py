@@ -42,12 +42,6 @@ def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tens
     return torch.exp(logits - lse[..., None])
 
 
-def full_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """The whole attention map [B, H, N, K]; materialised, so ask for it only at small sites."""
-    logits = _wide(q) @ _wide(k).mT * scale
-    return torch.softmax(logits if mask is None else logits + mask, dim=-1)
-
-
 def shares(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
     """Attention of the average query to each key [B, H, K], holding at most `chunk` logits at a time."""
     size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
@@ -55,7 +49,8 @@ def shares(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk
     for start in range(0, q.shape[2], size):
         part = slice(start, start + size)
         here = mask if mask is None or mask.shape[-2] == 1 else mask[..., part, :]
-        total += full_map(q[:, :, part], k, scale, here).sum(2)
+        logits = _wide(q[:, :, part]) @ _wide(k).mT * scale
+        total += torch.softmax(logits if here is None else logits + here, dim=-1).sum(2)
     return total / q.shape[2]
 
 

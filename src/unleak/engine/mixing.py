@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from unleak.core.attention import AttentionCall, additive
-from unleak.core.edits import MapMix
-from unleak.engine.effects import Effect
+from unleak.core.edits import Edit, MapMix
+from unleak.engine.resolve import Resolved
 from unleak.errors import BadInput, Conflict
 
 
@@ -29,14 +29,14 @@ class Mix:
     keep: Tensor
 
 
-def mixes(call: AttentionCall, edits: Sequence[object], made: Sequence[Effect]) -> list[Mix]:
+def resolve_mixes(call: AttentionCall, edits: Sequence[Edit], resolved: Sequence[Resolved]) -> list[Mix]:
     """Every mixed row of a call.
 
     Raises:
         BadInput: `take` or `keep` does not fit the site's keys or the rows.
         Conflict: a row is mixed twice, or from a mixed row, or a region gives it other values.
     """
-    found: list[Mix] = []
+    mixes: list[Mix] = []
     for edit in edits:
         if not isinstance(edit, MapMix):
             continue
@@ -47,52 +47,44 @@ def mixes(call: AttentionCall, edits: Sequence[object], made: Sequence[Effect]) 
             raise BadInput(f"a mix over {tuple(take.shape[1:])} keys does not fit the {keys} of site {call.name}")
         if pairs and {len(take), len(keep)} - {1, len(pairs)}:
             raise BadInput(f"{len(take)} and {len(keep)} tables do not fit {len(pairs)} target rows")
-        found += [Mix(t, s, take[i % len(take)], keep[i % len(keep)]) for i, (t, s) in enumerate(pairs)]
-    targets = [mix.target for mix in found]
-    valued = {row for effect in made if effect.values is not None for row in effect.rows}
-    if len(set(targets)) < len(targets) or {mix.source for mix in found} & set(targets) or valued & set(targets):
+        mixes += [Mix(t, s, take[i % len(take)], keep[i % len(keep)]) for i, (t, s) in enumerate(pairs)]
+    targets = [mix.target for mix in mixes]
+    valued = {row for edit in resolved if edit.values is not None for row in edit.rows}
+    if len(set(targets)) < len(targets) or {mix.source for mix in mixes} & set(targets) or valued & set(targets):
         raise Conflict(f"a row of site {call.name} is mixed twice, from a mixed row, or has values by region")
-    return found
+    return mixes
 
 
-def mixed_maps(weights: Tensor, wanted: Sequence[Mix]) -> Tensor:
-    """The definition, on materialised maps [B, H, N, K]."""
-    out = weights.clone()
-    for mix in wanted:
-        out[mix.target] = weights[mix.source] @ mix.take.to(weights) + weights[mix.target] * mix.keep.to(weights)
-    return out
-
-
-def grown(
-    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, made: Sequence[Effect], wanted: Sequence[Mix]
-) -> tuple[AttentionCall, Tensor, Tensor, Tensor, list[Effect]]:
+def with_source_rows(
+    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, resolved: Sequence[Resolved], mixes: Sequence[Mix]
+) -> tuple[AttentionCall, Tensor, Tensor, Tensor, list[Resolved]]:
     """The call with one more row for each mix, whose values are ``take v``; the target's own become ``keep v``."""
-    sources, targets = [mix.source for mix in wanted], [mix.target for mix in wanted]
-    taken = torch.stack([mix.take @ v[mix.target] for mix in wanted])
-    kept = torch.stack([mix.keep[:, None] * v[mix.target] for mix in wanted])
+    sources, targets = [mix.source for mix in mixes], [mix.target for mix in mixes]
+    taken = torch.stack([mix.take @ v[mix.target] for mix in mixes])
+    kept = torch.stack([mix.keep[:, None] * v[mix.target] for mix in mixes])
     values = torch.cat([v, taken])
     values[targets] = kept
     mask = call.mask
     if mask is not None:
         mask = additive(mask, q)
         mask = mask if len(mask) == 1 else torch.cat([mask, mask[sources]])
-    new = [_with_copies(effect, sources, len(q)) for effect in made]
-    return replace(call, mask=mask), torch.cat([q, q[sources]]), torch.cat([k, k[sources]]), values, new
+    edits = [_with_copies(edit, sources, len(q)) for edit in resolved]
+    return replace(call, mask=mask), torch.cat([q, q[sources]]), torch.cat([k, k[sources]]), values, edits
 
 
-def _with_copies(effect: Effect, sources: Sequence[int], batch: int) -> Effect:
-    """The effect also on the copies of its rows."""
-    at = [effect.rows.index(source) for source in sources if source in effect.rows]
-    copies = tuple(batch + i for i, source in enumerate(sources) if source in effect.rows)
-    parts = {name: getattr(effect, name) for name in ("queries", "keys", "values", "factor", "bias")}
+def _with_copies(edit: Resolved, sources: Sequence[int], batch: int) -> Resolved:
+    """The edit also on the copies of its rows."""
+    at = [edit.rows.index(source) for source in sources if source in edit.rows]
+    copies = tuple(batch + i for i, source in enumerate(sources) if source in edit.rows)
+    parts = {name: getattr(edit, name) for name in ("queries", "keys", "values", "factor", "bias")}
     own: dict[str, Any] = {name: torch.cat([t, t[at]]) for name, t in parts.items() if t is not None and len(t) > 1}
-    return replace(effect, rows=(*effect.rows, *copies), **own)
+    return replace(edit, rows=(*edit.rows, *copies), **own)
 
 
-def folded(out: Tensor, wanted: Sequence[Mix]) -> Tensor:
-    """The output of a grown call, with each target's two parts added."""
-    batch = len(out) - len(wanted)
+def add_source_rows(out: Tensor, mixes: Sequence[Mix]) -> Tensor:
+    """The output of a call `with_source_rows`, with each target's two parts added."""
+    batch = len(out) - len(mixes)
     result = out[:batch].clone()
-    for i, mix in enumerate(wanted):
+    for i, mix in enumerate(mixes):
         result[mix.target] += out[batch + i]
     return result

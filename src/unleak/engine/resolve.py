@@ -1,4 +1,4 @@
-"""Edits made concrete for one attention call: which rows, which queries, and the tensors that change."""
+"""Resolved edits: which rows and queries of one attention call change, and the tensors that they change to."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from unleak.errors import BadInput, EmptyMask
 
 
 @dataclass(frozen=True, eq=False)
-class Effect:
-    """One edit made concrete for one call: which batch rows, which queries ([1 or rows, N] bool, None = all)
-    and what changes for them. `order` sorts effects: keys and values, then factors, then biases.
+class Resolved:
+    """One edit at one call: its batch rows, its queries ([1 or rows, N] bool, None = all) and what changes for them.
 
     One kind of change is set: `keys` and/or `values` [rows or 1, H, K, d]; `factor` [rows or 1, H or 1, 1,
-    K]; `bias` [rows or 1, H or 1, N or 1, K].
+    K]; `bias` [rows or 1, H or 1, N or 1, K]. `order` sorts them: keys and values, then factors, then biases.
     """
 
     order: int
@@ -31,16 +30,43 @@ class Effect:
     bias: Tensor | None = None
     may_forbid: bool = False
 
+    def of_rows(self, part: Tensor, rows: Sequence[int]) -> Tensor:
+        """The part of some of its rows: [1, ...] where all have the same."""
+        return part if len(part) == 1 else part[[self.rows.index(row) for row in rows]]
 
-def swapped(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Tensor]:
+
+def resolve(call: AttentionCall, edits: Sequence[Edit]) -> list[Resolved]:
+    """Everything but row swaps, value swaps and mixes, in canonical order.
+
+    Raises BadInput: an edit is none, or does not fit the call. EmptyMask: a region holds no cell.
+    """
+    resolved: list[Resolved] = []
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise BadInput(f"on_attention returned a {type(edit).__name__}, which is no edit; see unleak.core.edits")
+        rows = call.rows.of(edit.rows) if isinstance(edit, KeyScale | Bias | Partition) else ()
+        if not rows:
+            continue
+        if isinstance(edit, KeyScale):
+            resolved.append(_scale(call, edit, rows))
+        elif isinstance(edit, Bias):
+            resolved.append(_bias(call, edit, rows))
+        elif isinstance(edit, Partition):
+            resolved += [_region(call, region, rows) for region in edit.regions]
+    return sorted(resolved, key=lambda edit: edit.order)
+
+
+def swap(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v after the swaps, in list order; the call's own tensors are not written to."""
     parts = {"q": call.q, "k": call.k, "v": call.v}
     for edit in edits:
         if isinstance(edit, RowSwap):
             pairs = call.rows.pairs(edit.target, edit.source)
-            target, chosen = [t for t, _ in pairs], [s for _, s in pairs]
-            for name in edit.parts if target else "":
-                parts[name] = _replaced(parts[name], target, parts[name][chosen])
+            targets, sources = [t for t, _ in pairs], [s for _, s in pairs]
+            for name in edit.parts if pairs else "":
+                swapped = parts[name].clone()
+                swapped[targets] = parts[name][sources]
+                parts[name] = swapped
         elif isinstance(edit, ValueSwap):
             rows = call.rows.of(edit.rows)
             keys = list(range(call.k.shape[2])) if edit.tokens is None else call.token_keys(edit.tokens)
@@ -51,37 +77,15 @@ def swapped(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor,
     return parts["q"], parts["k"], parts["v"]
 
 
-def _replaced(x: Tensor, rows: Sequence[int], value: Tensor) -> Tensor:
-    x = x.clone()
-    x[list(rows)] = value
-    return x
-
-
-def effects(call: AttentionCall, edits: Sequence[Edit]) -> list[Effect]:
-    """Everything but swaps and map edits, concrete and in canonical order."""
-    made: list[Effect] = []
-    for edit in edits:
-        rows = call.rows.of(edit.rows) if isinstance(edit, KeyScale | Bias | Partition) else ()
-        if not rows:
-            continue
-        if isinstance(edit, KeyScale):
-            made.append(_scale(call, edit, rows))
-        elif isinstance(edit, Bias):
-            made.append(_bias(call, edit, rows))
-        elif isinstance(edit, Partition):
-            made += [_region(call, region, rows) for region in edit.regions]
-    return sorted(made, key=lambda effect: effect.order)
-
-
-def _scale(call: AttentionCall, edit: KeyScale, rows: tuple[int, ...]) -> Effect:
+def _scale(call: AttentionCall, edit: KeyScale, rows: tuple[int, ...]) -> Resolved:
     factor = torch.as_tensor(edit.factor, dtype=call.q.dtype, device=call.q.device)
     factor = factor.reshape((1,) * (3 - factor.ndim) + factor.shape)[:, :, None]  # [rows or 1, heads or 1, 1, T or 1]
     ones = call.q.new_ones(len(factor), call.q.shape[1] if edit.heads else factor.shape[1], 1, call.k.shape[2])
     full = _write(ones, edit.heads, call.token_keys(edit.tokens), factor)
-    return Effect(1, rows, _queries(call, edit.queries, rows), factor=full)
+    return Resolved(1, rows, _queries(call, edit.queries, rows), factor=full)
 
 
-def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Effect:
+def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Resolved:
     value = torch.as_tensor(edit.value, dtype=call.q.dtype, device=call.q.device)
     value = value.reshape((1,) * (4 - value.ndim) + value.shape)
     heads = call.q.shape[1] if edit.heads else value.shape[1]
@@ -96,14 +100,14 @@ def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Effect:
         zeros = call.q.new_zeros(len(value), heads, value.shape[2], call.k.shape[2])
         full = _write(zeros, edit.heads, keys, value)
     if value.shape[2] == 1:
-        return Effect(2, rows, _queries(call, edit.queries, rows), bias=full, may_forbid=may_forbid)
+        return Resolved(2, rows, _queries(call, edit.queries, rows), bias=full, may_forbid=may_forbid)
     layout = call.layout
     queries = _positions(call, edit.queries, rows, layout.image_queries, layout.text_queries, call.q.shape[2])
     if isinstance(queries, Tensor) or len(queries) != value.shape[2]:
         raise BadInput(f"a bias of {value.shape[2]} query rows does not fit `queries` of site {call.name}")
     spread = full.new_zeros(len(full), full.shape[1], call.q.shape[2], full.shape[3])
     spread[:, :, queries] = full
-    return Effect(2, rows, None, bias=spread, may_forbid=may_forbid)
+    return Resolved(2, rows, None, bias=spread, may_forbid=may_forbid)
 
 
 def _write(full: Tensor, heads: Sequence[int] | None, keys: Sequence[int], value: Tensor) -> Tensor:
@@ -118,18 +122,18 @@ def _write(full: Tensor, heads: Sequence[int] | None, keys: Sequence[int], value
     return full
 
 
-def _region(call: AttentionCall, region: Region, rows: tuple[int, ...]) -> Effect:
+def _region(call: AttentionCall, region: Region, rows: tuple[int, ...]) -> Resolved:
     keys, values = region.keys, region.values
     if region.text is not None:
-        made_keys, made_values = call.encode(region.text)
-        keys, values = (None if region.keep_keys else made_keys), made_values
+        keys, values = call.encode(region.text)
+        keys = None if region.keep_keys else keys
     for part in (keys, values):
         if part is not None and part.shape[-2] != call.k.shape[2]:
             raise BadInput(f"a region brings {part.shape[-2]} keys to site {call.name} with {call.k.shape[2]}")
     four = [None if part is None else part.reshape(-1, *part.shape[-3:]).to(call.k) for part in (keys, values)]
     if not call.once(("filled", id(region.mask)), region.mask, lambda: bool(region.mask.any())):
         raise EmptyMask("a region's mask holds no cell; draw it larger or leave the region out")
-    return Effect(0, rows, _queries(call, region.mask, rows), keys=four[0], values=four[1])
+    return Resolved(0, rows, _queries(call, region.mask, rows), keys=four[0], values=four[1])
 
 
 def _queries(call: AttentionCall, which: Where, rows: tuple[int, ...]) -> Tensor | None:
@@ -137,16 +141,16 @@ def _queries(call: AttentionCall, which: Where, rows: tuple[int, ...]) -> Tensor
     if which is None:
         return None
     length, layout = call.q.shape[2], call.layout
-    found = _positions(call, which, rows, layout.image_queries, layout.text_queries, length)
-    if isinstance(found, Tensor):
-        return found
+    positions = _positions(call, which, rows, layout.image_queries, layout.text_queries, length)
+    if isinstance(positions, Tensor):
+        return positions
 
     def build() -> Tensor:
         mask = torch.zeros(1, length, dtype=torch.bool, device=call.q.device)
-        mask[:, found] = True
+        mask[:, positions] = True
         return mask
 
-    return call.once(("queries", tuple(found), length), which, build)
+    return call.once(("queries", tuple(positions), length), which, build)
 
 
 def _positions(
