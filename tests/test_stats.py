@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -145,3 +148,12 @@ def test_items_that_are_separated_perfectly_are_not_certain():
 def test_nothing_has_no_figure(figure):
     with pytest.raises(BadInput, match="take more prompts"):
         figure([])
+
+
+def test_no_committed_share_is_certain():
+    """What is counted or has no bounds may have no interval; shares, their means and differences have one."""
+    unbounded = ("background_", "quality", "similarity", "diversity", "seconds_ratio", "encoder_rows", "denoiser_rows")
+    for file in (Path(__file__).parent.parent / "docs" / "results").rglob("results.json"):
+        for row in json.loads(file.read_text("utf-8"))["rows"]:
+            if "metric" in row and not row["metric"].startswith(unbounded) and not row["metric"].endswith("mcnemar_p"):
+                assert row["low"] < row["high"], (file, row)
