@@ -12,8 +12,8 @@ from unleak.drawing import photo
 from unleak.errors import EmptyMask
 from unleak.models import load
 from unleak.regions.masks.own_masks import levels, local_mean, own_masks, unit_range
-from unleak.regions.masks.prediction_gain import without
 from unleak.text.items import Item
+from unleak.text.without import each_without
 from unleak.world import load as load_world
 from unleak.world.edits import edit_cases
 from unleak.world.render import Renderer
@@ -23,7 +23,7 @@ SIZE = (64, 96)
 
 def test_an_item_is_just_a_thing_with_its_article_and_its_colour_gone():
     items = [Item.of("orange cup"), Item.of("the mouse"), Item.of("owl")]
-    assert without("an orange cup, the mouse and an owl", items) == [
+    assert each_without("an orange cup, the mouse and an owl", items) == [
         "a thing, the mouse and an owl",
         "an orange cup, the thing and an owl",
         "an orange cup, the mouse and a thing",

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.text.causal import is_causal
 from unleak.text.items import Item, find_all
-from unleak.text.phrases import Phrase, phrase, rename
+from unleak.text.phrases import Phrase, phrase
 from unleak.text.separate import apart, hidden, separated
 from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.without import THING, without
 
 
 class Call(Protocol):
@@ -84,7 +85,7 @@ class Scene:
         others: Sequence[Item] = (),
         article: str = "auto",
         filler: str = ",",
-        substitute: str = "thing",
+        substitute: str = THING,
     ) -> None:
         self.call, self.article, self.filler, self.substitute = call, article, filler, substitute
         self.named = (*items, *others)
@@ -133,8 +134,10 @@ class Scene:
 
     def substituted(self, keep: Collection[int]) -> View:
         """The (renamed) prompts with the items that are not in ``keep`` replaced: "a mouse and a thing"."""
-        senses = [item.sense if i in keep else self.substitute for i, item in enumerate(self.named)]
-        return self._once(("substituted", *sorted(keep)), lambda: self._view(self._place(self._sentences(senses))))
+        gone, senses = set(self.every) - set(keep), [item.sense for item in self.named]
+        return self._once(
+            ("substituted", *sorted(keep)), lambda: self._view(self._place(self._sentences(senses, gone)))
+        )
 
     @cached_property
     def separated(self) -> View:
@@ -173,10 +176,10 @@ class Scene:
     def _by_sense(self) -> Placed:
         return self._place(self._sentences([item.sense for item in self.named]))
 
-    def _sentences(self, senses: Sequence[str | None]) -> Texts:
+    def _sentences(self, senses: Sequence[str | None], gone: Collection[int] = ()) -> Texts:
         texts: Texts = []
         for prompt, found in zip(self.call.prompts, self._found, strict=True):
-            text, phrases = rename(prompt, list(zip(found, senses, strict=True)))
+            text, phrases = without(prompt, found, gone, self.substitute, senses)
             texts.append((text, dict(enumerate(phrases))))
         return texts
 

@@ -24,9 +24,8 @@ from unleak.core.predictions import Level, predicted
 from unleak.core.rows import Branch
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, prompt_of
 from unleak.regions.methods.schedule import alphas
-from unleak.regions.methods.slots import THING
 from unleak.text.items import Item
-from unleak.text.phrases import past_article, rename
+from unleak.text.without import each_without
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -35,15 +34,6 @@ GAIN = "prediction_gain"
 """Where the maps are left in `ctx.results`."""
 BLURRED = Window(0.2, 0.6)
 """When the image is still blurred enough that words help."""
-
-
-def without(prompt: str, items: list[Item]) -> list[str]:
-    """The prompt once for each item, which is just a thing there.
-
-    ``without("a cup and a mouse", [cup, mouse])`` -> "a thing and a mouse", "a cup and a thing".
-    """
-    spans = [past_article(prompt, item.find(prompt)) for item in items]
-    return [rename(prompt, [(span, THING)])[0] for span in spans]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +66,7 @@ class PredictionGain(Intervention):
     def _without(self, ctx: Context) -> list[Branch]:
         objects = each_list(self.objects)
         prompts, _ = own_prompts(ctx, len(objects))
-        texts = [without(p, [Item.of(one) for one in some]) for p, some in zip(prompts, objects, strict=True)]
+        texts = [each_without(p, [Item.of(one) for one in some]) for p, some in zip(prompts, objects, strict=True)]
         rows, pooled = ctx.encode([text for some in texts for text in some])
         first = [sum(map(len, texts[:i])) for i in range(len(texts))]  # a prompt's first text among all
         branches = []

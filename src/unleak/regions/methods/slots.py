@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from unleak.errors import SpanMismatch, UnsupportedModel
 from unleak.text.items import Item
 from unleak.text.match import Chars
-from unleak.text.phrases import past_article, rename
+from unleak.text.phrases import past_article
 from unleak.text.positions import readable
 from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.without import without
 
 if TYPE_CHECKING:
     from unleak.text.call import Encoded, TextCall
-
-THING = "thing"  #: what every other object is with rest="neutral"
 
 
 class OwnText(NamedTuple):
@@ -46,7 +45,8 @@ def among_things(prompt: str, items: Sequence[Item]) -> list[OwnText]:
     bare = [past_article(prompt, span) for span in spans]
     texts = []
     for i, kept in enumerate(spans):
-        text, phrases = rename(prompt, [(kept, None) if j == i else (at, THING) for j, at in enumerate(bare)])
+        found = [kept if j == i else at for j, at in enumerate(bare)]
+        text, phrases = without(prompt, found, {j for j in range(len(items)) if j != i})
         others = tuple((at, phrases[j].item) for j, at in enumerate(bare) if j != i)
         texts.append(OwnText(text, phrases[i].item, others))
     return texts

@@ -21,11 +21,9 @@ from unleak.judges import Judge
 from unleak.stats.rate import Rate
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars, occurrences
-from unleak.text.phrases import rename
 from unleak.text.prompt import check_prompt
+from unleak.text.without import without
 from unleak.words.diagnosis.neglect import KeepItem, Sighting, judge_images
-
-SUBSTITUTE = "thing"
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def image_flow(
     check_prompt(prompt)
     named, drawing = parse_items(items), Drawing(pipe, seeds, call, judge, progress)
     found = find_all(prompt, named)
-    texts = {None: (prompt, named)} | {j: _without(prompt, found, j) for j in range(len(named))}
+    texts = {None: (prompt, named)} | {j: _items_without(prompt, found, j) for j in range(len(named))}
     jobs = {
         (i, j): (text, KeepItem(own[i], own[:i] + own[i + 1 :], rows))
         for j, (text, placed) in texts.items()
@@ -126,9 +124,9 @@ def image_flow(
     return ImageFlow(prompt, named, drawing.seeds, changes)
 
 
-def _without(prompt: str, found: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:
+def _items_without(prompt: str, found: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:
     """The prompt with another word for item j, and all items as they are written in it."""
-    text, phrases = rename(prompt, [(at, SUBSTITUTE if k == j else None) for k, at in enumerate(found)])
+    text, phrases = without(prompt, found, {j})
     return text, tuple(_at(text, one.item) for one in phrases)
 
 

@@ -25,10 +25,10 @@ from unleak.errors import NotFinite, PromptTruncated
 from unleak.text.causal import is_causal
 from unleak.text.encoder_calls import Heard
 from unleak.text.match import Chars
-from unleak.text.phrases import phrase, rename
+from unleak.text.phrases import phrase
 from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.without import THING, without
 
-SUBSTITUTE = "thing"
 REST = -1  #: stands for everything in a prompt but its only item
 AFTER = 2  #: rows after the text that are read: EOS and the first pad
 TOKENS = 4096  #: encoded at once
@@ -119,7 +119,7 @@ Without = frozenset[int]
 """The items that are replaced by the substitute, or left out (`REST`)."""
 
 
-def variants(prompt: str, found: Sequence[Chars], substitute: str = SUBSTITUTE) -> dict[Without, Sentence]:
+def variants(prompt: str, found: Sequence[Chars], substitute: str = THING) -> dict[Without, Sentence]:
     """The prompt, and the prompt without each item and each pair of items: 1 + n + n(n-1)/2 sentences.
 
     The context of an item that is the only one is the rest of the prompt, which is left out: "a mouse", "a thing".
@@ -127,7 +127,7 @@ def variants(prompt: str, found: Sequence[Chars], substitute: str = SUBSTITUTE) 
     every = range(len(found))
     out = {}
     for gone in [Without(c) for size in range(3) for c in combinations(every, size)]:
-        text, placed = rename(prompt, [(at, substitute if i in gone else None) for i, at in enumerate(found)])
+        text, placed = without(prompt, found, gone, substitute)
         out[gone] = Sentence(text, tuple((i, p.name) for i, p in enumerate(placed)))
     if len(found) == 1:
         for gone, sense in ((Without({REST}), None), (Without({0, REST}), substitute)):
