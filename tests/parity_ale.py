@@ -16,7 +16,7 @@ from unleak.engine.session import attach
 from unleak.regions.masks.masks import foreground, partition, to_grid
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
-from unleak.regions.methods.ddcm import DDCM, SOURCE, transport
+from unleak.regions.methods.ddcm import DDCM, SOURCE, ddcm_step
 from unleak.regions.methods.ore import embed
 from unleak.regions.methods.schedule import alphas
 from unleak.regions.plan import located
@@ -129,7 +129,7 @@ def steps(run, method: Ale, schedule, blend: Blend, given: dict[str, Tensor]) ->
         a, next_a = alphas(schedule, i)
         kind = schedule.config.prediction_type
         ours = predicted(e_t, x_t, kind, Level.of(a)), predicted(e_s, x_s, kind, Level.of(a))
-        z_t, last_t, last_s = transport(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
+        z_t, last_t, last_s = ddcm_step(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
         clean.append(z_t)
         x_t, x_s = after[i]
     keep = foreground(blend.masks, tuple(z0.shape[-2:]), blend.foreground)

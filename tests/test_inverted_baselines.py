@@ -21,7 +21,7 @@ from unleak.regions.edit import edit
 from unleak.regions.masks.masks import foreground
 from unleak.regions.methods.ddcm import DDCM
 from unleak.regions.methods.infedit import LayoutBlend, UnifiedAttention
-from unleak.regions.methods.inversion import Retrace, invert
+from unleak.regions.methods.inversion import ReplayInversion, invert
 from unleak.regions.methods.null_text import null_text
 from unleak.regions.methods.pnp import PlugAndPlay
 from unleak.regions.methods.schedule import variance_preserving
@@ -43,9 +43,9 @@ def masks():
     return made
 
 
-def run_on(pipe, way, method, target=TARGET, extra=()):
-    parts = method.parts(SOURCE, target, masks(), latents(), way)
-    start = (way if isinstance(way, torch.Tensor) else way.path)[-1]
+def run_on(pipe, trajectory, method, target=TARGET, extra=()):
+    parts = method.parts(SOURCE, target, masks(), latents(), trajectory)
+    start = (trajectory if isinstance(trajectory, torch.Tensor) else trajectory.latents)[-1]
     with variance_preserving(pipe, method.steps, reversible=True), attach(pipe, *parts, *extra) as run:
         final = pipe(
             target[0], num_inference_steps=method.steps, height=SIZE[0], width=SIZE[1], guidance_scale=2.0,
@@ -95,7 +95,7 @@ def test_optimised_rows_lead_nearer_to_the_path(one, path):
     before, after = (null_text(one, path, SOURCE[0], SIZE, 7.5, n) for n in (0, 4))
     assert after.losses[0] < before.losses[0]
     assert torch.equal(before.empty[0], before.empty[-1]) and not torch.equal(after.empty[0], before.empty[0])
-    assert torch.equal(after.path[0], path[0]) and torch.equal(after.path[-1], path[-1])
+    assert torch.equal(after.latents[0], path[0]) and torch.equal(after.latents[-1], path[-1])
     assert all(parameter.grad is None for parameter in one.unet.parameters())
     for wrong in ({"iterations": -1}, {"guidance": 1.0}):
         with pytest.raises(BadInput):
@@ -134,12 +134,13 @@ def test_what_cannot_act_says_so(one, path):
         attach(tiny("flux"), PlugAndPlay())
     with pytest.raises(NoSite, match="no module"):
         attach(one, PlugAndPlay(block="up_blocks.9"))
-    with pytest.raises(NoSite, match="behind the block"), attach(one, Retrace(path, 7.5, SOURCE[0]),
+    with pytest.raises(NoSite, match="behind the block"), attach(one, ReplayInversion(path, 7.5, SOURCE[0]),
                                                                  PlugAndPlay(block="conv_out")):  # fmt: skip
         draw(one, TARGET[0], size=SIZE, steps=STEPS)
-    with pytest.raises(EmptyWindow, match="of 1 steps"), attach(one, Retrace(path[:2], 7.5, SOURCE[0]), PlugAndPlay()):
+    replay = ReplayInversion(path[:2], 7.5, SOURCE[0])
+    with pytest.raises(EmptyWindow, match="of 1 steps"), attach(one, replay, PlugAndPlay()):
         draw(one, TARGET[0], size=SIZE, steps=1)
-    with pytest.raises(BadInput, match="path of 3 steps"), attach(one, Retrace(path)):
+    with pytest.raises(BadInput, match="trajectory of 3 steps"), attach(one, ReplayInversion(path)):
         draw(one, TARGET[0], size=SIZE, steps=2)
     with pytest.raises(BadInput, match="no layout"), attach(one, DDCM(latents(), SOURCE[0]), LayoutBlend(*SOURCE)):
         draw(one, TARGET[0], size=SIZE, steps=2)

@@ -136,10 +136,10 @@ class Editor:
     def _masks(self, images: Sequence[ImageEdits], clean: Tensor) -> Tensor:
         """The masks [images, K, H, W], widened; those that were not given are where the source is seen."""
         missing = [i for i, image in enumerate(images) if any(mask is None for mask in image.masks)]
-        seen = dict(zip(missing, self._source_masks([images[i] for i in missing], clean[missing]), strict=True))
+        model_masks = dict(zip(missing, self._source_masks([images[i] for i in missing], clean[missing]), strict=True))
         widened = []
         for i, image in enumerate(images):
-            masks = [seen[i][k] if mask is None else mask for k, mask in enumerate(image.masks)]
+            masks = [model_masks[i][k] if mask is None else mask for k, mask in enumerate(image.masks)]
             widened.append(masking.dilate(torch.stack(masks), self.method.dilation))
         return torch.stack(widened)
 

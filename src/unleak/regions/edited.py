@@ -90,10 +90,12 @@ class Edited(Result):
         lines = [title, f"  {self.preset}; {f'judge {self.judge}' if self.judge else 'no judge'}; seed {self.seed}"]
         for i, one in enumerate(self.edits):
             area = f"{100 * float(self.masks[i].float().mean()):.0f} % of the image"
-            said = "not judged"
+            verdict = "not judged"
             if self.checks is not None:
-                said = "is there" if self.checks[i].target_after else "is not there"
-            lines.append(f"  {one.target}: {said} ({area}, mask {'given' if self.given[i] else f'by {self.masker}'})")
+                verdict = "is there" if self.checks[i].target_after else "is not there"
+            lines.append(
+                f"  {one.target}: {verdict} ({area}, mask {'given' if self.given[i] else f'by {self.masker}'})"
+            )
         kept = self.psnr["rebuilt"]
         background = "no background" if kept is None else "exact" if math.isinf(kept) else f"{kept:.1f} dB"
         return [*lines, f"  background against the rebuilt photo: {background}", *(f"  note: {n}" for n in self.notes)]

@@ -14,11 +14,11 @@ from unleak.errors import BadInput, choose
 from unleak.regions.methods.images import Phrases, Prompts, each_prompt
 
 POSTERIOR = ("mode", "sample")
-Side: TypeAlias = tuple[Prompts, Phrases]
+PromptObjects: TypeAlias = tuple[Prompts, Phrases]
 """A prompt, and its phrases that are edited; or the prompt of each image, and the phrases of each."""
 
 
-def both(source: Side, target: Side) -> tuple[tuple[str, ...], ...]:
+def both(source: PromptObjects, target: PromptObjects) -> tuple[tuple[str, ...], ...]:
     """Of each image, the source's and the target's prompt."""
     return tuple(zip(each_prompt(source[0]), each_prompt(target[0]), strict=True))
 
@@ -60,21 +60,29 @@ class Method:
         """Whether any guidance needs unconditional rows."""
         return self.target_guidance != 1.0
 
-    def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
-        """The latents [images, C, h, w] that the pipeline starts from, and the way that `parts` follows.
+    def begin(
+        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
+    ) -> tuple[Tensor, Any]:
+        """The latents [images, C, h, w] that the pipeline starts from, and the trajectory that `parts` follows.
 
-        Here they are noise, and the way is the noise of every step, [steps, 1, C, h, w], alike for all images. A method
-        that `inverts` runs the pipeline on the source first.
+        Here they are noise, and the trajectory is the noise of every step, [steps, 1, C, h, w], alike for all images.
+        A method that `inverts` runs the pipeline on the source first.
 
         Args:
-            clean: z0, the source's latents [images, C, h, w]. side: the source's prompt and phrases.
+            clean: z0, the source's latents [images, C, h, w]. source: its prompt and phrases.
             size: (height, width) in pixels. random: the generator of all noise.
         """
         start, *noise = (torch.randn(1, *clean.shape[1:], generator=random) for _ in range(self.steps + 1))
         return start.expand(clean.shape), torch.stack(noise)
 
     def parts(
-        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+        self,
+        source: PromptObjects,
+        target: PromptObjects,
+        masks: Tensor,
+        clean: Tensor,
+        trajectory: Any = None,
+        negative: str | None = None,
     ) -> list[Intervention]:
         """The interventions, to be attached while the pipeline draws the target's prompt.
 
@@ -82,7 +90,7 @@ class Method:
             source: the source's prompt and its phrases that are edited.
             target: the target's prompt and what they became there, in the same order.
             masks: bool [K, H, W], or [images, K, H, W], widened already.
-            clean: z0 [images, C, h, w]. way: as `begin` gives it.
+            clean: z0 [images, C, h, w]. trajectory: as `begin` gives it.
             negative: the source's negative prompt, where the target has another.
         """
         raise NotImplementedError

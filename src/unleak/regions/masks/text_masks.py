@@ -24,7 +24,7 @@ from unleak.judges.load import load_model
 from unleak.regions.plan import without_article
 from unleak.text.items import Item
 
-SEEN = 0.5
+PIXEL = 0.5
 """Probability from which on a pixel belongs to what a text says."""
 BOX = 0.45
 """Score from which on a box counts; ALE's setting."""
@@ -51,7 +51,7 @@ class Masker(Protocol):
 class TextSegmenter:
     """See `Masker`. `model` gives `logits` [n, h, w] for n texts, each with a picture."""
 
-    def __init__(self, model: Any, processor: Any, name: str = "segmenter", threshold: float = SEEN) -> None:
+    def __init__(self, model: Any, processor: Any, name: str = "segmenter", threshold: float = PIXEL) -> None:
         self.model, self.processor, self.name, self.threshold = model.eval(), processor, name, threshold
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class TextSegmenter:
         size = picture.height, picture.width
         level = F.interpolate(logits.sigmoid(), size=size, mode="bilinear", align_corners=False)[:, 0]
         return torch.stack(
-            [_found(mask, text, self.name) for mask, text in zip(level >= self.threshold, texts, strict=True)]
+            [_not_empty(mask, text, self.name) for mask, text in zip(level >= self.threshold, texts, strict=True)]
         )
 
 
@@ -80,13 +80,13 @@ class BoxSegmenter:
 
     def masks(self, picture: Image.Image, objects: Sequence[str]) -> Tensor:
         model, processor = self.detector
-        found = []
+        masks = []
         for text in _names(processor.tokenizer, objects, self.name):
             (where,) = boxes(model, processor, [picture], with_article(text), self.threshold, self.name)
             if not len(where):
                 raise EmptyMask(f"{self.name} does not find {text!r} in the image: give a mask, or another name")
-            found.append(_found(self._fill(picture, where), text, self.name))
-        return torch.stack(found)
+            masks.append(_not_empty(self._fill(picture, where), text, self.name))
+        return torch.stack(masks)
 
     @torch.no_grad()
     def _fill(self, picture: Image.Image, where: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ def load_masker(*where: str | Path, device: str | None = None) -> Masker:
     """
     name = " + ".join(map(str, where))
     if len(where) == 1:
-        wanted = "a model that segments by text (CLIPSeg), or a detector and a segmenter,"
-        model, processor, _ = load_model(where[0], ["CLIPSegForImageSegmentation"], "text segmenter", wanted, device)
+        kind = "a model that segments by text (CLIPSeg), or a detector and a segmenter,"
+        model, processor, _ = load_model(where[0], ["CLIPSegForImageSegmentation"], "text segmenter", kind, device)
         return TextSegmenter(model, processor, name)
     if len(where) != 2:
         raise BadInput(f"masks come from one model or from two, a detector and a segmenter, not from {len(where)}")
@@ -122,8 +122,7 @@ def load_masker(*where: str | Path, device: str | None = None) -> Masker:
         "AutoModelForMaskGeneration", "segmenter", "a promptable segmenter (SAM)",
     )  # fmt: skip
     detector, segmenter = (
-        load_model(one, [auto], role, wanted, device)[:2]
-        for one, (auto, role, wanted) in zip(where, kinds, strict=True)
+        load_model(one, [auto], role, kind, device)[:2] for one, (auto, role, kind) in zip(where, kinds, strict=True)
     )
     return BoxSegmenter(detector, segmenter, name)
 
@@ -139,7 +138,7 @@ def _names(tokenizer: Any, objects: Sequence[str], who: str) -> list[str]:
     return names
 
 
-def _found(mask: Tensor, text: str, who: str) -> Tensor:
+def _not_empty(mask: Tensor, text: str, who: str) -> Tensor:
     if not mask.any():
         raise EmptyMask(f"{who} does not see {text!r} in the image: give a mask, or another name")
     return mask

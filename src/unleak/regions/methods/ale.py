@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.regions.method import Method, Side
+from unleak.regions.method import Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
 from unleak.regions.methods.images import Phrases
@@ -64,12 +64,28 @@ class Ale(Method):
         return (self.target_guidance, self.source_guidance) != (1.0, 1.0)
 
     def parts(
-        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+        self,
+        source: PromptObjects,
+        target: PromptObjects,
+        masks: Tensor,
+        clean: Tensor,
+        trajectory: Any = None,
+        negative: str | None = None,
     ) -> list[Intervention]:
         slots: dict[str, Any] = {"base_index": self.base_index, "find": self.find}
         own = source[1] if self.ore else ()
         return [
-            DDCM(clean, source[0], own, self.source_guidance, self.target_guidance, negative, self.eta, way, **slots),
+            DDCM(
+                clean,
+                source[0],
+                own,
+                self.source_guidance,
+                self.target_guidance,
+                negative,
+                self.eta,
+                trajectory,
+                **slots,
+            ),
             SelfInjection(self.self_replace),
             *self._cross(target[1], masks, {"key_embed": self.key_embed, **slots}),
             *self._background(masks),

@@ -25,13 +25,13 @@ EVERYWHERE = "default_"
 
 def words(tokens: Tokens) -> list[tuple[str, tuple[int, ...]]]:
     """Every word of a prompt with the positions of its tokens."""
-    found, start = [], 0
+    placed, start = [], 0
     for word in tokens.text.split(" "):
         end = start + len(word)
         own = (i for i, (a, b) in enumerate(tokens.offsets) if tokens.words[i] and max(a, start) < min(b, end))
-        found.append((word, tuple(own)))
+        placed.append((word, tuple(own)))
         start = end + 1
-    return found
+    return placed
 
 
 def positions(tokens: Tokens, word: str) -> list[int]:
@@ -57,19 +57,19 @@ def replacement(source: Tokens, target: Tokens, shifted: bool = True) -> Tensor:
         )
     changed = [(own, new) for (name, own), (other, new) in pairs if name != other and own and new]
     length, i, j = source.length, 0, 0
-    made = torch.zeros(length, length)
+    M = torch.zeros(length, length)
     while i < length and j < length:
         if changed and changed[0][0][0] == i:
             own, new = changed.pop(0)
             if len(own) == len(new):
-                made[own, new] = 1.0
+                M[own, new] = 1.0
             else:
-                made[own[0] : own[-1] + 1, new[0] : new[-1] + 1] = 1 / len(new)
+                M[own[0] : own[-1] + 1, new[0] : new[-1] + 1] = 1 / len(new)
             i, j = i + len(own), j + len(new)
         else:
-            made[i if changed or shifted else j, j] = 1.0
+            M[i if changed or shifted else j, j] = 1.0
             i, j = i + 1, j + 1
-    return made
+    return M
 
 
 def refinement(
@@ -86,17 +86,17 @@ def refinement(
         for j, b in enumerate(y, 1):
             both = score[i - 1][j - 1] + (match if a == b else mismatch)
             score[i][j] = max(score[i][j - 1] + gap, score[i - 1][j] + gap, both)
-    found, i, j = list(range(target.length)), len(x), len(y)
+    counterpart, i, j = list(range(target.length)), len(x), len(y)
     while j:
         if i == 0 or score[i][j] == score[i][j - 1] + gap:
             j -= 1
-            found[j] = -1
+            counterpart[j] = -1
         elif score[i][j] == score[i - 1][j] + gap:
             i -= 1
         else:
             i, j = i - 1, j - 1
-            found[j] = i
-    return found
+            counterpart[j] = i
+    return counterpart
 
 
 def _ids(tokens: Tokens) -> list[int]:
@@ -139,10 +139,10 @@ def _steps(share: Share, steps: int) -> slice:
 
 def equalizer(tokens: Tokens, chosen: Sequence[str], values: Sequence[float]) -> Tensor:
     """Factors [values, L] of a prompt's columns: each row has one value at all positions of the chosen words."""
-    made = torch.ones(len(values), tokens.length)
+    factors = torch.ones(len(values), tokens.length)
     for word in chosen:
-        made[:, positions(tokens, word)] = torch.tensor(values)[:, None]
-    return made
+        factors[:, positions(tokens, word)] = torch.tensor(values)[:, None]
+    return factors
 
 
 def cut(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> list[Tokens]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.regions.method import Method, Side
+from unleak.regions.method import Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
 
@@ -33,15 +33,21 @@ class Controlled(Method):
     def guided(self) -> bool:
         return (self.target_guidance, self.source_guidance) != (1.0, 1.0)
 
-    def control(self, source: Side, target: Side) -> Sequence[Intervention]:
+    def control(self, source: PromptObjects, target: PromptObjects) -> Sequence[Intervention]:
         """The method itself."""
         raise NotImplementedError
 
     def parts(
-        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+        self,
+        source: PromptObjects,
+        target: PromptObjects,
+        masks: Tensor,
+        clean: Tensor,
+        trajectory: Any = None,
+        negative: str | None = None,
     ) -> list[Intervention]:
         tracked = DDCM(
-            clean, source[0], (), self.source_guidance, self.target_guidance, negative, self.eta, way,
+            clean, source[0], (), self.source_guidance, self.target_guidance, negative, self.eta, trajectory,
             followers=self.followers,
         )  # fmt: skip
         return [tracked, *self.control(source, target), *([Blend(masks)] if self.blend else [])]

@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
 
 SOURCE = "source_latents"
-"""Where a method leaves the source's latents [images, C, h, w] at the target's noise level, in `run.results`."""
+"""Where a method leaves the source's latents [images, C, h, w] at the target's noise level, in `ctx.results`."""
 
 
-def transport(
-    target: Prediction, source: Prediction, x_s: Tensor, z0: Tensor, n: Tensor, a: float, after: float, eta: float
+def ddcm_step(
+    target: Prediction, source: Prediction, x_s: Tensor, z0: Tensor, n: Tensor, a: float, next_a: float, eta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the equations above: (z_t, x_t', x_s'). `after` is a'."""
+    """One step of the equations above: (z_t, x_t', x_s'). `next_a` is a'."""
     z_t = z0 + (target.clean - source.clean)
-    noise = (eta * (1 - after)) ** 0.5 * n
+    noise = (eta * (1 - next_a)) ** 0.5 * n
     if eta < 1:
         d = target.noise - source.noise + (x_s - a**0.5 * z0) / (1 - a) ** 0.5
-        noise = noise + ((1 - eta) * (1 - after)) ** 0.5 * d
-    return z_t, after**0.5 * z_t + noise, after**0.5 * z0 + noise
+        noise = noise + ((1 - eta) * (1 - next_a)) ** 0.5 * d
+    return z_t, next_a**0.5 * z_t + noise, next_a**0.5 * z0 + noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class DDCM(Intervention):
     """Add the source's rows to each denoiser call and step both branches as above; the last step leaves z_t.
 
     The pipeline is called with the target's prompt; its scheduler gives the timesteps and alphas. After each step
-    `run.results[SOURCE]` holds the source's latents, at last the clean ones.
+    `ctx.results[SOURCE]` holds the source's latents, at last the clean ones.
 
     Attributes:
         clean: z0, the source's latents as the denoiser knows them, [1 or images, C, h, w].
@@ -95,54 +95,50 @@ class DDCM(Intervention):
         if "rows" not in ctx.state:
             ctx.state["rows"] = self._rows(ctx)
         text, pooled, empty, empty_pooled = ctx.state["rows"]
-        made = []
+        branches = []
         for name in ("source", *self.followers):
             latents = {"sample": ctx.state[name]} if name in ctx.state else {}
-            made += [
+            branches += [
                 Branch(f"{name}_cond", like="cond", text=text, pooled=pooled, replace=latents),
                 Branch(f"{name}_uncond", like="uncond", text=empty, pooled=empty_pooled, replace=latents),
             ]
-        return made
+        return branches
 
     def _rows(self, ctx: Context) -> tuple[Tensor | None, ...]:
         """Text rows and pooled vectors of the source's prompt and negative prompt (None: as the target's)."""
         prompts = each_prompt(self.prompt)
         objects = each_list(self.objects) if self.objects else ((),) * len(prompts)
-        made = embed(ctx, prompts, objects, self.base_index, self.find)
-        vectors = [one.pooled for one in made if one.pooled is not None]
-        text = per_image(ctx, torch.stack([one.base for one in made]))
+        each = embed(ctx, prompts, objects, self.base_index, self.find)
+        vectors = [one.pooled for one in each if one.pooled is not None]
+        text = per_image(ctx, torch.stack([one.base for one in each]))
         pooled = per_image(ctx, torch.cat(vectors)) if vectors else None
         empty = None if self.negative is None else ctx.encode([self.negative])
         return text, pooled, *((None, None) if empty is None else (empty.rows[0], empty.pooled))
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        """Read all guided predictions; the target's is the step's own."""
+        """Guide every branch; the target's prediction is the step's own."""
         target = guidance(preds.get("uncond"), preds["cond"], self.target_guidance)
-        ctx.state["read"] = {"target": (target, ctx.latents("cond"))}
+        guided = {"target": (target, ctx.latents("cond"))}
         for name in ("source", *self.followers):
             output = guidance(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
-            ctx.state["read"][name] = output, ctx.latents(f"{name}_cond")
+            guided[name] = output, ctx.latents(f"{name}_cond")
+        ctx.state["guided"] = guided
         return target
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
         """x_t', or z_t after the last step; the scheduler's own result is not used."""
         schedule, last = ctx.pipe.scheduler, ctx.step == ctx.steps - 1
-        a, after = alphas(schedule, ctx.step)
-        kind = schedule.config.prediction_type
-        outputs = ctx.state["read"].items()
-        said = {name: predicted(out.float(), x.float(), kind, Level.of(a)) for name, (out, x) in outputs}
-        x_s = ctx.state["read"]["source"][1].float()
+        a, next_a = alphas(schedule, ctx.step)
+        guided, level, kind = ctx.state["guided"], Level.of(a), schedule.config.prediction_type
+        x_s = guided["source"][1].float()
         z0, n = self.clean.to(x_s), self._noise(ctx, x_s)
-        moved = {}
-        for name in ("target", *self.followers):
-            z, x, x_source = transport(said[name], said["source"], x_s, z0, n, a, after, self.eta)
-            moved[name] = z if last else x
-            ctx.state[name] = x
-            if name == "target":
-                ctx.state["source"] = x_source
-        ctx.results.update({name: moved[name] for name in self.followers})
-        ctx.results[SOURCE] = z0.expand_as(x_s) if last else ctx.state["source"]
-        return moved["target"]
+        branch = {name: predicted(out.float(), x.float(), kind, level) for name, (out, x) in guided.items()}
+        for name in self.followers:
+            z, x, _ = ddcm_step(branch[name], branch["source"], x_s, z0, n, a, next_a, self.eta)
+            ctx.state[name], ctx.results[name] = x, z if last else x
+        z_t, x_t, x_s = ddcm_step(branch["target"], branch["source"], x_s, z0, n, a, next_a, self.eta)
+        ctx.state["source"], ctx.results[SOURCE] = x_s, z0.expand_as(x_s) if last else x_s
+        return z_t if last else x_t
 
     def _noise(self, ctx: Context, like: Tensor) -> Tensor:
         if self.noise is not None:

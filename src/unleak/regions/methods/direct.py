@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unleak.core.intervention import Intervention
-from unleak.regions.method import Side, both
-from unleak.regions.methods.inversion import Inversion, Retrace
+from unleak.regions.method import PromptObjects, both
+from unleak.regions.methods.inversion import Inversion, ReplayInversion
 from unleak.regions.methods.p2p import P2P
 
 
@@ -28,9 +28,9 @@ class DirectInversion(Inversion):
     self_cells: int = 32 * 32
     citation: str = field(default="Ju et al., Direct Inversion (arXiv 2310.01506)", init=False)
 
-    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
-        return [Retrace(way, self.target_guidance, source[0]), self.injection(source, target)]
+    def control(self, source: PromptObjects, target: PromptObjects, trajectory: Any) -> list[Intervention]:
+        return [ReplayInversion(trajectory, self.target_guidance, source[0]), self.injection(source, target)]
 
-    def injection(self, source: Side, target: Side) -> P2P:
+    def injection(self, source: PromptObjects, target: PromptObjects) -> P2P:
         """Prompt-to-Prompt."""
         return P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from unleak.core.edits import MapMix, QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
-from unleak.regions.method import Side, both
+from unleak.regions.method import PromptObjects, both
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, rows_of
@@ -74,13 +74,13 @@ class UnifiedAttention(Intervention):
         after = (ctx.step + 1) / ctx.steps
         if reads_text(site):
             return [self._aligned(ctx)] if after <= self.cross_steps else []
-        made = []
+        swaps = []
         for own, source, layout in ((g, f"source_{g}", f"{LAYOUT}_{g}") for g in ("cond", "uncond")):
             if after < self.self_steps:
-                made += [QueryKeySwap(own, source), QueryKeySwap(layout, source)]
+                swaps += [QueryKeySwap(own, source), QueryKeySwap(layout, source)]
             else:
-                made += [RowSwap(layout, own, "q"), RowSwap(layout, source, "kv")]
-        return made
+                swaps += [RowSwap(layout, own, "q"), RowSwap(layout, source, "kv")]
+        return swaps
 
     def _aligned(self, ctx: Context) -> MapMix:
         if "tables" not in ctx.state:
@@ -99,7 +99,7 @@ class LayoutBlend(Intervention):
         prompt: the source's; or one for each prompt of the call.
         edited, kept: its phrases that may change, and those that must not; or lists of them for each.
         threshold: share of the largest attention from which on edited words are seen; early it is at least
-            0.15 / sqrt(a), so that nothing is edited while nothing can be seen.
+            0.15 / sqrt(a), so that nothing is edited while no word can be seen.
         kept_threshold: the same for kept words, as it is.
     """
 
@@ -125,16 +125,16 @@ class LayoutBlend(Intervention):
             ctx.state["tokens"] = {branch: self._tokens(encoder, some) for branch, some in named.items() if some}
         for branch, each in ctx.state["tokens"].items():
             whose = zip(each, rows_of(ctx, len(each), f"{branch}_cond"), strict=True)
-            seen = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
-            seen.append([site.columns(tokens, rows) for tokens, rows in whose])  # [its images, h, w, tokens] by prompt
+            maps = ctx.state.setdefault(f"{branch} {ctx.step}", {}).setdefault(site.grid, [])
+            maps.append([site.columns(tokens, rows) for tokens, rows in whose])  # [its images, h, w, tokens] by prompt
 
     def _tokens(self, encoder: TextCall, phrases: Phrases) -> list[list[int]]:
         """Positions of all their tokens, for each prompt. Raises ItemNotFound, AmbiguousItem."""
         each = []
         for text, some in zip(each_prompt(self.prompt), each_list(phrases), strict=True):
             prompt = tokenize(encoder.tokenizer, text, encoder.length, encoder.name)
-            found = [token_span(encoder.tokenizer, prompt, Item.of(p).find(text), encoder.name) for p in some]
-            each.append([token for span in found for token in range(*span)])
+            spans = [token_span(encoder.tokenizer, prompt, Item.of(p).find(text), encoder.name) for p in some]
+            each.append([token for span in spans for token in range(*span)])
         return each
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
@@ -145,13 +145,13 @@ class LayoutBlend(Intervention):
             return None
         a, _ = alphas(ctx.pipe.scheduler, ctx.step)
         layout, source = (ctx.results[name].to(latents) for name in (LAYOUT, SOURCE))
-        may_change = self._seen(ctx, LAYOUT, latents, max(TEMPERATURE / a**0.5, self.threshold))
+        may_change = self._mask(ctx, LAYOUT, latents, max(TEMPERATURE / a**0.5, self.threshold))
         out = torch.where(may_change, latents, layout)
         if self.kept:
-            out = torch.where(self._seen(ctx, "source", latents, self.kept_threshold), source, out)
+            out = torch.where(self._mask(ctx, "source", latents, self.kept_threshold), source, out)
         return out
 
-    def _seen(self, ctx: Context, branch: str, latents: Tensor, threshold: float) -> Tensor:
+    def _mask(self, ctx: Context, branch: str, latents: Tensor, threshold: float) -> Tensor:
         """Where a branch sees the words in this step, bool [images, 1, h, w]."""
         by_grid = ctx.state.pop(f"{branch} {ctx.step}")
         nearest = min(by_grid, key=lambda grid: abs(math.log(math.prod(grid) / CELLS)))
@@ -180,6 +180,6 @@ class UnifiedAttentionControl(Controlled):
 
     followers: ClassVar[tuple[str, ...]] = (LAYOUT,)
 
-    def control(self, source: Side, target: Side) -> list[Intervention]:
+    def control(self, source: PromptObjects, target: PromptObjects) -> list[Intervention]:
         attention = UnifiedAttention(both(source, target), self.kind, self.cross_steps, self.self_steps)
         return [attention, LayoutBlend(source[0], source[1], threshold=self.threshold)]

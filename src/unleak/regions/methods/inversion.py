@@ -26,7 +26,7 @@ from unleak.core.predictions import Level, guidance, predicted
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
-from unleak.regions.method import Method, Side
+from unleak.regions.method import Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Prompts, each_prompt, per_image
@@ -36,23 +36,37 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
 
 
+def invert_step(z: Tensor, eps: Tensor, a: float, next_a: float) -> Tensor:
+    """z' of the equation above; `next_a` is a'."""
+    return next_a**0.5 * (z - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - next_a) ** 0.5 * eps
+
+
+def ddim_step(ctx: Context, output: Tensor, x: Tensor) -> Tensor:
+    """x' of the equation above, by the denoiser's (guided) output at x, on the pipeline's own schedule."""
+    schedule = ctx.pipe.scheduler
+    a, next_a = alphas(schedule, ctx.step)
+    next_a = last_alpha(schedule) if ctx.step == ctx.steps - 1 else next_a
+    z, eps = predicted(output, x, schedule.config.prediction_type, Level.of(a))
+    return next_a**0.5 * z + (1 - next_a) ** 0.5 * eps
+
+
 @dataclass(frozen=True)
-class _Climb(Intervention):
-    """Carry out the equation while the pipeline walks up the timesteps; `first` is a of the clean image."""
+class _Invert(Intervention):
+    """Take the invert step while the pipeline walks up the timesteps; `first` is a of the clean image."""
 
     first: float
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         schedule, z = ctx.pipe.scheduler, ctx.latents("cond").float()
-        after = float(schedule.alphas_cumprod[int(ctx.timestep)])
+        next_a = float(schedule.alphas_cumprod[int(ctx.timestep)])
         kind = schedule.config.prediction_type
-        ctx.state["step"] = z, predicted(preds["cond"].float(), z, kind, Level.of(after)).noise, after
+        eps = predicted(preds["cond"].float(), z, kind, Level.of(next_a)).noise
+        ctx.state["z'"] = invert_step(z, eps, ctx.state.get("a", self.first), next_a)
+        ctx.state["a"] = next_a
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
-        (z, eps, after), a = ctx.state["step"], ctx.state.get("a", self.first)
-        ctx.state["a"] = after
-        z = after**0.5 * (z - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - after) ** 0.5 * eps
-        ctx.results.setdefault("trajectory", []).append(z)
+        ctx.results.setdefault("trajectory", []).append(ctx.state["z'"])
+        z: Tensor = ctx.state["z'"]
         return z
 
 
@@ -73,7 +87,7 @@ def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], ste
             raise UnsupportedModel(f"timesteps spaced {own.config.timestep_spacing!r} cannot be walked backwards")
         dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
         pipe.scheduler = DDIMInverseScheduler.from_config(own.config)
-        with attach(pipe, _Climb(last_alpha(own))) as run:
+        with attach(pipe, _Invert(last_alpha(own))) as run:
             pipe(
                 prompt=[*each_prompt(prompt)], latents=clean.to(dtype), num_inference_steps=steps,
                 height=size[0], width=size[1], guidance_scale=1.0, output_type="latent",
@@ -81,59 +95,50 @@ def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], ste
     return torch.stack([clean.to(run.results["trajectory"][0]), *run.results["trajectory"]])
 
 
-def descend(ctx: Context, output: Tensor, x: Tensor) -> Tensor:
-    """One DDIM step from x by the denoiser's (guided) output, on the pipeline's own schedule."""
-    schedule = ctx.pipe.scheduler
-    a, after = alphas(schedule, ctx.step)
-    after = last_alpha(schedule) if ctx.step == ctx.steps - 1 else after
-    said = predicted(output, x, schedule.config.prediction_type, Level.of(a))
-    return after**0.5 * said.clean + (1 - after) ** 0.5 * said.noise
-
-
 @dataclass(frozen=True, eq=False)
-class Retrace(Intervention):
+class ReplayInversion(Intervention):
     """Walk down from inverted noise with the prompt of the call, while the source stays on the latents that led there.
 
-    After each step `run.results[SOURCE]` holds the source's latents, at last the clean ones.
+    After each step `ctx.results[SOURCE]` holds the source's latents, at last the clean ones.
 
     Attributes:
-        path: the source's latents at every noise level, as `invert` gives them.
+        trajectory: the source's latents at every noise level, as `invert` gives them.
         target_guidance: the scale of the call's prompt; the pipeline's own is not used.
         prompt: of the source, or one for each prompt of the call, where its conditional rows stand beside the target's
             for others to read.
         empty: unconditional rows of each step [steps, L, D] instead of the pipeline's (null-text inversion).
     """
 
-    path: Tensor
+    trajectory: Tensor
     target_guidance: float = 7.5
     prompt: Prompts | None = None
     empty: Tensor | None = None
     uses_text = True
 
     def branches(self, ctx: Context) -> list[Branch]:
-        """Raises BadInput: the run has another number of steps than the path."""
-        if len(self.path) != ctx.steps + 1:
-            raise BadInput(f"a path of {len(self.path) - 1} steps does not fit a run of {ctx.steps}")
-        made = []
+        """Raises BadInput: the run has another number of steps than the trajectory."""
+        if len(self.trajectory) != ctx.steps + 1:
+            raise BadInput(f"a trajectory of {len(self.trajectory) - 1} steps does not fit a run of {ctx.steps}")
+        branches = []
         if self.prompt is not None:
             rows, pooled = ctx.encode(each_prompt(self.prompt))
-            inputs = {"sample": self.path[ctx.steps - ctx.step]}
+            inputs = {"sample": self.trajectory[ctx.steps - ctx.step]}
             vectors = None if pooled is None else per_image(ctx, pooled)
-            made.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))
+            branches.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))
         if self.empty is not None:
-            made.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
-        return made
+            branches.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
+        return branches
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         uncond = preds.get("uncond") if self.empty is None else preds["empty"]
         output = guidance(uncond, preds["cond"], self.target_guidance)
-        ctx.state["read"] = output, ctx.latents("cond")
+        ctx.state["guided"] = output, ctx.latents("cond")
         return output
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
-        output, x = (part.float() for part in ctx.state["read"])
-        ctx.results[SOURCE] = self.path[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
-        return descend(ctx, output, x)
+        output, x = (part.float() for part in ctx.state["guided"])
+        ctx.results[SOURCE] = self.trajectory[ctx.steps - 1 - ctx.step].to(x).expand_as(x)
+        return ddim_step(ctx, output, x)
 
 
 @dataclass(frozen=True)
@@ -150,15 +155,23 @@ class Inversion(Method):
 
     inverts: ClassVar[bool] = True
 
-    def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
-        """The inverted noise, and the way there: latents [steps + 1, images, C, h, w]."""
-        path = invert(pipe, clean, side[0], size, self.steps)
-        return path[-1], path
+    def begin(
+        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
+    ) -> tuple[Tensor, Any]:
+        """The inverted noise, and the trajectory that led there: latents [steps + 1, images, C, h, w]."""
+        trajectory = invert(pipe, clean, source[0], size, self.steps)
+        return trajectory[-1], trajectory
 
     def parts(
-        self, source: Side, target: Side, masks: Tensor, clean: Tensor, way: Any = None, negative: str | None = None
+        self,
+        source: PromptObjects,
+        target: PromptObjects,
+        masks: Tensor,
+        clean: Tensor,
+        trajectory: Any = None,
+        negative: str | None = None,
     ) -> list[Intervention]:
-        return [*self.control(source, target, way), *([Blend(masks)] if self.blend else [])]
+        return [*self.control(source, target, trajectory), *([Blend(masks)] if self.blend else [])]
 
-    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
-        return [Retrace(way, self.target_guidance)]
+    def control(self, source: PromptObjects, target: PromptObjects, trajectory: Any) -> list[Intervention]:
+        return [ReplayInversion(trajectory, self.target_guidance)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from unleak.core.edits import KeyValueSwap, RowSwap
 from unleak.core.intervention import Intervention, Window
 from unleak.errors import BadInput, EmptyWindow
-from unleak.regions.method import Side
+from unleak.regions.method import PromptObjects
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.rows import source_and_target_rows
@@ -90,5 +90,5 @@ class MutualAttention(Controlled):
     first_layer: float = 0.625
     citation: str = field(default="Cao et al., MasaCtrl (arXiv 2304.08465)", init=False)
 
-    def control(self, source: Side, target: Side) -> list[Intervention]:
+    def control(self, source: PromptObjects, target: PromptObjects) -> list[Intervention]:
         return [MasaCtrl(Window(self.first_step, 1.0), Window(self.first_layer, 1.0))]

@@ -1,7 +1,8 @@
 """Null-text inversion: unconditional rows for each step, under which guidance leads back to the image.
 
-Source: Mokady et al., Null-text Inversion (arXiv 2211.09794). Guidance leaves the path z* that inversion found without
-it. From the noise downwards, at step i of N with x(z, e) the guided DDIM step from z under unconditional rows e,
+Source: Mokady et al., Null-text Inversion (arXiv 2211.09794). Guidance leaves the trajectory z* that inversion took
+without it. From the noise downwards, at step i of N, with x(z, e) the guided DDIM step from z under unconditional rows
+e,
 
     minimise ||x(z_i, e) - z*_(i+1)||^2 over e, at most `iterations` steps of Adam,     z_(i+1) = x(z_i, e),
 
@@ -25,10 +26,10 @@ from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
-from unleak.regions.method import Side
+from unleak.regions.method import PromptObjects
 from unleak.regions.methods.direct import DirectInversion
 from unleak.regions.methods.images import Prompts, each_prompt
-from unleak.regions.methods.inversion import Retrace, descend, invert
+from unleak.regions.methods.inversion import ReplayInversion, ddim_step, invert
 from unleak.regions.methods.schedule import variance_preserving
 
 if TYPE_CHECKING:
@@ -38,26 +39,26 @@ RATE, TOLERANCE, SLACK = 0.01, 1e-5, 1e-3
 
 
 class NullText(NamedTuple):
-    """The optimised rows [steps, L, D]; the path [steps + 1, 1, C, h, w] that they lead along, the clean latents first
+    """The optimised rows [steps, L, D]; the latents [steps + 1, 1, C, h, w] that they lead along, the clean ones first
     and exact; and the loss at the end of each step."""
 
     empty: Tensor
-    path: Tensor
+    latents: Tensor
     losses: list[float]
 
 
 @dataclass(frozen=True, eq=False)
 class _Optimise(Intervention):
-    """Draws the source along `path` and leaves rows, latents and losses of each step in `run.results`."""
+    """Draws the source along `trajectory` and leaves rows, latents and losses of each step in `ctx.results`."""
 
-    path: Tensor
+    trajectory: Tensor
     guidance: float
     iterations: int
     uses_text = True
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         x, cond, part = ctx.latents("cond").float(), preds["cond"].float(), ctx.step / ctx.steps
-        goal = self.path[ctx.steps - 1 - ctx.step].to(x)
+        goal = self.trajectory[ctx.steps - 1 - ctx.step].to(x)
         if "rows" not in ctx.state:
             assert ctx.encoded.uncond is not None
             ctx.state["rows"] = ctx.encoded.uncond[0].float()
@@ -66,7 +67,7 @@ class _Optimise(Intervention):
             optimiser = torch.optim.Adam([rows], lr=RATE * (1 - part / 2))
             for k in range(self.iterations + 1):
                 output = guidance(self._uncond(ctx, rows), cond, self.guidance)
-                loss = F.mse_loss(descend(ctx, output, x), goal)
+                loss = F.mse_loss(ddim_step(ctx, output, x), goal)
                 if k == self.iterations or loss < TOLERANCE + SLACK * part:
                     break
                 (rows.grad,) = torch.autograd.grad(loss, [rows])
@@ -74,8 +75,8 @@ class _Optimise(Intervention):
         if not torch.isfinite(rows).all():
             raise NotFinite("the optimised rows hold NaN or infinity; run the model in a wider dtype")
         ctx.state["rows"], output = rows.detach(), output.detach()
-        ctx.state["next"] = descend(ctx, output, x)
-        for name, value in (("rows", rows.detach()), ("path", x), ("losses", float(loss.detach()))):
+        ctx.state["next"] = ddim_step(ctx, output, x)
+        for name, value in (("rows", rows.detach()), ("latents", x), ("losses", float(loss.detach()))):
             ctx.results.setdefault(name, []).append(value)
         return output.to(preds["cond"])
 
@@ -83,17 +84,17 @@ class _Optimise(Intervention):
         return ctx.predict([Branch("empty", like="uncond", text=rows)])["empty"].float()
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
-        found: Tensor = ctx.state["next"]
-        return found
+        x: Tensor = ctx.state["next"]
+        return x
 
 
 def null_text(
-    pipe: Any, path: Tensor, prompt: Prompts, size: tuple[int, int], guidance: float = 7.5, iterations: int = 10
+    pipe: Any, trajectory: Tensor, prompt: Prompts, size: tuple[int, int], guidance: float = 7.5, iterations: int = 10
 ) -> NullText:
     """Unconditional rows for each step under which the guided prompt draws the image again.
 
     Args:
-        path: as `inversion.invert` gives it, [steps + 1, 1, C, h, w]. prompt: what was inverted.
+        trajectory: as `inversion.invert` gives it, [steps + 1, 1, C, h, w]. prompt: what was inverted.
         size: (height, width) of the image in pixels.
         iterations: at most, for each step; each is a forward and a backward pass of one denoiser row. With 0 the
             rows are the empty prompt's.
@@ -104,15 +105,15 @@ def null_text(
     """
     if iterations < 0 or guidance == 1.0:
         raise BadInput(f"iterations={iterations}, guidance={guidance}: give 0 or more, and a guidance other than 1")
-    steps = len(path) - 1
+    steps = len(trajectory) - 1
     dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
-    with variance_preserving(pipe, steps), attach(pipe, _Optimise(path, guidance, iterations)) as run:
+    with variance_preserving(pipe, steps), attach(pipe, _Optimise(trajectory, guidance, iterations)) as run:
         pipe(
-            prompt=[*each_prompt(prompt)], latents=path[-1].to(dtype), num_inference_steps=steps, height=size[0],
+            prompt=[*each_prompt(prompt)], latents=trajectory[-1].to(dtype), num_inference_steps=steps, height=size[0],
             width=size[1], guidance_scale=2.0, output_type="latent",
         )  # fmt: skip
-    found = run.results
-    return NullText(torch.stack(found["rows"]), torch.stack([path[0], *reversed(found["path"])]), found["losses"])
+    rows, latents, losses = (run.results[name] for name in ("rows", "latents", "losses"))
+    return NullText(torch.stack(rows), torch.stack([trajectory[0], *reversed(latents)]), losses)
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,15 @@ class NullTextInversion(DirectInversion):
 
     together: ClassVar[bool] = False
 
-    def begin(self, pipe: Any, clean: Tensor, side: Side, size: tuple[int, int], random: Any) -> tuple[Tensor, Any]:
-        """The inverted noise, and what `null_text.null_text` found."""
-        path = invert(pipe, clean, side[0], size, self.steps)
-        found = null_text(pipe, path, side[0], size, self.target_guidance, self.iterations)
-        return path[-1], found
+    def begin(
+        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
+    ) -> tuple[Tensor, Any]:
+        """The inverted noise, and the optimised rows with the latents that they lead along."""
+        trajectory = invert(pipe, clean, source[0], size, self.steps)
+        return trajectory[-1], null_text(pipe, trajectory, source[0], size, self.target_guidance, self.iterations)
 
-    def control(self, source: Side, target: Side, way: NullText) -> list[Intervention]:
-        return [Retrace(way.path, self.target_guidance, source[0], way.empty), self.injection(source, target)]
+    def control(self, source: PromptObjects, target: PromptObjects, trajectory: NullText) -> list[Intervention]:
+        return [
+            ReplayInversion(trajectory.latents, self.target_guidance, source[0], trajectory.empty),
+            self.injection(source, target),
+        ]

@@ -109,10 +109,10 @@ def embed(
     rows, pooled = ctx.encode(texts if plain is not None else [*texts, *prompts])
     alone = rows[: len(texts)].split([len(some) for some in own_texts])
     whole = rows[len(texts) :] if plain is None else plain
-    made = [embeddings(*one, base_index, rest) for one in zip(whole, alone, slots, strict=True)]
+    results = [embeddings(*one, base_index, rest) for one in zip(whole, alone, slots, strict=True)]
     if pooled is None or plain is not None:
-        return made
-    return [replace(one, pooled=vector[None]) for one, vector in zip(made, pooled[len(texts) :], strict=True)]
+        return results
+    return [replace(one, pooled=vector[None]) for one, vector in zip(results, pooled[len(texts) :], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ class ORE(Intervention):
         if "regions" not in ctx.state:
             objects, everywhere = each_list(self.objects), torch.ones(1, 1, dtype=torch.bool)
             prompts, plain = own_prompts(ctx, len(objects))
-            made = embed(ctx, prompts, objects, self.base_index, self.find, plain)
+            each = embed(ctx, prompts, objects, self.base_index, self.find, plain)
             keep_keys = self.key_embed == "plain"
-            ctx.state["regions"] = [Region(everywhere, text=one.base, keep_keys=keep_keys) for one in made]
+            ctx.state["regions"] = [Region(everywhere, text=one.base, keep_keys=keep_keys) for one in each]
         regions = ctx.state["regions"]
         return [Partition([one], rows) for one, rows in zip(regions, rows_of(ctx, len(regions)), strict=True)]
 

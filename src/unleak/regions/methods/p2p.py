@@ -23,7 +23,7 @@ from torch import Tensor
 from unleak.core.edits import MapMix, QueryKeySwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, ItemNotFound, PromptTruncated, choose
-from unleak.regions.method import Side, both
+from unleak.regions.method import PromptObjects, both
 from unleak.regions.methods import alignment
 from unleak.regions.methods.alignment import EVERYWHERE, Share
 from unleak.regions.methods.controlled import Controlled
@@ -157,5 +157,5 @@ class PromptToPrompt(Controlled):
     self_cells: int = 32 * 32
     citation: str = field(default="Hertz et al., Prompt-to-Prompt (arXiv 2208.01626)", init=False)
 
-    def control(self, source: Side, target: Side) -> list[Intervention]:
+    def control(self, source: PromptObjects, target: PromptObjects) -> list[Intervention]:
         return [P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]

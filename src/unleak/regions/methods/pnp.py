@@ -15,8 +15,8 @@ from unleak.core.anatomy import Anatomy, residual_blocks
 from unleak.core.edits import QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, EmptyWindow, NoSite, UnsupportedModel
-from unleak.regions.method import Side
-from unleak.regions.methods.inversion import Inversion, Retrace
+from unleak.regions.method import PromptObjects
+from unleak.regions.methods.inversion import Inversion, ReplayInversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ DECODER = "up_blocks."
 
 @dataclass(frozen=True)
 class PlugAndPlay(Intervention):
-    """Stands after `Retrace` with the source's prompt, whose row "source_cond" it reads.
+    """Stands after `ReplayInversion` with the source's prompt, whose row "source_cond" it reads.
 
     Attributes:
         features, attention: the share of the steps, from the first on, that takes the source's features, and its
@@ -102,5 +102,8 @@ class PlugAndPlayFeatures(Inversion):
     attention: float = 0.5
     citation: str = field(default="Tumanyan et al., Plug-and-Play Diffusion Features (arXiv 2211.12572)", init=False)
 
-    def control(self, source: Side, target: Side, way: Any) -> list[Intervention]:
-        return [Retrace(way, self.target_guidance, source[0]), PlugAndPlay(self.features, self.attention)]
+    def control(self, source: PromptObjects, target: PromptObjects, trajectory: Any) -> list[Intervention]:
+        return [
+            ReplayInversion(trajectory, self.target_guidance, source[0]),
+            PlugAndPlay(self.features, self.attention),
+        ]
