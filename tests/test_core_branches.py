@@ -9,7 +9,8 @@ import torch
 
 from tiny import draw, tiny
 from unleak.core.intervention import Intervention, Window
-from unleak.core.rows import Branch, Rows, fold, grow, label_rows
+from unleak.core.rows import Branch, Rows
+from unleak.engine.batch import fold, grow, label_rows
 from unleak.engine.session import attach
 from unleak.errors import BadInput, Conflict, NotFinite, UnsupportedModel
 

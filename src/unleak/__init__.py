@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.core.edits import Region as Region
     from unleak.core.edits import RowSwap as RowSwap
     from unleak.core.edits import ValueSwap as ValueSwap
+    from unleak.core.hook import hook as hook
     from unleak.core.intervention import Intervention as Intervention
     from unleak.core.intervention import SiteFilter as SiteFilter
     from unleak.core.intervention import Window as Window
@@ -191,6 +192,7 @@ else:
         "AttentionMaps": "unleak.words.attention_maps",
         "Methods": "unleak.report.catalogue",
         # for authors: what a method of one's own is written with
+        "hook": "unleak.core.hook",
         "Intervention": "unleak.core.intervention",
         "Window": "unleak.core.intervention",
         "SiteFilter": "unleak.core.intervention",

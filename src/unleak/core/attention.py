@@ -46,28 +46,6 @@ class Layout:
         return cls("joint", cells, cells, rows, rows)
 
 
-def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
-    """Look for the projected text rows in the values [B, H, K, d] of a joint site.
-
-    Returns True or False for text before or after the image, None if the rows are at neither end. Values
-    carry no norm and no position, so `add_v_proj(text)` stands in them as it is.
-    """
-    with torch.no_grad():
-        if hasattr(module, "add_v_proj"):
-            rows = module.add_v_proj(text)
-        elif hasattr(module, "to_added_qkv"):
-            rows = module.to_added_qkv(text).chunk(3, dim=-1)[2]
-        else:
-            return None
-        rows = rows.unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
-        near = 1e-2 * rows.abs().max() + 1e-6
-        first = (rows - v[:, :, : text.shape[1]]).abs().max()
-        last = (rows - v[:, :, -text.shape[1] :]).abs().max()
-    if not min(first, last) < near:
-        return None
-    return bool(first < last)
-
-
 @dataclass(eq=False)
 class AttentionCall:
     """One `scaled_dot_product_attention` call of a site: q [B, H, N, d], k and v [B, H, K, d].

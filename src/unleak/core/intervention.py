@@ -59,6 +59,9 @@ class Window:
         return found
 
 
+ALWAYS = Window()
+
+
 @dataclass(frozen=True)
 class SiteFilter:
     """Attention sites by exact names, globs (`"mid_block*"`) or a predicate on `Site`; empty chooses all."""
@@ -109,7 +112,7 @@ CROSS, JOINT = "cross-attention", "joint attention"
 class Intervention:
     """Base of every method. Override the seams you need; every seam may return None for "nothing"."""
 
-    window: Window = field(default=Window(), kw_only=True)
+    window: Window = field(default=ALWAYS, kw_only=True)
     sites: SiteLike = field(default=ALL, kw_only=True)
 
     uses_text: ClassVar[bool] = False

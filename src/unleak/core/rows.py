@@ -1,12 +1,10 @@
-"""Rows of the denoiser's batch: told apart by their text, grown by extra branches, folded back."""
+"""Rows of the denoiser's batch: whose each one is, and extra ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from unleak.errors import BadInput, UnsupportedModel, choose
@@ -97,129 +95,3 @@ class Branch:
         given = ((LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled))
         known = {names: rows for names, rows in given if rows is not None}
         return known | {(name,): rows for name, rows in self.replace.items()}
-
-
-def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_per_prompt: int = 1) -> Rows:
-    """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
-
-    Where the negative prompt repeats the prompt, a row equals both: then `uncond` comes first, the order in
-    which classifier-free guidance is batched, and a call that holds one of them is told by the tensor itself.
-    """
-    equal = {"cond": _equal(text, cond), "uncond": _equal(text, uncond)}
-    batched = uncond is not None and len(text) > len(uncond)
-    is_uncond = uncond is not None and text.data_ptr() == uncond.data_ptr()
-    order = ("uncond", "cond") if batched or is_uncond else ("cond", "uncond")
-    used: dict[str, set[int]] = {"cond": set(), "uncond": set()}
-    labels, images = [], []
-    for row in range(len(text)):
-        hits = [(name, i) for name in order for i in equal[name][row] if i not in used[name]]
-        name, image = hits[0] if hits else ("unknown", row)
-        used.setdefault(name, set()).add(image)
-        labels.append(name)
-        images.append(image)
-    return Rows(tuple(labels), tuple(images), images_per_prompt=images_per_prompt)
-
-
-def _equal(text: Tensor, encoded: Tensor | None) -> list[list[int]]:
-    """For each row of `text`, the positions in `encoded` that hold exactly the same numbers."""
-    if encoded is None or encoded.shape[1:] != text.shape[1:]:
-        return [[] for _ in text]
-    encoded = encoded.to(text)
-    same = [[(row == other).all() for other in encoded] for row in text]
-    table = torch.stack([torch.stack(row) for row in same]).tolist()
-    return [[i for i, hit in enumerate(row) if hit] for row in table]
-
-
-def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tuple[dict[str, Any], Rows]:
-    """The denoiser's arguments by name with the branches' rows appended to everything that is batched.
-
-    A branch whose `like` has no row in this call (another call of the step has it) adds none.
-    """
-    batch, keep = len(rows), list(range(len(rows)))
-    labels, images, changed = list(rows.labels), list(rows.images), []
-    for branch in branches:
-        if branch.name in rows.known:
-            raise BadInput(f"two branches are called {branch.name!r}")
-        picked = [i for i in rows.of(branch.like) if branch.images is None or rows.images[i] in branch.images]
-        changed.append((branch, range(len(keep), len(keep) + len(picked))))
-        keep += picked
-        labels += [branch.name] * len(picked)
-        images += [rows.images[i] for i in picked]
-    known = rows.known | {branch.name for branch in branches}
-    grown = replace(rows, labels=tuple(labels), images=tuple(images), known=known)
-    if len(keep) == batch:
-        return inputs, grown
-    inputs = take(inputs, batch, keep)
-    for branch, where in changed:
-        for names, value in branch.inputs.items() if where else ():
-            _put(inputs, names, value, where)
-    return inputs, grown
-
-
-def take(inputs: dict[str, Any], batch: int, keep: Sequence[int]) -> dict[str, Any]:
-    """Rows `keep` of every batched tensor among the arguments, at any depth."""
-    lengths = {t.shape[1] for t in _tensors(inputs) if t.ndim == 3 and t.shape[0] == batch}
-
-    def pick(value: Tensor) -> Tensor:
-        return value[list(keep)] if _is_batched(value, batch, lengths) else value
-
-    return _map(inputs, pick)
-
-
-def _is_batched(value: Tensor, batch: int, lengths: set[int]) -> bool:
-    """First dimension is the batch, unless it is a table of positions: sequence length by 3 or 4 axes."""
-    is_table = value.ndim == 2 and value.shape[1] <= 4 and value.shape[0] in lengths
-    return value.ndim > 0 and value.shape[0] == batch and not is_table
-
-
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map(item, change) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_map(item, change) for item in value)
-    return value
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: range) -> None:
-    """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours."""
-    holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
-    for target in (holder.get(name) for holder in holders for name in names):
-        if isinstance(target, Tensor):
-            target[rows.start : rows.stop] = value.to(target).expand(len(rows), *target.shape[1:])
-            return
-    raise BadInput(f"the denoiser is not called with an argument {' or '.join(names)}; it has {sorted(inputs)}")
-
-
-def split(prediction: Tensor, rows: Rows) -> dict[str, Tensor]:
-    """Predictions [R, ...] by label, each [images, ...] in the order of its rows."""
-    return {name: prediction[list(rows.of(name))] for name in dict.fromkeys(rows.labels) if name != "unknown"}
-
-
-def fold(prediction: Tensor, rows: Rows, changed: Tensor | Mapping[str, Tensor] | None, batch: int) -> Tensor:
-    """The rows the pipeline asked for, without those of extra branches.
-
-    A combined prediction [n, ...] is put into every guided row, so that `u + s (c - u)` gives exactly it for
-    any scale s; a mapping replaces the rows of its labels.
-    """
-    if changed is None:
-        return prediction[:batch]
-    if isinstance(changed, Tensor):
-        changed = dict.fromkeys(set(rows.labels[:batch]), changed)
-    out = prediction[:batch].clone()
-    for i in range(batch):
-        if rows.labels[i] in changed:
-            out[i] = changed[rows.labels[i]][rows.images[i]].to(out)
-    return out

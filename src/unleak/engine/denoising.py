@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unleak.core.anatomy import Grid, Site, eager
-from unleak.core.attention import AttentionCall, Layout, text_comes_first
-from unleak.core.rows import Rows, fold, grow, label_rows, split
+from unleak.core.attention import AttentionCall, Layout
+from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
+from unleak.engine.batch import fold, grow, label_rows, split
 from unleak.engine.execute import execute
 from unleak.engine.run import Run, first
 from unleak.engine.tap import Running
@@ -215,6 +216,28 @@ class Denoising:
 def tells_text_order(site: Site) -> bool:
     """Whether the site projects text rows by themselves, so that they can be found among its values."""
     return hasattr(site.module, "add_v_proj") or hasattr(site.module, "to_added_qkv")
+
+
+def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
+    """Look for the projected text rows in the values [B, H, K, d] of a joint site.
+
+    Returns True or False for text before or after the image, None if the rows are at neither end. Values
+    carry no norm and no position, so `add_v_proj(text)` stands in them as it is.
+    """
+    with torch.no_grad():
+        if hasattr(module, "add_v_proj"):
+            rows = module.add_v_proj(text)
+        elif hasattr(module, "to_added_qkv"):
+            rows = module.to_added_qkv(text).chunk(3, dim=-1)[2]
+        else:
+            return None
+        rows = rows.unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
+        near = 1e-2 * rows.abs().max() + 1e-6
+        first = (rows - v[:, :, : text.shape[1]]).abs().max()
+        last = (rows - v[:, :, -text.shape[1] :]).abs().max()
+    if not min(first, last) < near:
+        return None
+    return bool(first < last)
 
 
 def blind(name: str) -> Unobservable:

@@ -13,7 +13,8 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy, Grid, eager
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
-from unleak.core.rows import Branch, Rows, grow, split, take
+from unleak.core.rows import Branch, Rows
+from unleak.engine.batch import grow, split, take
 from unleak.engine.clock import Clock
 from unleak.engine.tap import Tap
 from unleak.errors import BadInput, NoSite
