@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -168,7 +167,11 @@ def sample(table: str, chosen: Sequence[str] | None, folder: Path) -> Iterator[t
         more = MORE.get(method, ())
         options = with_options(with_options(arguments, SAMPLE[table]), more)
         asked = f"ale,{method}" if arguments[1] == "regions" and method != "source" else method
-        found = measured([*options, "--methods", asked], folder / table / (method if more else "alike"))
+        try:
+            found = measured([*options, "--methods", asked], folder / table / (method if more else "alike"))
+        except (Exception, SystemExit) as e:  # the other methods are looked at all the same
+            yield method, {"failed": repr(e)}
+            continue
         new = {key: value for key, value in found["figures"].items() if key not in seen}
         seen |= new.keys() if base else set()
         kept = {k: v for k, v in new.items() if arguments[1] != "regions" or k.split(" | ")[1] in ("all", "sense")}
@@ -191,19 +194,16 @@ def machine() -> dict[str, Any]:
     """What a last bit depends on."""
     import torch
 
+    from unleak.files.provenance import processor
+
     return {"processor": processor(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def compared(table: str, method: str, was: dict[str, Any], now: dict[str, Any], alike: bool) -> bool:
     """Print what became of a method; False where a figure differs, or on a machine like the recording one a hash."""
+    if "failed" in now:
+        print("fails  ", table, method, now["failed"], flush=True)
+        return False
     wrong = differences(was["figures"], now["figures"])
     if was["others"] != now["others"]:
         wrong.append("figures of single kinds")
@@ -235,34 +235,58 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    kept = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {"machine": machine(), "tables": {}}
+    look = check_committed if options.committed else record if options.record else check_sample
     fine = True
-    with tempfile.TemporaryDirectory() as temporary:
-        for table in tables:
-            start = time.process_time()
-            if options.committed:
-                for method, was, now in committed(table, methods, Path(temporary)):
-                    wrong = differences(was, now)
-                    print(
-                        "differs" if wrong else "same   ", table, method, f"({len(now)} committed figures)", flush=True
-                    )
-                    print(*(f"    {line}" for line in wrong), sep="\n", end="\n" * bool(wrong), flush=True)
-                    fine &= not wrong
-            else:
-                for method, now in sample(table, methods, Path(temporary)):
-                    if options.record:
-                        kept["tables"].setdefault(table, {})[method] = now
-                        kept["machine"] = machine()
-                        write(kept)
-                        print("recorded", table, method, flush=True)
-                    else:
-                        was = kept["tables"].get(table, {}).get(method)
-                        if was is None:
-                            print("new    ", table, method, "(not recorded)", flush=True)
-                        else:
-                            fine &= compared(table, method, was, now, kept["machine"] == machine())
-            print(f"{table}: {time.process_time() - start:.0f} s", file=sys.stderr, flush=True)
+    for table in tables:
+        start = time.process_time()
+        with tempfile.TemporaryDirectory() as temporary:
+            fine &= look(table, methods, Path(temporary))
+        print(f"{table}: {time.process_time() - start:.0f} s", file=sys.stderr, flush=True)
     return 0 if fine else 1
+
+
+def check_committed(table: str, chosen: Sequence[str] | None, folder: Path) -> bool:
+    """Print what became of whole rows of a table; False where one differs."""
+    fine = True
+    for method, was, now in committed(table, chosen, folder):
+        wrong = differences(was, now)
+        print("differs" if wrong else "same   ", table, method, f"({len(now)} committed figures)", flush=True)
+        for line in wrong:
+            print("   ", line, flush=True)
+        fine &= not wrong
+    return fine
+
+
+def check_sample(table: str, chosen: Sequence[str] | None, folder: Path) -> bool:
+    """Print what became of the sample of a table; False where a method differs or fails."""
+    kept, fine = recorded(), True
+    alike, was = kept["machine"] == machine(), kept["tables"].get(table, {})
+    for method, now in sample(table, chosen, folder):
+        if method in was or "failed" in now:
+            fine &= compared(table, method, was.get(method, {}), now, alike)
+        else:
+            print("new    ", table, method, "(not recorded)", flush=True)
+    return fine
+
+
+def record(table: str, chosen: Sequence[str] | None, folder: Path) -> bool:
+    """Write what the sample of a table gives; False where a method fails, which then keeps its old record."""
+    fine = True
+    for method, now in sample(table, chosen, folder):
+        if "failed" in now:
+            fine &= compared(table, method, {}, now, True)
+            continue
+        kept = recorded() | {"machine": machine()}
+        kept["tables"].setdefault(table, {})[method] = now
+        write(kept)
+        print("recorded", table, method, flush=True)
+    return fine
+
+
+def recorded() -> dict[str, Any]:
+    """What `same.json` holds."""
+    kept: dict[str, Any] = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {"machine": {}, "tables": {}}
+    return kept
 
 
 def write(kept: dict[str, Any]) -> None:
