@@ -19,7 +19,7 @@ from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.jsonl import Stream, encode
 from unleak.files.prompt_file import LONGEST, format_of
 from unleak.report import lint as report
-from unleak.text.encoder_calls import listen
+from unleak.text.encoder_calls import encoder_calls
 from unleak.words.lint import lint_file
 from unleak.words.lint.calibration import RiskCalibration, fit, shipped
 from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate
@@ -44,37 +44,37 @@ PROMPT, FOUND = "a mouse and a laptop by a zebra", ((2, 7), (14, 20), (26, 31))
 
 
 def test_listening_finds_the_rows_that_the_denoiser_gets(any_pipe):
-    heard = listen(any_pipe, "a red mouse")
-    for one in heard:
+    calls = encoder_calls(any_pipe, "a red mouse")
+    for one in calls:
         rows = one.layer(one.call.output)
         assert rows.ndim == 3 and rows.shape[:2] == one.call.ids.shape
         assert not one.call.module._forward_hooks
     if hasattr(any_pipe, "text_encoder_3"):
-        assert [h.call.name for h in heard] == ["text_encoder", "text_encoder_2", "text_encoder_3"]
+        assert [h.call.name for h in calls] == ["text_encoder", "text_encoder_2", "text_encoder_3"]
 
 
 def test_an_encoder_of_which_only_the_pooled_vector_is_used_is_left_out(flux):
-    assert [h.call.name for h in listen(flux)] == ["text_encoder_2"]
+    assert [h.call.name for h in encoder_calls(flux)] == ["text_encoder_2"]
 
 
 def test_the_rows_are_as_long_as_the_pipeline_will_be_called_with(flux):
-    (heard,) = listen(flux, max_sequence_length=24, num_inference_steps=4)
-    assert heard.call.length == 24
+    (read,) = encoder_calls(flux, max_sequence_length=24, num_inference_steps=4)
+    assert read.call.length == 24
     (linter,) = Linter(flux, max_sequence_length=24).encoders.values()
     assert linter.length == 24
 
 
 def test_listening_needs_text_encoders():
     with pytest.raises(UnsupportedModel, match="no text encoder"):
-        listen(object())
+        encoder_calls(object())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_text_side_alone_is_enough(name, tmp_path):
     pipe = models.load(save_tiny(name, tmp_path), text_only=True)
     assert getattr(pipe, "unet", None) is None and getattr(pipe, "transformer", None) is None and pipe.vae is None
-    whole = {h.call.name: h.layer(h.call.output) for h in listen(tiny(name))}
-    for one in listen(pipe):
+    whole = {h.call.name: h.layer(h.call.output) for h in encoder_calls(tiny(name))}
+    for one in encoder_calls(pipe):
         assert torch.equal(one.layer(one.call.output), whole[one.call.name])
 
 
@@ -88,10 +88,10 @@ def read_variants(encoder, prompt=PROMPT, found=FOUND):
 
 def test_fewer_columns_give_the_same_rows(any_pipe):
     """A causal encoder is given the text, EOS and one pad; its rows are those of the full length."""
-    for heard in listen(any_pipe, PROMPT):
-        encoder = SentenceEncoder(heard)
+    for read in encoder_calls(any_pipe, PROMPT):
+        encoder = SentenceEncoder(read)
         cut = encoder.cut(variants(PROMPT, FOUND)[frozenset()])
-        H = heard.layer(heard.call.output)[0]
+        H = read.layer(read.call.output)[0]
         (reading,) = encoder.read([cut])
         for i, (a, b) in cut.spans.items():
             torch.testing.assert_close(reading.rows[i], H[b - 1] if encoder.causal else H[a:b].mean(0))
@@ -101,7 +101,7 @@ def test_fewer_columns_give_the_same_rows(any_pipe):
 
 
 def test_context_to_the_right_of_a_causal_item_shifts_only_the_rows_after_the_text(any_pipe):
-    for encoder in map(SentenceEncoder, listen(any_pipe)):
+    for encoder in map(SentenceEncoder, encoder_calls(any_pipe)):
         readings = read_variants(encoder)
         later = shifts(readings, 0, 1)
         if encoder.causal:
@@ -159,7 +159,7 @@ def test_every_layout_is_linted(any_pipe):
     assert [item.text for item in found.items] == ["mouse", "laptop"]
     for item in found.items:
         assert 0 <= item.risk <= 1 and item.z == max(f.z for f in item.encoders.values())
-        assert set(item.encoders) == {h.call.name for h in listen(any_pipe)}
+        assert set(item.encoders) == {h.call.name for h in encoder_calls(any_pipe)}
         assert found.prompt[slice(*item.span)] == item.text
     assert all(set(f.senses) == {"old mouse"} for f in found.items[0].encoders.values())
 

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.text.causal import is_causal
-from unleak.text.encode import PADS, Encoder, fingerprint
+from unleak.text.encode import PADS, TextEncoder, fingerprint
 
 PROMPT = "a red mouse and a laptop"
 
@@ -25,11 +25,11 @@ def as_in_a_pipe():
 
 
 def clip(pipe, **options):
-    return Encoder(pipe.text_encoder, pipe.tokenizer, **options)
+    return TextEncoder(pipe.text_encoder, pipe.tokenizer, **options)
 
 
 def t5(pipe, length=32, **options):
-    return Encoder(pipe.text_encoder_2, pipe.tokenizer_2, length=length, **options)
+    return TextEncoder(pipe.text_encoder_2, pipe.tokenizer_2, length=length, **options)
 
 
 def test_rows_and_pooled_are_those_of_the_pipes():
@@ -37,13 +37,13 @@ def test_rows_and_pooled_are_those_of_the_pipes():
     assert torch.equal(clip(sd1)([PROMPT]).rows, sd1.encode_prompt(PROMPT, "cpu", 1, False)[0])
     rows, _, pooled, _ = sdxl.encode_prompt(PROMPT, do_classifier_free_guidance=False)
     one = clip(sdxl, layer=-2)([PROMPT])
-    two = Encoder(sdxl.text_encoder_2, sdxl.tokenizer_2, layer=-2)([PROMPT])
+    two = TextEncoder(sdxl.text_encoder_2, sdxl.tokenizer_2, layer=-2)([PROMPT])
     assert torch.equal(torch.cat([one.rows, two.rows], -1), rows) and torch.equal(two.pooled, pooled)
     skipped, *_ = sdxl.encode_prompt(PROMPT, do_classifier_free_guidance=False, clip_skip=1)
     chosen = clip(sdxl, layer=lambda output: output.hidden_states[-3])([PROMPT]).rows
     assert torch.equal(chosen, skipped[..., :32])
 
-    third = Encoder(sd3.text_encoder_3, sd3.tokenizer_3, length=32)([PROMPT])
+    third = TextEncoder(sd3.text_encoder_3, sd3.tokenizer_3, length=32)([PROMPT])
     rows = sd3.encode_prompt(PROMPT, None, None, do_classifier_free_guidance=False, max_sequence_length=32)[0]
     assert torch.equal(third.rows, rows[:, 77:]) and third.pooled is None
 
@@ -71,7 +71,7 @@ def count_calls(encoder):
 
 
 def test_encoded_once_and_forgotten_in_order():
-    encoder = Encoder(tiny("sd1").text_encoder, tiny("sd1").tokenizer, remember=2)
+    encoder = TextEncoder(tiny("sd1").text_encoder, tiny("sd1").tokenizer, remember=2)
     calls = count_calls(encoder)
     encoder(["a dog", "a cat"])
     encoder(["a cat", "a dog"])
@@ -178,7 +178,7 @@ def test_causality_is_what_the_encoder_does(name):
     for k, causal in {"": True, "_2": name != "flux", "_3": False}.items():
         if getattr(pipe, f"text_encoder{k}", None) is None:
             continue
-        encoder = Encoder(getattr(pipe, f"text_encoder{k}"), getattr(pipe, f"tokenizer{k}"), length=24)
+        encoder = TextEncoder(getattr(pipe, f"text_encoder{k}"), getattr(pipe, f"tokenizer{k}"), length=24)
         assert encoder.causal is causal
         one, two = encoder(["a red mouse and a laptop"]).rows, encoder(["a red mouse and a table"]).rows
         j = encoder.tokens("a red mouse and a").body[1]

@@ -21,7 +21,7 @@ from unleak.text.spans import Tokens, tokenize
 PADS = ("empty", "allpad", "padtoken", "zero", "mean")
 
 
-class Encoded(NamedTuple):
+class EncodedTexts(NamedTuple):
     """ids [B, L]; rows [B, L, d]; pooled [B, dp], or None where the encoder has no pooled vector."""
 
     ids: Tensor
@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
     pooled: Tensor | None
 
 
-class Encoder:
-    """``encoder(texts) -> Encoded``: each text padded to L and encoded alone, as a pipe encodes one prompt.
+class TextEncoder:
+    """``encoder(texts) -> EncodedTexts``: each text padded to L and encoded alone, as a pipe encodes one prompt.
 
     Args:
         module: a transformers text encoder. tokenizer: its tokenizer, with character offsets.
@@ -56,9 +56,9 @@ class Encoder:
         self.module, self.tokenizer, self.name = module, tokenizer, name
         self.length = length or tokenizer.model_max_length
         self.layer, self.masked = layer, masked
-        self.mean: Encoded | None = None
+        self.mean: EncodedTexts | None = None
         self._remember = remember
-        self._cache: OrderedDict[Hashable, Encoded] = OrderedDict()
+        self._cache: OrderedDict[Hashable, EncodedTexts] = OrderedDict()
 
     def tokens(self, text: str) -> Tokens:
         """How the text is cut; PromptTruncated if it does not fit into L."""
@@ -69,20 +69,20 @@ class Encoder:
             )
         return tokens
 
-    def __call__(self, texts: Sequence[str]) -> Encoded:
+    def __call__(self, texts: Sequence[str]) -> EncodedTexts:
         """Raises BadInput when no text is given; PromptTruncated when one does not fit."""
         if not texts:
             raise BadInput("There is no text to encode.")
         state = fingerprint(self.module)
         encoded = [self._once(tokens.ids, tokens.real, state) for tokens in map(self.tokens, texts)]
         pooled = [one.pooled for one in encoded if one.pooled is not None]
-        return Encoded(
+        return EncodedTexts(
             torch.cat([one.ids for one in encoded]),
             torch.cat([one.rows for one in encoded]),
             torch.cat(pooled) if pooled else None,
         )
 
-    def pads(self, pad: str = "empty") -> Encoded:
+    def pads(self, pad: str = "empty") -> EncodedTexts:
         """Pad rows C [1, L, d] and their pooled vector.
 
         Args:
@@ -98,13 +98,13 @@ class Encoder:
         made = self._once(*pad_ids(self.tokenizer, pad, self.length, self.name), fingerprint(self.module))
         if pad == "zero":
             pooled = None if made.pooled is None else torch.zeros_like(made.pooled)
-            return Encoded(made.ids, torch.zeros_like(made.rows), pooled)
+            return EncodedTexts(made.ids, torch.zeros_like(made.rows), pooled)
         return made
 
     def learn_mean(self, texts: Sequence[str]) -> None:
         """Store the mean row of each position over ``texts``, for ``pads("mean")``."""
         ids, rows, pooled = self(texts)
-        self.mean = Encoded(
+        self.mean = EncodedTexts(
             torch.full_like(ids[:1], -1), rows.mean(0, True), None if pooled is None else pooled.mean(0, True)
         )
 
@@ -118,13 +118,13 @@ class Encoder:
 
         return is_causal(self.module, encode)
 
-    def _once(self, ids: tuple[int, ...], real: tuple[bool, ...], state: str) -> Encoded:
+    def _once(self, ids: tuple[int, ...], real: tuple[bool, ...], state: str) -> EncodedTexts:
         key = (state, ids, real if self.masked else None, self.layer)
         if key not in self._cache:
             tensor, output = self._forward(ids, real)
             pooled = output.get("text_embeds")
             pooled = output.get("pooler_output") if pooled is None else pooled
-            self._cache[key] = Encoded(tensor, self._rows(output), pooled)
+            self._cache[key] = EncodedTexts(tensor, self._rows(output), pooled)
             if len(self._cache) > self._remember:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)

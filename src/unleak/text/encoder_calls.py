@@ -1,4 +1,4 @@
-"""How a pipeline reads its text encoders, learned by listening to one `encode_prompt`; no denoiser is needed."""
+"""How a pipeline reads its text encoders, learned from one `encode_prompt`; no denoiser is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unleak.text.encoders import text_encoders
 from unleak.text.prompts import Prompts
 
 
-class Heard(NamedTuple):
+class EncoderCall(NamedTuple):
     """One encoder whose rows the denoiser gets: its call, to be repeated, and the layer that is read of it."""
 
     call: TextCall
@@ -25,7 +25,7 @@ class Heard(NamedTuple):
 
 
 @torch.no_grad()
-def listen(pipe: Any, prompt: str = "a", **call: Any) -> list[Heard]:
+def encoder_calls(pipe: Any, prompt: str = "a", **call: Any) -> list[EncoderCall]:
     """The encoders of `pipe` whose rows reach the denoiser, with the pipeline's own length, masks and layer.
 
     Encoders of which only a pooled vector is used are left out. Of `call`, how the pipeline is called otherwise, only
@@ -45,10 +45,10 @@ def listen(pipe: Any, prompt: str = "a", **call: Any) -> list[Heard]:
         prompts.encode_prompt(pipe.encode_prompt, (), _arguments(pipe, prompt, call))
     encoded = prompts.encoded
     layers = {name: encoded.layer(name) for name in encoded.calls}
-    heard = [Heard(encoded.calls[name], layer) for name, layer in layers.items() if layer is not None]
-    if not heard:
+    calls = [EncoderCall(encoded.calls[name], layer) for name, layer in layers.items() if layer is not None]
+    if not calls:
         raise UnsupportedModel(f"{type(pipe).__name__} gives the denoiser none of the rows of {sorted(layers)}")
-    return heard
+    return calls
 
 
 def _arguments(pipe: Any, prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from unleak.errors import BadInput
 from unleak.text.encode import weights_digest
-from unleak.text.encoder_calls import listen
+from unleak.text.encoder_calls import encoder_calls
 from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.lint.calibration import RiskCalibration, fit, shipped
@@ -119,10 +119,10 @@ class Linter:
     """
 
     def __init__(self, pipe: Any, calibration: RiskCalibration | None = None, **call: Any) -> None:
-        heard = listen(pipe, **call)
-        self.encoders = {h.call.name: SentenceEncoder(h) for h in heard}
+        calls = encoder_calls(pipe, **call)
+        self.encoders = {one.call.name: SentenceEncoder(one) for one in calls}
         self.banks = {name: NeutralBank(encoder) for name, encoder in self.encoders.items()}
-        self.digests = {h.call.name: weights_digest(h.call.module) for h in heard}
+        self.digests = {one.call.name: weights_digest(one.call.module) for one in calls}
         if not isinstance(calibration, RiskCalibration | None):
             raise BadInput(
                 f"calibration={type(calibration).__name__}: unleak lint takes a RiskCalibration, from --fit or "

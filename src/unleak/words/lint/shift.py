@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unleak.errors import NotFinite, PromptTruncated
 from unleak.text.causal import is_causal
-from unleak.text.encoder_calls import Heard
+from unleak.text.encoder_calls import EncoderCall
 from unleak.text.match import Chars
 from unleak.text.phrases import phrase
 from unleak.text.spans import Span, Tokens, token_span, tokenize
@@ -65,9 +65,9 @@ class Cut(NamedTuple):
 class SentenceEncoder:
     """One of a pipeline's text encoders, read at many sentences at once."""
 
-    def __init__(self, heard: Heard) -> None:
-        self.call, self.layer = heard.call, heard.layer
-        self.name, self.length = heard.call.name, heard.call.length
+    def __init__(self, encoder: EncoderCall) -> None:
+        self.call, self.layer = encoder.call, encoder.layer
+        self.name, self.length = encoder.call.name, encoder.call.length
         self.causal = is_causal(self.call.module, self._probe)
 
     def cut(self, sentence: Sentence) -> Cut:

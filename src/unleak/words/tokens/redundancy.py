@@ -19,7 +19,7 @@ from unleak.core.result import Result
 from unleak.errors import BadInput, choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
-from unleak.text.encode import Encoder
+from unleak.text.encode import TextEncoder
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.text.prompt import check_prompt
@@ -268,4 +268,4 @@ def tokens(
 def causal(pipe: Any, encoder: str) -> bool:
     """Does meaning flow left to right only in this encoder of the pipeline?"""
     part = next(e for e in Anatomy.of(pipe).encoders if e.name == encoder)
-    return Encoder(part.module, part.tokenizer, length=16, name=encoder).causal
+    return TextEncoder(part.module, part.tokenizer, length=16, name=encoder).causal
