@@ -10,7 +10,7 @@ import torch
 from tiny import draw, tiny
 from unleak.copies.methods.delayed import DelayedGuidance
 from unleak.copies.methods.guard import Guard
-from unleak.copies.methods.neurons import Norm, PruneNeurons, outliers
+from unleak.copies.methods.neurons import ActivationStatistics, PruneNeurons, outliers
 from unleak.copies.methods.noise import NoisyRows
 from unleak.copies.methods.optimise import OptimiseRows
 from unleak.copies.methods.pads import PadSwap
@@ -198,11 +198,11 @@ def test_neurons_that_are_off_are_zeros_in_the_prompts_values_alone(sd1):
 
 
 def test_outliers_are_those_far_from_the_norm_and_the_largest():
-    norm = Norm(torch.tensor([[1.0, 1.0], [1.0, 9.0]]), torch.full((2, 2), 0.5))
+    ordinary = ActivationStatistics(torch.tensor([[1.0, 1.0], [1.0, 9.0]]), torch.full((2, 2), 0.5))
     act = torch.tensor([[1.0, 4.0], [0.0, 9.1]])
-    assert outliers(act, norm, theta=3.0, k=0) == [1]
-    assert outliers(act, norm, theta=3.0, k=1) == [1, 3]
-    assert outliers(act, norm, theta=1.0, k=0) == [1, 2]
+    assert outliers(act, ordinary, theta=3.0, k=0) == [1]
+    assert outliers(act, ordinary, theta=3.0, k=1) == [1, 3]
+    assert outliers(act, ordinary, theta=1.0, k=0) == [1, 2]
 
 
 def test_the_search_ends_where_the_first_step_shows_something_else(sd1):

@@ -2,16 +2,17 @@
 
 A neuron is an output unit of the value projection of a cross-attention site. For a prompt with rows e,
 
-    act = mean_k |to_v(e_k)|,   z = |act - mu| / sd,   mu and sd over ordinary prompts;
+    act = mean_k |to_v(e_k)|,   z = |act - mu| / sd,   mu and sd over ordinary prompts
+    N(theta, k) = {z > theta} and the k of each site with the largest act
 
-its neurons are those with z > theta, and the k of each site with the largest act. theta falls from 5 to 1 by 1/4 while
-k grows from 0 by 1, until the first step no longer shows what it showed: with D = eps - z_T, the similarity of D with
-and without these neurons is at most `similar`. Then whole sites are given back where it stays so.
+theta falls from 5 to 1 by 1/4 while k grows from 0 by 1, until the first step no longer shows what it showed: with
+D(N) = eps(z_T without N) - z_T, the similarity of D(N) and D({}) is at most `similar`. Then every site whose neurons
+are not needed for that gets them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -33,31 +34,69 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
 
 PRUNED = "pruned"
+"""The label of rows that read the prompt without some neurons."""
+
+STATISTICS = "activation statistics"
+"""The key of `run.results` under which those of ordinary prompts are kept."""
+
 WINDOW = 11  #: cells; of the released similarity
+
 Neurons = Mapping[str, Sequence[int]]
 """Site -> the numbers of the value units that are off, of H d."""
 
 
-class Norm(NamedTuple):
-    """Mean and standard deviation [H, d] of a site's activations over ordinary prompts."""
+def activations(values: Tensor) -> Tensor:
+    """``act = mean_k |v_k|``: values [n, H, K, d] of n prompts -> [n, H, d]."""
+    return values.float().abs().mean(2)
+
+
+class ActivationStatistics(NamedTuple):
+    """mu and sd [H, d] of a site's activations over ordinary prompts."""
 
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def of(cls, act: Tensor) -> ActivationStatistics:
+        """Of the activations [n, H, d] of n prompts."""
+        return cls(act.mean(0), act.std(0))
 
     def z(self, act: Tensor) -> Tensor:
         return (act - self.mean).abs() / (self.std + 1e-6)
 
 
-def activations(values: Tensor) -> Tensor:
-    """``mean_k |v_k|``: values [n, H, K, d] of n prompts -> [n, H, d]."""
-    return values.float().abs().mean(2)
+def outliers(act: Tensor, ordinary: ActivationStatistics, theta: float, k: int) -> list[int]:
+    """N(theta, k) of one site with activations [H, d]."""
+    is_outlier = ordinary.z(act).flatten() > theta
+    is_outlier[act.flatten().topk(k).indices] = True
+    return torch.nonzero(is_outlier).flatten().tolist()
 
 
-def outliers(act: Tensor, norm: Norm, theta: float, k: int) -> list[int]:
-    """Neurons of one site, activations [H, d], with z above theta, and the k with the largest activation."""
-    found = norm.z(act).flatten() > theta
-    found[act.flatten().topk(k).indices] = True
-    return torch.nonzero(found).flatten().tolist()
+def candidates(
+    acts: Mapping[str, Tensor], ordinary: Mapping[str, ActivationStatistics], theta: float, least: float, step: float
+) -> Iterator[dict[str, list[int]]]:
+    """Ever more neurons of a prompt, by site: N(theta, 0), N(theta - step, 1), ... down to the theta `least`."""
+    for k in range(int((theta - least) / step + 1e-9) + 1):
+        by_site = {site: outliers(act, ordinary[site], theta - k * step, k) for site, act in acts.items()}
+        yield {site: units for site, units in by_site.items() if units}
+
+
+def search(growing: Iterable[Neurons], similarity_without: Callable[[Neurons], float], similar: float) -> Neurons:
+    """The first neurons without which the first step shows something else, less the sites that this does not need.
+
+    `similarity_without(neurons)` is that of D(N) and D({}). If no neurons bring it down to `similar`, the last ones are
+    taken, and what they reach is the limit for giving sites back.
+    """
+    neurons, reached = dict[str, Sequence[int]](), 1.0
+    for neurons in map(dict, growing):
+        reached = similarity_without(neurons)
+        if reached <= similar:
+            break
+    for site in list(neurons):
+        fewer = {name: units for name, units in neurons.items() if name != site}
+        if similarity_without(fewer) <= max(similar, reached):
+            neurons = fewer
+    return neurons
 
 
 def similarity(a: Tensor, b: Tensor) -> float:
@@ -75,18 +114,26 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return (x - x.min()) / max(float(np.ptp(x)), 1e-12)
 
 
+def switched_off(values: Tensor, units: Sequence[Sequence[int]]) -> Tensor:
+    """Values [rows, H, K, d] with the given units of every row at 0 for all k."""
+    on = torch.ones(len(values), values.shape[1] * values.shape[3], device=values.device, dtype=values.dtype)
+    for row, numbers in zip(on, units, strict=True):
+        row[list(numbers)] = 0
+    return values * on.unflatten(1, (values.shape[1], 1, -1))
+
+
 @dataclass(frozen=True)
 class PruneNeurons(Gated):
     """Neurons that the prompt excites unusually are off while it is drawn; the weights are not touched.
 
     The search takes some denoiser calls on the prompt's rows at the first step, and nothing after it. Only rows of the
     prompt are changed; the released code prunes the empty prompt's too. A `gate` takes the place of its own test for
-    memorization. `run.results["pruned"]` holds, for every prompt of every call, what was found.
+    memorization. `run.results["pruned"]` holds the neurons that were off, for every prompt of every call.
 
     Attributes:
-        ordinary: prompts that set the norm; default: the ordinary captions of the embedded world. The released
+        ordinary: prompts for mu and sd; default: the ordinary captions of the embedded world. The released
             statistics are of 50,000 captions.
-        neurons: take these instead of a search, as an earlier run found them.
+        neurons: switch these off, without a search.
         similar: the search ends at this similarity of the first step (released: 0.428).
         theta, least, step: z-scores tried, from `theta` down to `least`.
     """
@@ -106,33 +153,28 @@ class PruneNeurons(Gated):
             raise BadInput(f"neurons need 0 < least <= theta and a step, not {self.least}, {self.theta}, {self.step}")
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> ValueSwap | None:
-        """``v <- v * (neuron is on)`` for the rows of images whose neurons are known; before, look at them."""
+        """The values of rows whose neurons are known, without these; before, learn the prompts' activations."""
         if site.kind == "joint":
             raise UnsupportedModel("neurons are pruned at cross sites; this model joins text and image")
         if site.kind != "cross":
             return None
-        if self.neurons is None and "images" not in ctx.state and PRUNED not in site.rows.labels:
-            self._look(ctx, site)
-        off: dict[int, Neurons] = ctx.state.get("images", {})
+        if self.neurons is None and "off" not in ctx.state:
+            self._learn(ctx, site)
+        off: dict[int, Neurons] = ctx.state.get("off", {})
         label = PRUNED if PRUNED in site.rows.labels else "cond"
-        rows = [i for i in site.rows.of(label) if off.get(site.rows.images[i], {}).get(site.name)]
-        if not rows:
-            return None
-        keep = torch.ones(len(rows), site.v.shape[1] * site.v.shape[3], device=site.v.device, dtype=site.v.dtype)
-        for on, row in zip(keep, rows, strict=True):
-            on[list(off[site.rows.images[row]][site.name])] = 0
-        return ValueSwap(site.v[rows] * keep.unflatten(1, (site.v.shape[1], 1, -1)), rows=rows)
+        units = {row: off.get(site.rows.images[row], {}).get(site.name) for row in site.rows.of(label)}
+        rows = [row for row, numbers in units.items() if numbers]
+        return ValueSwap(switched_off(site.v[rows], [units[row] or () for row in rows]), rows=rows) if rows else None
 
-    def _look(self, ctx: Context, site: AttentionCall) -> None:
-        """Learn how the prompts excite this site, and, once in a session, how ordinary prompts do."""
-        norms = ctx.results.setdefault("norms", {})
-        if site.name not in norms:
-            act = activations(site.encode(ctx.encode(self._ordinary()).rows)[1])
-            norms[site.name] = Norm(act.mean(0), act.std(0))
+    def _learn(self, ctx: Context, site: AttentionCall) -> None:
+        """Activations of the prompts at this site, and, once in a session, their statistics over ordinary prompts."""
+        statistics = ctx.results.setdefault(STATISTICS, {})
+        if site.name not in statistics:
+            values = site.encode(ctx.encode(self._ordinary()).rows)[1]
+            statistics[site.name] = ActivationStatistics.of(activations(values))
         rows = list(site.rows.of("cond"))
-        acts = activations(site.v[rows])
-        seen = ctx.state.setdefault("acts", {}).setdefault(site.name, {})
-        seen.update(zip((site.rows.images[i] for i in rows), acts, strict=True))
+        for row, act in zip(rows, activations(site.v[rows]), strict=True):
+            ctx.state.setdefault("activations", {}).setdefault(site.rows.images[row], {})[site.name] = act
 
     def _ordinary(self) -> tuple[str, ...]:
         if self.ordinary:
@@ -142,53 +184,37 @@ class PruneNeurons(Gated):
         return tuple(caption.text for caption in load().ordinary)
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """At the first step: find the neurons of each prompt, and predict again without them."""
-        if "images" in ctx.state:
+        """At the first step: search the neurons of each prompt, and predict again without them."""
+        if "off" in ctx.state:
             return None
         cond, chosen = preds["cond"], self.decide(ctx, preds)
         images = range(len(cond)) if chosen is None else chosen
-        by_prompt = {prompt: list(own) for prompt, own in groupby(images, ctx.prompt_of)}
-        if by_prompt and self.neurons is None and "acts" not in ctx.state:
+        if len(images) and self.neurons is None and "activations" not in ctx.state:
             raise NoSite("none of the chosen sites reads text, so no neuron was pruned; choose others")
-        off, new = dict[int, Neurons](), cond.clone()
-        for mine in by_prompt.values():
-            neurons = self._search(ctx, mine, cond[mine]) if self.neurons is None else self.neurons
+        off, pruned = dict[int, Neurons](), cond.clone()
+        for _, group in groupby(images, ctx.prompt_of):
+            of_prompt = list(group)
+            neurons = self._search(ctx, of_prompt, cond[of_prompt]) if self.neurons is None else self.neurons
             ctx.results.setdefault(PRUNED, []).append(neurons)
             if any(neurons.values()):
-                new[mine] = self._without(ctx, neurons, mine).to(new)
-                off.update(dict.fromkeys(mine, neurons))
-        ctx.state["images"] = off
-        return {"cond": new} if off else None
+                pruned[of_prompt] = self._without(ctx, neurons, of_prompt).to(pruned)
+                off.update(dict.fromkeys(of_prompt, neurons))
+        ctx.state["off"] = off
+        return {"cond": pruned} if off else None
 
     def _search(self, ctx: Context, images: list[int], plain: Tensor) -> Neurons:
-        latents = ctx.latents("cond")[images]
-
-        def shown(neurons: Neurons) -> float:
-            return similarity(self._without(ctx, neurons, images) - latents, plain - latents)
-
-        found, reached = dict[str, list[int]](), 1.0
-        for found in self._candidates(ctx, images[0]):
-            reached = shown(found)
-            if reached <= self.similar:
-                break
-        for site in list(found):
-            fewer = {name: units for name, units in found.items() if name != site}
-            if shown(fewer) <= max(self.similar, reached):
-                found = fewer
-        return found
-
-    def _candidates(self, ctx: Context, image: int) -> Iterator[dict[str, list[int]]]:
-        """Ever more neurons of a prompt, by site."""
-        acts, norms = ctx.state["acts"], ctx.results["norms"]
-        for k in range(int((self.theta - self.least) / self.step + 1e-9) + 1):
-            theta = self.theta - k * self.step
-            by_site = {site: outliers(seen[image], norms[site], theta, k) for site, seen in acts.items()}
-            yield {site: units for site, units in by_site.items() if units}
+        """`search` for the prompt of these images, whose predictions are `plain` with all neurons."""
+        latents, acts = ctx.latents("cond")[images], ctx.state["activations"][images[0]]
+        return search(
+            candidates(acts, ctx.results[STATISTICS], self.theta, self.least, self.step),
+            lambda neurons: similarity(self._without(ctx, neurons, images) - latents, plain - latents),
+            self.similar,
+        )
 
     def _without(self, ctx: Context, neurons: Neurons, images: Sequence[int]) -> Tensor:
         """Predictions of some images with these neurons off."""
-        ctx.state["images"] = dict.fromkeys(images, neurons)
+        ctx.state["off"] = dict.fromkeys(images, neurons)
         try:
             return ctx.predict([Branch(PRUNED, images=tuple(images))])[PRUNED]
         finally:
-            del ctx.state["images"]
+            del ctx.state["off"]
