@@ -12,9 +12,11 @@ import pytest
 
 import unleak
 from tiny import tiny
+from unleak import report
 from unleak.core.result import MOST_LINES, WIDEST, Result
 from unleak.errors import BadInput
 from unleak.judges.copies import PixelJudge
+from unleak.words.diagnosis.diagnosis import described
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 2}
 ODD = "a mouse and a <b>laptop</b>"
@@ -115,3 +117,23 @@ def test_another_suffix_is_refused_with_the_three_that_are_known(tmp_path: Path)
     with pytest.raises(BadInput, match=r"'\.pdf'.*x\.html.*x\.json.*x/"):
         Long(1).save(tmp_path / "x.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_repair_gives_the_code_that_draws_it_again() -> None:
+    pipe = tiny("sd1")
+    result = unleak.repair(pipe, "a mouse and a laptop", "mouse,laptop", with_="boost", seeds=1, call=SMALL)
+    page = report.page(result)
+    assert result.code is not None and "unleak.attach(pipe, unleak.Boost" in page and "Kept: <b>boost" in page
+    names: dict[str, Any] = {"pipe": pipe}
+    exec(result.code, names)
+    assert np.array_equal(names["result"].images[0], result.after)
+
+
+@pytest.mark.parametrize("repair", [
+    unleak.Patch("mouse", others="laptop", isolation="bare"),
+    unleak.Prune(unleak.Subset.token("hot dog", 0)),
+    unleak.Boost("mouse", window=unleak.Window(0.0, 0.5), sites="mid_block*"),
+    unleak.DeLeaker("mouse,laptop"),
+], ids=lambda repair: type(repair).__name__)  # fmt: skip
+def test_a_repair_is_written_as_python(repair: unleak.Intervention) -> None:
+    assert eval(described(repair), {"unleak": unleak}) == repair

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import ALL, Intervention, Window
 from unleak.core.result import Result
 from unleak.stats.rate import Rate
 from unleak.text.items import Item
@@ -199,12 +200,25 @@ def _seen(e: Sighting) -> dict[str, Any]:
 
 def described(repair: Intervention) -> str:
     """A repair as it is written in Python, without what is default."""
-    plain = {k: v for k, v in repair.to_dict().items() if k not in ("type", "window", "sites", "items")}
-    given = [repr(item) for item in getattr(repair, "items", ())]
-    for name, value in plain.items():
-        if getattr(repair, name) != getattr(type(repair), name, None):
-            given.append(f"{name}={value!r}")
-    return f"unleak.{type(repair).__name__}({', '.join(given)})"
+    name, plain, items = f"unleak.{type(repair).__name__}", repair.to_dict(), list(getattr(repair, "items", ()))
+    default = {"window": Window(), "sites": ALL}
+    changed = {
+        key: value for key, value in plain.items()
+        if key not in ("type", "items") and getattr(repair, key) != getattr(type(repair), key, default.get(key))
+    }  # fmt: skip
+    parts = [part for value in changed.values() for part in (value if isinstance(value, list) else [value])]
+    if any(isinstance(part, dict) for part in parts):
+        return f"{name}.from_dict({plain!r})"
+    given = [repr(items[0] if len(items) == 1 else items)] * bool(items)
+    return f"{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in changed.items())])})"
+
+
+def code(repair: Intervention, prompt: str, seeds: Sequence[int], call: Mapping[str, Any]) -> str:
+    """Lines of Python that draw a prompt with a repair, for a `pipe`."""
+    return (
+        f"import unleak\n\nwith unleak.attach(pipe, {described(repair)}):\n"
+        f"    result = unleak.generate(pipe, {prompt!r}, seeds={list(seeds)}, call={dict(call)})"
+    )
 
 
 def _counts(f: Finding) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
-from unleak.drawing.generate import draw, images_at_once, rehearse
+from unleak.drawing.generate import Seeds, draw, images_at_once, parse_seeds, rehearse
 from unleak.engine.session import attach
 from unleak.errors import BadInput, choose
 from unleak.text.encode import check_pad, pad_ids
@@ -139,7 +139,7 @@ def probe(
     prompt: str,
     subsets: Mapping[str, Subset],
     *,
-    seeds: Iterable[int] = range(4),
+    seeds: Seeds = 4,
     pad: str = "empty",
     pooled: str = "pad",
     bank: Iterable[str] = (),
@@ -162,9 +162,9 @@ def probe(
         BadInput, ItemNotFound, AmbiguousItem, PromptTruncated: before anything is drawn.
     """
     check_prompt(prompt)
-    seeds, call = list(seeds), dict(call or {})
-    if not subsets or not seeds:
-        raise BadInput("nothing to probe: give at least one subset and one seed")
+    numbers, call = parse_seeds(seeds), dict(call or {})
+    if not subsets:
+        raise BadInput("nothing to probe: give at least one subset")
     keep_only = partial(Keep, pad=pad, pooled=pooled, bank=tuple(bank))
     rehearse(pipe, prompt, keep_only(list(subsets.values())[:1]), **call)
     every = Anatomy.of(pipe).encoders
@@ -172,7 +172,7 @@ def probe(
         for own in every:
             subset.positions(own, cut(own, prompt), every)
 
-    jobs = [(subset, seed) for subset in subsets.values() for seed in seeds]
+    jobs = [(subset, seed) for subset in subsets.values() for seed in numbers]
     batch = batch or images_at_once(pipe, call)
     out = []
     for start in range(0, len(jobs), batch):
@@ -182,4 +182,4 @@ def probe(
         if progress:
             progress(len(part))
     images = np.concatenate(out)
-    return dict(zip(subsets, images.reshape(len(subsets), len(seeds), *images.shape[1:]), strict=True))
+    return dict(zip(subsets, images.reshape(len(subsets), len(numbers), *images.shape[1:]), strict=True))

@@ -23,7 +23,7 @@ from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.text.prompt import check_prompt
 from unleak.words.diagnosis.diagnose import diagnose
-from unleak.words.diagnosis.diagnosis import Diagnosis
+from unleak.words.diagnosis.diagnosis import Diagnosis, code, described
 from unleak.words.methods.prune import Prune
 from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_parameters
 from unleak.words.repair.automatic import Attempt, Best, try_repairs, untried
@@ -82,6 +82,12 @@ class Repair(Result):
     found: Diagnosis | None = field(default=None, repr=False)
     tried: list[Attempt] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
+    repair: Intervention | None = None
+
+    @property
+    def code(self) -> str | None:
+        """Lines of Python that draw with the repair that was kept, for a `pipe`; None if nothing was repaired."""
+        return None if self.repair is None else code(self.repair, self.prompt, self.seeds, self.settings["call"])
 
     @property
     def undone(self) -> list[int]:
@@ -101,7 +107,8 @@ class Repair(Result):
         for name in dict.fromkeys(name for name in self.by if self.changed and name != self.method):
             seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.by, strict=True) if one == name)
             lines.append(f"  seed {seeds}: " + ("the original image" if name == "none" else f"{name} shows more"))
-        return [*lines, f"  kept: {self.method}" if self.changed else "  nothing needs a repair"]
+        kept = f"  kept: {self.method}, {described(self.repair)}" if self.repair else "  nothing needs a repair"
+        return [*lines, kept]
 
     def views(self) -> dict[str, np.ndarray]:
         return {"before": self.before, "after": self.after}
@@ -132,6 +139,7 @@ class Repair(Result):
                 }
                 for t in self.tried
             ],
+            "repair": None if self.repair is None else self.repair.to_dict(), "code": self.code,
             "by": self.by, "undone": self.undone,
             "images": self.file_names(),
         }  # fmt: skip
@@ -259,16 +267,9 @@ def repair(
 
     if with_ == "auto" and judge is not None:
         found = diagnose(
-            pipe,
-            prompt,
-            given,
-            seeds=drawing.seeds,
-            judge=judge,
-            after=False,
-            model=model,
-            call=call,
+            pipe, prompt, given, seeds=drawing.seeds, judge=judge, after=False, model=model, call=call,
             progress=progress,
-        )
+        )  # fmt: skip
         drawn = _by_trial(drawing, prompt, todo, found)
     else:
         drawn = _as_asked(drawing, prompt, todo)
@@ -280,11 +281,14 @@ def repair(
         )
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
+    kept = next((one.trial.repair for one in drawn.tried if one.kept), None)
+    if kept is None and any(drawn.target):
+        kept = todo.build(drawn.target)
     dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
     settings = {"with": with_, **parameters, **dropped, "call": drawing.call}
     return Repair(
         prompt, model, drawn.method, settings, outcomes, drawing.seeds, drawn.before, drawn.after,
-        judge.name if judge else None, drawing.log, drawn.found, drawn.tried, drawn.by,
+        judge.name if judge else None, drawing.log, drawn.found, drawn.tried, drawn.by, kept,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ with pad rows elsewhere, shows the item. Any other is redundant: its row may be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -16,6 +16,7 @@ import numpy as np
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.result import Result
+from unleak.drawing.generate import Seeds, parse_seeds
 from unleak.errors import BadInput, choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
@@ -220,7 +221,7 @@ def tokens(
     items: str | Iterable[str | Item],
     *,
     judge: Judge | None = None,
-    seeds: Sequence[int] = range(4),
+    seeds: Seeds = 4,
     pad: str = "empty",
     pooled: str = "pad",
     bank: Iterable[str] = (),
@@ -247,9 +248,9 @@ def tokens(
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated before anything is drawn: also for an item that
     is the whole prompt, and for one that the judge cannot read.
     """
-    seeds = list(seeds)
-    if judge is not None and len(seeds) < FEWEST:
-        raise BadInput(f"{len(seeds)} seeds cannot say which tokens are representative: give at least {FEWEST}.")
+    numbers = parse_seeds(seeds)
+    if judge is not None and len(numbers) < FEWEST:
+        raise BadInput(f"{len(numbers)} seeds cannot say which tokens are representative: give at least {FEWEST}.")
     todo = plan(pipe, prompt, items, encoder=encoder, last_only=last_only, labels_only=labels_only, call=call)
     named = todo.named
     if judge is not None:
@@ -257,12 +258,12 @@ def tokens(
         todo = replace(todo, items=tuple(replace(i, sense=s) for i, s in zip(todo.items, looked_for, strict=True)))
     options = {"pad": pad, "pooled": pooled, "bank": tuple(bank)}
     images = probe(
-        pipe, prompt, todo.subsets, seeds=seeds, call=call, batch=batch, progress=progress,
+        pipe, prompt, todo.subsets, seeds=numbers, call=call, batch=batch, progress=progress,
         pad=pad, pooled=pooled, bank=bank,
     )  # fmt: skip
     seen = {name: judge.present(drawn, named) for name, drawn in images.items()} if judge is not None else None
     settings = {**options, "last_only": last_only, "call": dict(call or {})}
-    return TokenStudy(todo, seeds, settings, model, judge.name if judge else None, images, seen)
+    return TokenStudy(todo, numbers, settings, model, judge.name if judge else None, images, seen)
 
 
 def causal(pipe: Any, encoder: str) -> bool:
