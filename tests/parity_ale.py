@@ -58,7 +58,7 @@ def ale(case: Case) -> dict[str, Tensor]:
     params = spec["params"]
     source = spec["source_prompt"], located(spec["source_prompt"], [pair[0] for pair in spec["pairs"]])
     target = spec["target_prompt"], located(spec["target_prompt"], [pair[1] for pair in spec["pairs"]])
-    official = params["background_blend"].startswith("official")
+    blending = params["background_blend"] or "none"  # "official: ...", "paper: ...", "none"
     method = Ale(
         steps=params["num_inference_steps"],
         self_replace=params["self_replace_steps_S"],
@@ -70,22 +70,25 @@ def ale(case: Case) -> dict[str, Tensor]:
         rest="alone",
         overlap=params["overlap"],
         masked_logit=float(params["masked_logit"]),
+        blend=not blending.startswith("none"),
         **{name: OFFICIAL[name] for name in ("find", "bias")},
-        **({name: OFFICIAL[name] for name in ("foreground", "bb_first_step", "bb_final")} if official else {}),
+        **{name: OFFICIAL[name] for name in BLENDING if blending.startswith("official")},
     )
     assert params["strength"] == 1.0 and not params["denoise_model"]
     masks, clean, noise = given["object_masks"], given["clean_latents"], given["step_noise"]
-    negative = "" if spec["negative_prompt"] else None
-    *parts, blend = method.parts(source, target, masks, clean, noise, negative)
-    assert isinstance(parts[0], DDCM) and isinstance(blend, Blend)
+    negative = "" if spec.get("negative_prompt") else None
+    all_parts = method.parts(source, target, masks, clean, noise, negative)
+    parts = [part for part in all_parts if not isinstance(part, Blend)]
+    blends = [part for part in all_parts if isinstance(part, Blend)]
+    assert isinstance(parts[0], DDCM)
     if hasattr(pipe.scheduler.config, "original_inference_steps"):
         pipe.scheduler.register_to_config(original_inference_steps=params["original_inference_steps"])
     rows = Rows(source, target, (method.base_index, method.find))
     side = [n * pipe.vae_scale_factor for n in clean.shape[-2:]]
-    with attach(pipe, Record(), rows, *parts, Watch("before"), blend, Watch("after")) as run:
+    with attach(pipe, Record(), rows, *parts, Watch("before"), *blends, Watch("after")) as run:
         final = pipe(
             spec["target_prompt"],
-            negative_prompt=spec["negative_prompt"],
+            negative_prompt=spec.get("negative_prompt"),
             guidance_scale=method.target_guidance,
             num_inference_steps=method.steps,
             latents=given["initial_noise"].clone(),
@@ -93,11 +96,10 @@ def ale(case: Case) -> dict[str, Tensor]:
             width=side[1],
             output_type="latent",
         ).images
-    found = steps(run, method, pipe.scheduler, blend, given)
+    found = steps(run, method, pipe.scheduler, given)
     own, plain = run.results["target"], run.results["target"].plain
     found |= {
         "final_pred_x0": final,
-        "unet_output_step0": torch.cat([run.results["preds"][0][row] for row in ROWS]),
         "object_restricted_embeddings": own.stacked,
         "source_embedding": run.results["source_rows"].base,
         "target_plain_embedding": plain,
@@ -112,13 +114,16 @@ def ale(case: Case) -> dict[str, Tensor]:
             for span, mask in zip(own.slots.spans, to_grid(masks, grid), strict=True):
                 bias[~mask.flatten(), slice(*span)] = method.masked_logit
             found[f"token_bias_{at[2]}"] = bias
+        if at := re.fullmatch(r"unet_output_step(\d+)", name):
+            found[name] = torch.cat([run.results["preds"][int(at[1])][row] for row in ROWS])
     return {name: tensor for name, tensor in found.items() if name in case.expected}
 
 
 ROWS = ("source_uncond", "uncond", "source_cond", "cond")
+BLENDING = ("foreground", "bb_first_step", "bb_final")
 
 
-def steps(run, method: Ale, schedule, blend: Blend, given: dict[str, Tensor]) -> dict[str, Tensor]:
+def steps(run, method: Ale, schedule, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the run went through. After the last step it holds clean latents; the case goes on with noisy ones."""
     preds, z0 = run.results["preds"], given["clean_latents"]
     target = [guidance(p["uncond"], p["cond"], method.target_guidance) for p in preds]
@@ -132,11 +137,13 @@ def steps(run, method: Ale, schedule, blend: Blend, given: dict[str, Tensor]) ->
         z_t, last_t, last_s = ddcm_step(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
         clean.append(z_t)
         x_t, x_s = after[i]
-    keep = foreground(blend.masks, tuple(z0.shape[-2:]), blend.foreground)
+    may_change = torch.ones(z0.shape[-2:])
+    if method.blend:
+        may_change = foreground(given["object_masks"], tuple(z0.shape[-2:]), method.foreground)
     return {
         "x_source_per_step": torch.stack([*(x for _, x in before[:-1]), last_s]),
         "x_target_before_blend_per_step": torch.stack([*(x for x, _ in before[:-1]), last_t]),
-        "x_target_per_step": torch.stack([*(x for x, _ in after[:-1]), torch.where(keep == 1, last_t, last_s)]),
+        "x_target_per_step": torch.stack([*(x for x, _ in after[:-1]), torch.where(may_change == 1, last_t, last_s)]),
         "eps_source_per_step": torch.stack(source),
         "eps_target_per_step": torch.stack(target),
         "pred_x0_per_step": torch.stack(clean),

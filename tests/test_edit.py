@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tiny import draw, tiny
 from unleak.cli import app
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
+from unleak.core.presets import Preset
 from unleak.drawing import photo
 from unleak.drawing.doctor import _marks
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
@@ -26,8 +28,12 @@ from unleak.regions.check import judged
 from unleak.regions.edit import edit
 from unleak.regions.masks.masks import foreground
 from unleak.regions.masks.own_masks import FROM, as_masks
+from unleak.regions.method import Method
+from unleak.regions.methods.blend import Blend
+from unleak.regions.methods.ddcm import DDCM
 from unleak.regions.methods.schedule import follows, variance_preserving
 from unleak.regions.plan import Edit
+from unleak.regions.presets import EDITORS
 from unleak.report import edit as report
 from unleak.world import Placement, Scene
 from unleak.world import load as load_world
@@ -90,6 +96,22 @@ def test_a_list_of_images_is_edited_as_each_alone(pipe):
         edit(pipe, [one, two], [[CUP]])
     with pytest.raises(BadInput, match="no image"):
         edit(pipe, [], [CUP])
+
+
+def test_a_new_editor_is_a_method_and_a_line_in_the_table(pipe, monkeypatch):
+    @dataclass(frozen=True)
+    class OnlyBlend(Method):
+        feather: float = 0.0
+
+        def parts(self, source, target, masks, clean, trajectory=None, negative=None):
+            return [DDCM(clean, source[0], noise=trajectory, negative=negative), Blend(masks, feather=self.feather)]
+
+    toy = Preset("toy", OnlyBlend, "Blends.", "here", {"steps": 2})
+    monkeypatch.setitem(EDITORS._by_name, "toy", toy)
+    r = edit(pipe, picture(), [CUP], preset="toy", size=SIZE, **toy.parse(["dilation=0", "feather=0.1"]))
+    kept = foreground(r.masks, tuple(r.latents.shape[-2:])) == 0
+    assert torch.equal(r.latents[..., kept].float(), r.clean[..., kept]) and not torch.equal(r.latents, r.clean)
+    assert r.settings["feather"] == 0.1 and r.preset == "toy"
 
 
 def test_the_seed_decides_and_no_global_generator_is_touched(pipe):
