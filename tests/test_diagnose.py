@@ -308,7 +308,7 @@ def test_the_automatic_repair_takes_back_what_it_made_worse_and_lets_the_next_re
     )
     mouse, laptop = result.items
     assert result.method == "patch" and mouse.repaired and not laptop.repaired, (judge.asked, result)
-    assert result.by == by and result.undone == ([1] if last == 1 else [])
+    assert result.drawn_by == by and result.undone == ([1] if last == 1 else [])
     assert np.array_equal(result.after[1], result.before[1]) == (last == 1)
     assert mouse.after.tolist() == [True, last == 2] and laptop.after.tolist() == [True, True]
     assert not np.array_equal(result.after[0], result.before[0])

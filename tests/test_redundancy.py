@@ -111,7 +111,7 @@ def test_tokens_are_those_of_an_encoder_that_the_denoiser_reads(pipes, name):
         assert "".join(t.text for t in one.tokens).lstrip("▁") == one.item.text
         assert [PROMPT[slice(*t.chars)] or "▁" for t in one.tokens] == [t.text for t in one.tokens]
     assert causal(pipes[name], readers[-1]) is (name not in ("sd3", "flux"))
-    with pytest.raises(BadInput, match="reads no rows of 'nobody'"):
+    with pytest.raises(BadInput, match="the denoiser reads is called 'nobody'"):
         plan(pipes[name], PROMPT, "laptop", encoder="nobody", call=SMALL)
 
 

@@ -27,7 +27,7 @@ def verbs(folder: Path, photo: np.ndarray, judge: judges.Judge) -> list[unleak.R
     print(run.results, images.images.shape, images.seeds)
 
     diagnosis: unleak.Diagnosis = unleak.diagnose(pipe, PROMPT, "mouse,laptop", seeds=range(4), judge=judge, call=call)
-    repair: unleak.Repair = unleak.repair(pipe, PROMPT, ["mouse", unleak.Item("laptop")], seeds=[1, 2], judge=judge)
+    repair: unleak.Repaired = unleak.repair(pipe, PROMPT, ["mouse", unleak.Item("laptop")], seeds=[1, 2], judge=judge)
     tokens: unleak.TokenStudy = unleak.tokens(pipe, PROMPT, "laptop", judge=judge, seeds=4)
     lint: unleak.Lint = unleak.lint(pipe, "a [mouse] and a [laptop]")
     edited: unleak.Edited = unleak.edit(pipe, photo, [unleak.Edit("a mouse", "a cat")], judge=judge)

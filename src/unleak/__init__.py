@@ -107,7 +107,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.words.methods.prune import Prune as Prune
     from unleak.words.methods.structure import StructureDiffusion as StructureDiffusion
     from unleak.words.methods.tebopt import TEBOpt as TEBOpt
-    from unleak.words.repair.repair import Repair as Repair
+    from unleak.words.repair.repair import Repaired as Repaired
     from unleak.words.repair.repair import repair as repair
     from unleak.words.tokens.redundancy import TokenStudy as TokenStudy
     from unleak.words.tokens.redundancy import tokens as tokens
@@ -179,7 +179,7 @@ else:
         "Result": "unleak.core.result",
         "Images": "unleak.drawing.images",
         "Diagnosis": "unleak.words.diagnosis.diagnosis",
-        "Repair": "unleak.words.repair.repair",
+        "Repaired": "unleak.words.repair.repair",
         "TokenStudy": "unleak.words.tokens.redundancy",
         "Lint": "unleak.words.lint.lint_file",
         "Edited": "unleak.regions.edited",

@@ -9,20 +9,20 @@ from PIL import Image
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png, seeds_of
 from unleak.stats.rate import Rate
-from unleak.words.repair.repair import ItemOutcome, Repair
+from unleak.words.repair.repair import ItemOutcome, Repaired
 
 
-def pictures(r: Repair) -> dict[str, bytes]:
+def pictures(r: Repaired) -> dict[str, bytes]:
     """Every image, and the grid `before-after.png`."""
     return {**seeds_of(r), "before-after.png": png(sheet(r))}
 
 
-def sheet(r: Repair) -> Image.Image:
+def sheet(r: Repaired) -> Image.Image:
     """A row of images before, and one after."""
     return contact_sheet([(kind, list(images)) for kind, images in r.views().items()], across=1)
 
 
-def rates(r: Repair) -> list[dict[str, Any]]:
+def rates(r: Repaired) -> list[dict[str, Any]]:
     """Per item the share of seeds with its Wilson interval, before and after, ready to print."""
     out = []
     for i in r.items:
@@ -42,7 +42,7 @@ def state(i: ItemOutcome) -> str:
     return "ok" if i.before.mean() >= 0.5 else "fixed" if i.after.mean() >= 0.5 else "leak"
 
 
-def page(r: Repair, evidence: list[dict[str, Any]] | None = None, title: str = "unleak repair") -> str:
+def page(r: Repaired, evidence: list[dict[str, Any]] | None = None, title: str = "unleak repair") -> str:
     """One self-contained HTML page: prompt, verdict, before and after, numbers, settings. No script needed.
 
     `evidence` adds rows of (`title`, `note`, `images` [S,H,W,3]) between the verdict and the numbers.

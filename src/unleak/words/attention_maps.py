@@ -36,9 +36,9 @@ class AttentionMaps(Result):
 
     def heat(self, item: int, image: int) -> np.ndarray:
         """[h, w]: a map stretched for the eye, from its least cell, 0, to its greatest, 1; a flat map is 0."""
-        found = self.maps[image, item]
-        low, high = float(found.min()), float(found.max())
-        return (found - low) / (high - low) if high > low else np.zeros_like(found)
+        plane = self.maps[image, item]
+        low, high = float(plane.min()), float(plane.max())
+        return (plane - low) / (high - low) if high > low else np.zeros_like(plane)
 
     def centre(self, item: int, image: int) -> tuple[float, float]:
         """(x, y) in 0..1 of the cell that attends most to the item, from the left and the top."""
@@ -100,5 +100,5 @@ def maps(
     rehearse(pipe, prompt, method, **call)
     with attach(pipe, method) as run:
         images = generate(pipe, prompt, numbers, progress=progress, **call)[0]
-    found = [part.planes(i).cpu().numpy() for part in run.results["maps"] for i in range(len(part.prompts))]
-    return AttentionMaps(prompt, list(method.names), numbers, images, np.stack(found), model, call)
+    planes = [part.planes(i).cpu().numpy() for part in run.results["maps"] for i in range(len(part.prompts))]
+    return AttentionMaps(prompt, list(method.names), numbers, images, np.stack(planes), model, call)

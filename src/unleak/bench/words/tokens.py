@@ -30,7 +30,7 @@ from unleak.words.methods.prune import Prune
 from unleak.words.repair.repair import held_out_seeds
 from unleak.words.tokens.classifier import Classifier
 from unleak.words.tokens.learn import Labels, Record, classifiers, labels, plans
-from unleak.words.tokens.redundancy import FEWEST, Plan
+from unleak.words.tokens.redundancy import FEWEST, TokenPlan
 
 METHODS = DEFAULT = ("tokens", "prune", "classifier")
 #: kind of prompt -> how many
@@ -105,7 +105,7 @@ def _share(label: list[bool] | str) -> float:
 
 def pruned(
     run: Run,
-    planned: Sequence[Plan],
+    planned: Sequence[TokenPlan],
     found: Sequence[Labels],
     tried: list[int],
     seeds: list[int],
@@ -122,7 +122,7 @@ def pruned(
         return []
     tick = run.ticking("prune", 2 * (len(tried) + len(seeds)) * len(jobs))
 
-    def drawn(plan: Plan, on: list[int], *interventions: Intervention) -> list[bool]:
+    def drawn(plan: TokenPlan, on: list[int], *interventions: Intervention) -> list[bool]:
         images = Drawing(run.pipe, on, run.call, progress=tick).images(plan.prompt, *interventions)
         there: list[bool] = np.all(judge.present(images, plan.named), axis=1).tolist()
         return there
@@ -140,7 +140,7 @@ def pruned(
     return pruning(images, "redundant") + (pruning(images[kept], "verified") if kept.any() else [])
 
 
-def redundant(plan: Plan, found: Labels) -> Prune | None:
+def redundant(plan: TokenPlan, found: Labels) -> Prune | None:
     """The repair that drops what probing called redundant; None if that is nothing."""
     gone = [
         Subset.token(item, k, plan.encoder)

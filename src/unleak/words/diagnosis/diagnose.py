@@ -56,12 +56,12 @@ def items_of(prompt: str, items: str | Iterable[str | Item] | None = None) -> tu
 
 def senses_of(text: str) -> dict[str, list[str]]:
     """``"mouse=computer mouse,bat=cricket bat"`` -> the other senses of each word. Raises BadInput."""
-    found: dict[str, list[str]] = {}
+    senses: dict[str, list[str]] = {}
     for item in parse_items(text) if text else ():
         if item.sense is None:
             raise BadInput(f"{text!r} names no sense of '{item}': write '{item}=its other sense'")
-        found.setdefault(item.text, []).append(item.sense)
-    return found
+        senses.setdefault(item.text, []).append(item.sense)
+    return senses
 
 
 def check_evidence(evidence: str) -> str:
@@ -121,9 +121,9 @@ def diagnose(
 
     flow = flow_of(encoded, prompt, intended, senses)
     who = judge.name if judge else None
-    found = Diagnosis(prompt, model, findings, flow, drawing.seeds, who, drawing.call, drawing.images(prompt))
+    diagnosis = Diagnosis(prompt, model, findings, flow, drawing.seeds, who, drawing.call, drawing.images(prompt))
     for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
-        full = judge_images(judge, found.images, things, "The prompt")
+        full = judge_images(judge, diagnosis.images, things, "The prompt")
         f.present, f.instead = full.rate, tuple(name for name in full.instead if name in f.senses)
         if evidence == "all" or (f.present and not f.present.yes):
             f.evidence = {
@@ -135,16 +135,16 @@ def diagnose(
     every = list(dict.fromkeys(thing for things in watched for thing in things))
     if any(f.evidence for f in findings) and judge:
         title, interventions = nothing()
-        found.control = judge_images(judge, drawing.images(prompt, *interventions), every, title)
+        diagnosis.control = judge_images(judge, drawing.images(prompt, *interventions), every, title)
     if flow_images and len(intended) > 1:
-        found.image_flow = image_flow(
+        diagnosis.image_flow = image_flow(
             pipe, prompt, intended, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
         )
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
-        found.layers[depth] = judge_images(judge, drawing.images(prompt, Lens(depth)), every, title)
-    _suggest(found, drawing, after)
-    return found
+        diagnosis.layers[depth] = judge_images(judge, drawing.images(prompt, Lens(depth)), every, title)
+    _suggest(diagnosis, drawing, after)
+    return diagnosis
 
 
 @torch.no_grad()
@@ -187,19 +187,19 @@ def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
     return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
 
 
-def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
+def _suggest(diagnosis: Diagnosis, drawing: Drawing, after: bool) -> None:
     """Add a repair, and with `after` what it draws: the cheapest that treats the verdicts and that this
     pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
     none brings them back, the first."""
     judge, drawn = drawing.judge, list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]]()
-    for trial in (trials if judge and after else suggested)(found.task):
+    for trial in (trials if judge and after else suggested)(diagnosis.task):
         try:
-            drawing.rehearse(found.prompt, trial.repair)
-            images = drawing.images(found.prompt, trial.repair) if after else None
+            drawing.rehearse(diagnosis.prompt, trial.repair)
+            images = drawing.images(diagnosis.prompt, trial.repair) if after else None
         except UnleakError as e:
-            found.failed[trial.name] = str(e)
+            diagnosis.failed[trial.name] = str(e)
             continue
-        readable = {k: f.intended for k, f in enumerate(found.findings) if judge and not f.note}
+        readable = {k: f.intended for k, f in enumerate(diagnosis.findings) if judge and not f.note}
         rates = (
             {} if images is None else {k: judge_images(judge, images, [m], "After").rate for k, m in readable.items()}
         )
@@ -207,12 +207,12 @@ def _suggest(found: Diagnosis, drawing: Drawing, after: bool) -> None:
         acted = {m.text: rate for k, m in readable.items() if m in trial.items and (rate := rates.get(k))}
         if all(rate.yes for rate in acted.values()):
             break
-        found.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
+        diagnosis.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
     else:
         drawn = drawn[:1]
     if drawn:
-        trial, found.after, rates = drawn[-1]
-        found.method, found.repair = trial.name, trial.repair
-        found.failed.pop(trial.name, None)
-        for k, f in enumerate(found.findings):
+        trial, diagnosis.after, rates = drawn[-1]
+        diagnosis.method, diagnosis.repair = trial.name, trial.repair
+        diagnosis.failed.pop(trial.name, None)
+        for k, f in enumerate(diagnosis.findings):
             f.repaired, f.after = f.intended in trial.items, rates.get(k)

@@ -109,8 +109,8 @@ class Diagnosis(Result):
 
     def leak_sources(self, i: int) -> list[tuple[str, str, float]]:
         """(other item, name, share): what leaks into item i, and the share of the way to that name it went."""
-        found = [(self.findings[j].item.text, *self.flow.meaning(i, j)) for j in self.flow.leaks_into(i)]
-        return [(item, name, share) for item, name, share in found if name]
+        sources = [(self.findings[j].item.text, *self.flow.meaning(i, j)) for j in self.flow.leaks_into(i)]
+        return [(item, name, share) for item, name, share in sources if name]
 
     def verdict_text(self, i: int) -> str:
         """The verdict in a word or two."""

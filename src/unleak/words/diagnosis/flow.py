@@ -98,8 +98,8 @@ class Flow:
 
     def leaks_into(self, i: int) -> list[int]:
         """The items that leak into item i, the strongest first."""
-        found = [j for j in range(len(self.items)) if i != j and self.kind(i, j) == "leak"]
-        return sorted(found, key=lambda j: -self.meaning(i, j)[1])
+        leaking = [j for j in range(len(self.items)) if i != j and self.kind(i, j) == "leak"]
+        return sorted(leaking, key=lambda j: -self.meaning(i, j)[1])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -187,14 +187,14 @@ class _Reader:
         called = {k: self._without(j, called=(i, k)) for k in names}
         pads = self.layer(self._scene(None).empty.output)[0, slice(*gone.spans[0][i])].float()
         towards = {k: _minus(self._own(i, view), own) for k, view in called.items()}
-        found = [self._change("own", _minus(self._own(i, there), own), own - pads, towards)]
+        in_channels = [self._change("own", _minus(self._own(i, there), own), own - pads, towards)]
         if self.causal:
             T = self._gathered
             base = T(gone)
             added = base - T(self._without(i, j))  # by i, where j is not
             both = T(there) - base - (T(self._without(i)) - T(self._without(i, j)))
-            found.append(self._change("gathered", both, added, {k: T(view) - base for k, view in called.items()}))
-        return found
+            in_channels.append(self._change("gathered", both, added, {k: T(view) - base for k, view in called.items()}))
+        return in_channels
 
     def apart_from_alone(self, i: int) -> float:
         """1 - cos of item i's rows in the prompt and in its bare phrase."""

@@ -104,8 +104,8 @@ def image_flow(
     """
     check_prompt(prompt)
     named, drawing = parse_items(items), Drawing(pipe, seeds, call, judge, progress)
-    found = find_all(prompt, named)
-    texts = {None: (prompt, named)} | {j: _items_without(prompt, found, j) for j in range(len(named))}
+    spans = find_all(prompt, named)
+    texts = {None: (prompt, named)} | {j: _items_without(prompt, spans, j) for j in range(len(named))}
     jobs = {
         (i, j): (text, KeepItem(own[i], own[:i] + own[i + 1 :], rows))
         for j, (text, placed) in texts.items()
@@ -124,9 +124,9 @@ def image_flow(
     return ImageFlow(prompt, named, drawing.seeds, changes)
 
 
-def _items_without(prompt: str, found: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:
+def _items_without(prompt: str, spans: Sequence[Chars], j: int) -> tuple[str, tuple[Item, ...]]:
     """The prompt with another word for item j, and all items as they are written in it."""
-    text, phrases = without(prompt, found, {j})
+    text, phrases = without(prompt, spans, {j})
     return text, tuple(_at(text, one.item) for one in phrases)
 
 

@@ -125,8 +125,8 @@ class Sighting:
     @property
     def instead(self) -> list[str]:
         """What else is there on half of the images or more, the most frequent first."""
-        found = [name for name, rate in list(self.seen.items())[1:] if rate.yes]
-        return sorted(found, key=lambda name: -self.seen[name].k)
+        others = [name for name, rate in list(self.seen.items())[1:] if rate.yes]
+        return sorted(others, key=lambda name: -self.seen[name].k)
 
 
 def judge_images(
@@ -156,16 +156,16 @@ def probes(
     plain, *beside = (str(replace(one, sense=None)) for one in (item, *others))
     bare = phrase(prompt, item.find(prompt), item.sense).text
     rows = "all rows but those of the other items" if causal else "only its own rows"
-    made: dict[str, tuple[str, str, tuple[Intervention, ...]]] = {
+    by_name: dict[str, tuple[str, str, tuple[Intervention, ...]]] = {
         "encoded": (f"What the text says of “{item.text}”: {rows}", prompt, (KeepItem(plain, tuple(beside)),)),
         "alone": (f"Without its context: “{bare}”", bare, ()),
     }
     if causal:
         own = f"Only the own rows of “{item.text}”, which have not read what follows"
         gathered = f"The own rows of “{item.text}” with EOS and pads, which have read everything"
-        made["own"] = (own, prompt, (KeepItem(plain, tuple(beside), "own"),))
-        made["gathered"] = (gathered, prompt, (KeepItem(plain, tuple(beside), "gathered"),))
-    return made
+        by_name["own"] = (own, prompt, (KeepItem(plain, tuple(beside), "own"),))
+        by_name["gathered"] = (gathered, prompt, (KeepItem(plain, tuple(beside), "gathered"),))
+    return by_name
 
 
 def nothing() -> tuple[str, tuple[Intervention, ...]]:

@@ -118,10 +118,10 @@ def lint(
     linter = Linter(pipe, calibration, **(call or {}))
     each = list(linter(lines_of(given, parse_items(items) if items else ())))
     source = each[0].prompt if len(each) == 1 else f"{len(each)} prompts"
-    found = Lint(header(linter, model, source, items=str(items) if items else None, call=dict(call or {})), each=each)
+    result = Lint(header(linter, model, source, items=str(items) if items else None, call=dict(call or {})), each=each)
     for one in each:
-        found.add(one.to_dict())
-    return found
+        result.add(one.to_dict())
+    return result
 
 
 def header(linter: Linter, model: str, source: str, **settings: Any) -> dict[str, Any]:

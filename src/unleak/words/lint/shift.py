@@ -119,19 +119,19 @@ Without = frozenset[int]
 """The items that are replaced by the substitute, or left out (`REST`)."""
 
 
-def variants(prompt: str, found: Sequence[Chars], substitute: str = THING) -> dict[Without, Sentence]:
+def variants(prompt: str, spans: Sequence[Chars], substitute: str = THING) -> dict[Without, Sentence]:
     """The prompt, and the prompt without each item and each pair of items: 1 + n + n(n-1)/2 sentences.
 
     The context of an item that is the only one is the rest of the prompt, which is left out: "a mouse", "a thing".
     """
-    every = range(len(found))
+    every = range(len(spans))
     out = {}
     for gone in [Without(c) for size in range(3) for c in combinations(every, size)]:
-        text, placed = without(prompt, found, gone, substitute)
+        text, placed = without(prompt, spans, gone, substitute)
         out[gone] = Sentence(text, tuple((i, p.name) for i, p in enumerate(placed)))
-    if len(found) == 1:
+    if len(spans) == 1:
         for gone, sense in ((Without({REST}), None), (Without({0, REST}), substitute)):
-            bare = phrase(prompt, found[0], sense)
+            bare = phrase(prompt, spans[0], sense)
             out[gone] = Sentence(bare.text, ((0, bare.name),))
     return out
 

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
 
 
-def alike(site: AttentionCall, found: ItemPositions) -> list[tuple[InPrompt, Positions]]:
+def alike(site: AttentionCall, positions: ItemPositions) -> list[tuple[InPrompt, Positions]]:
     """The positive batch rows of a call, together where their items stand at the same positions: (where, rows)."""
     groups: dict[InPrompt, list[int]] = {}
     for prompt, rows in site.rows.by_prompt("cond").items():
-        groups.setdefault(found.at[prompt], []).extend(rows)
+        groups.setdefault(positions.at[prompt], []).extend(rows)
     return [(at, tuple(sorted(rows))) for at, rows in groups.items()]
 
 
-def item_columns(ctx: Context, site: AttentionCall, found: ItemPositions) -> tuple[Positions, Tensor] | None:
+def item_columns(ctx: Context, site: AttentionCall, positions: ItemPositions) -> tuple[Positions, Tensor] | None:
     """Attention of each image cell to each item: the mean over the item's rows and over heads, before any edit.
 
     Returns:
@@ -31,7 +31,7 @@ def item_columns(ctx: Context, site: AttentionCall, found: ItemPositions) -> tup
     """
     means = ctx.state.setdefault("means", {})
     parts, order = [], list[int]()
-    for at, rows in alike(site, found):
+    for at, rows in alike(site, positions):
         if at not in means:
             means[at] = _means(at, site.q.device)
         tokens, mean = means[at]

@@ -100,7 +100,7 @@ def reads_as(encoded: Encoded, items: Sequence[Item], i: int, bank: Iterable[str
     names = list(dict.fromkeys(bank))
     if len(names) < 2:
         raise BadInput("reading a row takes two names or more to choose from")
-    found = []
+    in_encoders = []
     for name, call in encoded.calls.items():
         layer = encoded.layer(name)
         if layer is None:
@@ -109,6 +109,6 @@ def reads_as(encoded: Encoded, items: Sequence[Item], i: int, bank: Iterable[str
         row = layer(scene.prompt.output)[0, scene.prompt.spans[0][i][1] - 1].float()
         views = [Scene(call, [Item(items[i].text, items[i].occurrence, k)]).alone(0) for k in names]
         rows = torch.stack([layer(view.output)[0, view.spans[0][0][1] - 1].float() for view in views])
-        found.append(torch.cosine_similarity(row - rows.mean(0), rows - rows.mean(0), dim=-1))
-    cosines = torch.stack(found).mean(0).tolist()
+        in_encoders.append(torch.cosine_similarity(row - rows.mean(0), rows - rows.mean(0), dim=-1))
+    cosines = torch.stack(in_encoders).mean(0).tolist()
     return sorted(zip(names, cosines, strict=True), key=lambda pair: -pair[1])

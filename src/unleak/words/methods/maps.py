@@ -40,13 +40,13 @@ class Maps(OnItems):
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
         if site.kind == "self":
             return
-        found = self.positions(ctx)
+        positions = self.positions(ctx)
         if "maps" not in ctx.state:
-            ctx.state["maps"] = ItemMaps(self.names, found.encoders, ctx.encoded.image_prompts)
+            ctx.state["maps"] = ItemMaps(self.names, positions.encoders, ctx.encoded.image_prompts)
             ctx.results.setdefault("maps", []).append(ctx.state["maps"])
-        seen = item_columns(ctx, site, found)
-        if seen is not None:
-            ctx.state["maps"].add(*seen)
+        columns = item_columns(ctx, site, positions)
+        if columns is not None:
+            ctx.state["maps"].add(*columns)
 
     def on_latents(self, ctx: Context, latents: Tensor) -> None:
         if "maps" not in ctx.state:
@@ -91,15 +91,15 @@ class ItemMaps:
         keys: list[Any] = [key for key in list[Any](self._means) if image in key[0]]
         size = max((key[1] for key in keys), key=lambda size: size[0] * size[1])
         times = [self._means.count(key) for key in keys]
-        found = [self._means.mean(key)[key[0].index(image)][..., chosen].mean(-1).movedim(-1, 0) for key in keys]
-        parts = [n * _resized(one, size) for n, one in zip(times, found, strict=True)]
+        means = [self._means.mean(key)[key[0].index(image)][..., chosen].mean(-1).movedim(-1, 0) for key in keys]
+        parts = [n * _resized(one, size) for n, one in zip(times, means, strict=True)]
         return torch.stack(parts).sum(0) / sum(times)
 
     def heat(self, item: str | int, image: int = 0, encoder: str | None = None) -> Tensor:
         """`map` stretched for the eye: its least cell becomes 0, its greatest 1; a flat map is 0 everywhere."""
-        found = self.map(item, image, encoder)
-        low, high = found.min(), found.max()
-        return (found - low) / (high - low) if high > low else torch.zeros_like(found)
+        plane = self.map(item, image, encoder)
+        low, high = plane.min(), plane.max()
+        return (plane - low) / (high - low) if high > low else torch.zeros_like(plane)
 
 
 def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:

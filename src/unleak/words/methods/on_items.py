@@ -44,5 +44,5 @@ class OnItems(Intervention):
         """
         if "positions" not in ctx.state:
             ctx.state["positions"] = item_positions(ctx.encoded, self.named)
-        found: ItemPositions = ctx.state["positions"]
-        return found
+        positions: ItemPositions = ctx.state["positions"]
+        return positions

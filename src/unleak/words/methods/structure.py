@@ -58,7 +58,7 @@ class StructureDiffusion(OnItems):
 
     def mean_rows(self, ctx: Context) -> Tensor:
         """``1/k sum_j H^(j)`` [images, L, D]; H^(j) are the denoiser's text rows with phrase j pasted in."""
-        items, found = self.named, self.positions(ctx)
+        items, positions = self.named, self.positions(ctx)
         encoded = ctx.encoded
         assert encoded.cond is not None
         mean = encoded.cond.clone()
@@ -67,13 +67,13 @@ class StructureDiffusion(OnItems):
             alone = ctx.encode([one.text for one in phrases]).rows.to(mean)
             here = encoded.images_of(b)
             for j, one in enumerate(phrases):
-                dst, src, _ = align(_one_span(found, b, j), self._alone(ctx, found, one), what=f"'{items[j]}'")
+                dst, src, _ = align(_one_span(positions, b, j), self._alone(ctx, positions, one), what=f"'{items[j]}'")
                 mean[here, dst] += (alone[j, src] - mean[here, dst]) / len(items)
         return mean
 
-    def _alone(self, ctx: Context, found: ItemPositions, one: Phrase) -> Span:
+    def _alone(self, ctx: Context, positions: ItemPositions, one: Phrase) -> Span:
         """The rows of a phrase's own words when it is encoded alone: the same in every encoder, or an error."""
-        calls = [ctx.encoded.calls[name] for name in found.encoders]
+        calls = [ctx.encoded.calls[name] for name in positions.encoders]
         cut = [tokenize(call.tokenizer, one.text, call.length, call.name) for call in calls]
         spans = {token_span(call.tokenizer, c, one.item, call.name) for call, c in zip(calls, cut, strict=True)}
         if len(spans) != 1:
@@ -81,9 +81,9 @@ class StructureDiffusion(OnItems):
         return spans.pop()
 
 
-def _one_span(found: ItemPositions, b: int, j: int) -> Span:
+def _one_span(positions: ItemPositions, b: int, j: int) -> Span:
     """The item's rows in the prompt, where all encoders agree on them."""
-    spans = {(own[0], own[-1] + 1) for own in found.at[b][j]}
+    spans = {(own[0], own[-1] + 1) for own in positions.at[b][j]}
     if len(spans) != 1:
         raise BadInput("the encoders cut an item differently, so their joined rows cannot be exchanged.")
     return spans.pop()

@@ -59,13 +59,12 @@ class ItemOutcome:
 
 
 @dataclass(repr=False, eq=False)
-class Repair(Result):
+class Repaired(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
 
-    ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``found`` is
-    the diagnosis, ``tried`` says what each repair did on held-out seeds, and ``by`` says which one drew each image of
-    ``after``: another repair where the kept one left an item out and the other did not, "none" where the original
-    shows more.
+    ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``diagnosis``
+    says why, ``tried`` what each repair did on held-out seeds, and ``drawn_by`` which one drew each image of ``after``:
+    another repair where the kept one left an item out and the other did not, "none" where the original shows more.
     """
 
     verb: ClassVar[str] = "repair"
@@ -79,9 +78,9 @@ class Repair(Result):
     after: np.ndarray
     judge: str | None
     log: Any = field(default=None, repr=False)
-    found: Diagnosis | None = field(default=None, repr=False)
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
     tried: list[Attempt] = field(default_factory=list)
-    by: list[str] = field(default_factory=list)
+    drawn_by: list[str] = field(default_factory=list)
     repair: Intervention | None = None
 
     @property
@@ -92,7 +91,7 @@ class Repair(Result):
     @property
     def undone(self) -> list[int]:
         """Seeds whose image is the original, though a repair was kept."""
-        return [seed for seed, name in zip(self.seeds, self.by, strict=False) if self.changed and name == "none"]
+        return [seed for seed, name in zip(self.seeds, self.drawn_by, strict=False) if self.changed and name == "none"]
 
     @property
     def changed(self) -> bool:
@@ -104,8 +103,8 @@ class Repair(Result):
         lines = [self.prompt, f"  {who}; seeds {', '.join(map(str, self.seeds))}"]
         lines += [f"  {i.name:<24} {'repaired' if i.repaired else 'left':<9}{i.counts}".rstrip() for i in self.items]
         lines += [f"  tried {attempt}" for attempt in self.tried]
-        for name in dict.fromkeys(name for name in self.by if self.changed and name != self.method):
-            seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.by, strict=True) if one == name)
+        for name in dict.fromkeys(name for name in self.drawn_by if self.changed and name != self.method):
+            seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.drawn_by, strict=True) if one == name)
             lines.append(f"  seed {seeds}: " + ("the original image" if name == "none" else f"{name} shows more"))
         kept = f"  kept: {self.method}, {described(self.repair)}" if self.repair else "  nothing needs a repair"
         return [*lines, kept]
@@ -129,7 +128,7 @@ class Repair(Result):
                 }
                 for i in self.items
             ],
-            "verdicts": None if self.found is None else [f.verdict for f in self.found.findings],
+            "verdicts": None if self.diagnosis is None else [f.verdict for f in self.diagnosis.findings],
             "tried": [
                 {
                     "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
@@ -140,7 +139,7 @@ class Repair(Result):
                 for t in self.tried
             ],
             "repair": None if self.repair is None else self.repair.to_dict(), "code": self.code,
-            "by": self.by, "undone": self.undone,
+            "by": self.drawn_by, "undone": self.undone,
             "images": self.file_names(),
         }  # fmt: skip
 
@@ -235,7 +234,7 @@ def repair(
     call: dict[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
     **parameters: Any,
-) -> Repair:
+) -> Repaired:
     """Draw `prompt` at `seeds`, repair what the judge misses, draw it again at the same seeds.
 
     Args:
@@ -266,14 +265,14 @@ def repair(
         drawing.rehearse(prompt, trial)
 
     if with_ == "auto" and judge is not None:
-        found = diagnose(
+        diagnosis = diagnose(
             pipe, prompt, given, seeds=drawing.seeds, judge=judge, after=False, model=model, call=call,
             progress=progress,
         )  # fmt: skip
-        drawn = _by_trial(drawing, prompt, todo, found)
+        drawn = _by_trial(drawing, prompt, todo, diagnosis)
     else:
         drawn = _as_asked(drawing, prompt, todo)
-    before, after = drawn.seen_before, drawn.seen_after
+    before, after = drawn.present_before, drawn.present_after
     outcomes = [
         ItemOutcome(
             item.text, sense, span, hit,
@@ -285,10 +284,11 @@ def repair(
     if kept is None and any(drawn.target):
         kept = todo.build(drawn.target)
     dropped = {"redundant": todo.redundant.to_dict()} if todo.redundant else {}
-    settings = {"with": with_, **parameters, **dropped, "call": drawing.call}
-    return Repair(
+    written = todo.to_rehearse()[0].to_dict()
+    settings = {"with": with_, **{name: written[name] for name in parameters}, **dropped, "call": drawing.call}
+    return Repaired(
         prompt, model, drawn.method, settings, outcomes, drawing.seeds, drawn.before, drawn.after,
-        judge.name if judge else None, drawing.log, drawn.found, drawn.tried, drawn.by, kept,
+        judge.name if judge else None, drawing.log, drawn.diagnosis, drawn.tried, drawn.drawn_by, kept,
     )  # fmt: skip
 
 
@@ -298,38 +298,38 @@ class _Drawn:
 
     before: np.ndarray
     after: np.ndarray
-    seen_before: np.ndarray | None
-    seen_after: np.ndarray | None
+    present_before: np.ndarray | None
+    present_after: np.ndarray | None
     method: str
     target: Sequence[bool]
-    found: Diagnosis | None = None
+    diagnosis: Diagnosis | None = None
     tried: list[Attempt] = field(default_factory=list)
-    by: list[str] = field(default_factory=list)
+    drawn_by: list[str] = field(default_factory=list)
 
 
 def _as_asked(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
     """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
     before = drawing.images(prompt)
-    seen = drawing.present(before, todo.items)
-    target = todo.forced or [bool(rate < 0.5) for rate in (() if seen is None else seen.mean(0))]
+    present = drawing.present(before, todo.items)
+    target = todo.forced or [bool(rate < 0.5) for rate in (() if present is None else present.mean(0))]
     if not any(target):
         drawing.skip(len(before))
-        return _Drawn(before, before, seen, seen, "none", target)
+        return _Drawn(before, before, present, present, "none", target)
     drawing.log.clear()
     after = drawing.images(prompt, todo.build(target))
-    return _Drawn(before, after, seen, drawing.present(after, todo.items), todo.name, target)
+    return _Drawn(before, after, present, drawing.present(after, todo.items), todo.name, target)
 
 
-def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, found: Diagnosis) -> _Drawn:
+def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, diagnosis: Diagnosis) -> _Drawn:
     """By what the judge confirms on held-out seeds; each seed then by what shows most, see `Best`."""
     assert drawing.judge is not None
-    judge, seeds, items, before = drawing.judge, drawing.seeds, todo.items, found.images
-    seen = judge.present(before, items)
-    task = _reasoned(todo.task(todo.forced or found.suspects), found)
-    look = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out_seeds(seeds)), items)  # noqa: E731
-    tried = try_repairs(task, items, look, **todo.parameters) if task.broken else []
+    judge, seeds, items, before = drawing.judge, drawing.seeds, todo.items, diagnosis.images
+    present = judge.present(before, items)
+    task = _reasoned(todo.task(todo.forced or diagnosis.suspects), diagnosis)
+    judged = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out_seeds(seeds)), items)  # noqa: E731
+    tried = try_repairs(task, items, judged, **todo.parameters) if task.broken else []
     kept = next((t.trial for t in tried if t.kept), None)
-    best = Best(before.copy(), seen.copy(), ["none"] * len(seeds))
+    best = Best(before.copy(), present.copy(), ["none"] * len(seeds))
     if kept is None:
         drawing.skip(len(seeds))
     else:
@@ -342,7 +342,7 @@ def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, found: Diagnosis)
         _redraw(drawing, prompt, items, best, other, tried)
     target = [kept is not None and item in kept.items for item in items]
     method = kept.name if kept else "none"
-    return _Drawn(before, best.images, seen, best.present, method, target, found, tried, best.drawn_by)
+    return _Drawn(before, best.images, present, best.present, method, target, diagnosis, tried, best.drawn_by)
 
 
 def held_out_seeds(seeds: Sequence[int]) -> list[int]:
@@ -350,9 +350,9 @@ def held_out_seeds(seeds: Sequence[int]) -> list[int]:
     return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
 
 
-def _reasoned(task: RepairTask, found: Diagnosis) -> RepairTask:
+def _reasoned(task: RepairTask, diagnosis: Diagnosis) -> RepairTask:
     """The task with the reasons that were found for its broken items."""
-    reasons = {f.intended: f.verdict for f in found.findings}
+    reasons = {f.intended: f.verdict for f in diagnosis.findings}
     return replace(task, verdicts=tuple(reasons[item] for item in task.broken))
 
 

@@ -122,10 +122,10 @@ class Classifier:
                 f"this classifier was trained on another {', '.join(self.encoders)} (its weights "
                 "differ): train one for yours with `unleak redundancy`."
             )
-        found = features(pipe, [prompt] * len(named), named, self.encoder, self.extras, **call)
+        of_items = features(pipe, [prompt] * len(named), named, self.encoder, self.extras, **call)
         gone = [
             Subset.token(item, i, self.encoder)
-            for item, x in zip(named, found, strict=True)
+            for item, x in zip(named, of_items, strict=True)
             for i in remove(self.scores(x), self.threshold)
         ]
         return Prune(reduce(or_, gone)) if gone else None
@@ -146,23 +146,27 @@ class Classifier:
                 arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
             if meta.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is {meta.get('schema')!r}, not {SCHEMA!r}")
-            made = Classifier(**json.loads(meta["classifier"]), arrays=arrays)
-            _check(made)
+            classifier = Classifier(**json.loads(meta["classifier"]), arrays=arrays)
+            _check(classifier)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise BrokenFile(f"{file} holds no classifier of redundant tokens ({e}): train it again.") from e
-        return made
+        return classifier
 
 
-def _check(made: Classifier) -> None:
+def _check(classifier: Classifier) -> None:
     """Raises ValueError or KeyError where the parts of a classifier do not fit together."""
-    if made.kind not in KINDS or not 0 <= made.threshold <= 2 or not made.encoders[made.encoder]:
+    if (
+        classifier.kind not in KINDS
+        or not 0 <= classifier.threshold <= 2
+        or not classifier.encoders[classifier.encoder]
+    ):
         raise ValueError("its settings are out of range")
-    if made.kind == "linear":
-        fits = made.arrays["weight"].ndim == 1 and made.arrays["bias"].shape == (1,)
+    if classifier.kind == "linear":
+        fits = classifier.arrays["weight"].ndim == 1 and classifier.arrays["bias"].shape == (1,)
     else:
-        rows, labels = made.arrays["rows"], made.arrays["labels"]
-        fits = rows.ndim == 2 and labels.shape == rows.shape[:1] and 1 <= made.setting <= len(rows)
-    if not fits or not all(np.isfinite(a).all() for a in made.arrays.values()):
+        rows, labels = classifier.arrays["rows"], classifier.arrays["labels"]
+        fits = rows.ndim == 2 and labels.shape == rows.shape[:1] and 1 <= classifier.setting <= len(rows)
+    if not fits or not all(np.isfinite(a).all() for a in classifier.arrays.values()):
         raise ValueError("its arrays do not fit together")
 
 

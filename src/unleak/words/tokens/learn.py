@@ -26,7 +26,7 @@ from unleak.text.items import Item
 from unleak.words.lint.prompt_file import read_prompts
 from unleak.words.tokens.classifier import KINDS, SCHEMA, Classifier, features, read_by
 from unleak.words.tokens.learning import Examples, train
-from unleak.words.tokens.redundancy import FEWEST, RATE, Plan, TokenStudy, check, plan, tokens
+from unleak.words.tokens.redundancy import FEWEST, RATE, TokenPlan, TokenStudy, check, plan, tokens
 
 Record = tuple[str, tuple[Item, ...]]
 """A prompt and its items."""
@@ -42,11 +42,11 @@ class Trained:
     settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        made = {
+        reports = {
             kind: {"setting": c.setting, "threshold": c.threshold, **c.report} for kind, c in self.classifiers.items()
         }
         head = {"schema": SCHEMA, "chosen": self.chosen, "items": self.counts, "settings": self.settings}
-        return {**head, "classifiers": made, "versions": versions()}
+        return {**head, "classifiers": reports, "versions": versions()}
 
     def table(self) -> str:
         """Both classifiers under cross-validation as a markdown table; the chosen one is marked."""
@@ -88,21 +88,21 @@ def read_records(file: Path) -> list[Record]:
     return records
 
 
-def plans(pipe: Any, records: Sequence[Record], call: dict[str, Any], encoder: str | None = None) -> list[Plan]:
+def plans(pipe: Any, records: Sequence[Record], call: dict[str, Any], encoder: str | None = None) -> list[TokenPlan]:
     """What must be drawn for each record, by the tokens of one encoder (default: the first record's finest cut).
 
     Raises whatever is wrong with a record before anything is drawn.
     """
-    made: list[Plan] = []
+    planned: list[TokenPlan] = []
     for prompt, items in records:
-        encoder = made[0].encoder if made else encoder
-        made.append(plan(pipe, prompt, items, encoder=encoder, labels_only=True, call=call))
-    return made
+        encoder = planned[0].encoder if planned else encoder
+        planned.append(plan(pipe, prompt, items, encoder=encoder, labels_only=True, call=call))
+    return planned
 
 
 def learn(
     pipe: Any,
-    planned: Sequence[Plan],
+    planned: Sequence[TokenPlan],
     out: Path,
     *,
     judge: Judge,
@@ -129,11 +129,11 @@ def learn(
     call, seeds = dict(call or {}), list(seeds)
     settings = {"judge": judge.name, "encoder": planned[0].encoder, "seeds": seeds, "pad": pad, "pooled": pooled,
                 "call": call}  # fmt: skip
-    found = labels(pipe, planned, Parts(Path(f"{out}.labels")), judge=judge, settings=settings, progress=progress)
-    made, counts = classifiers(pipe, planned, found, extras, call)
-    chosen = kind or max(made, key=lambda k: _merit(made[k].report))
-    write_atomic(out, made[chosen].to_bytes())
-    return Trained(made, chosen, counts, {**settings, "extras": extras})
+    labelled = labels(pipe, planned, Parts(Path(f"{out}.labels")), judge=judge, settings=settings, progress=progress)
+    trained, counts = classifiers(pipe, planned, labelled, extras, call)
+    chosen = kind or max(trained, key=lambda k: _merit(trained[k].report))
+    write_atomic(out, trained[chosen].to_bytes())
+    return Trained(trained, chosen, counts, {**settings, "extras": extras})
 
 
 Labels = list[list[bool] | str]
@@ -144,7 +144,7 @@ REASONS = ("single_token", "seen_in_nothing", "not_drawn")
 
 def labels(
     pipe: Any,
-    planned: Sequence[Plan],
+    planned: Sequence[TokenPlan],
     parts: Parts,
     *,
     judge: Judge,
@@ -164,21 +164,21 @@ def labels(
     weights = {"denoiser": fingerprint(Anatomy.of(pipe).denoiser), **read_by(pipe, planned[0].prompt, **call)}
     options = {name: value for name, value in settings.items() if name != "judge"}
     label = partial(tokens, pipe, judge=judge, labels_only=True, **options)
-    found = []
+    labelled = []
     for i, todo in enumerate(planned):
         inputs = [weights, settings, todo.prompt, list(map(str, todo.named))]
-        found.append(parts.get(f"{i:06d}", inputs, lambda p=todo: _labels(label(p.prompt, p.named))))  # type: ignore[misc]
+        labelled.append(parts.get(f"{i:06d}", inputs, lambda p=todo: _labels(label(p.prompt, p.named))))  # type: ignore[misc]
         if progress:
             progress(len(todo.subsets) * len(settings["seeds"]))
-    return found
+    return labelled
 
 
 def classifiers(
-    pipe: Any, planned: Sequence[Plan], found: Sequence[Labels], extras: bool, call: dict[str, Any]
+    pipe: Any, planned: Sequence[TokenPlan], labelled: Sequence[Labels], extras: bool, call: dict[str, Any]
 ) -> tuple[dict[str, Classifier], dict[str, int]]:
     """Both kinds, trained on the labels, and what became of the items. Raises BadInput where nothing can be learnt."""
     counts, used = dict.fromkeys(("used", *REASONS), 0), []
-    for todo, each in zip(planned, found, strict=True):
+    for todo, each in zip(planned, labelled, strict=True):
         for item, redundant in zip(todo.named, each, strict=True):
             counts[redundant if isinstance(redundant, str) else "used"] += 1
             if not isinstance(redundant, str):
@@ -203,13 +203,13 @@ def _labels(study: TokenStudy) -> Labels:
 
 
 def _examples(
-    pipe: Any, found: Sequence[tuple[str, Item, list[bool]]], encoder: str, extras: bool, call: dict[str, Any]
+    pipe: Any, labelled: Sequence[tuple[str, Item, list[bool]]], encoder: str, extras: bool, call: dict[str, Any]
 ) -> Examples:
-    if not found:
+    if not labelled:
         raise BadInput("no item of the file has several tokens and is drawn from one of them: nothing can be learnt.")
-    rows = features(pipe, [f[0] for f in found], [f[1] for f in found], encoder, extras, **call)
-    names = [item.text.casefold() for _, item, labels in found for _ in labels]
-    redundant = [label for _, _, labels in found for label in labels]
+    rows = features(pipe, [f[0] for f in labelled], [f[1] for f in labelled], encoder, extras, **call)
+    names = [item.text.casefold() for _, item, labels in labelled for _ in labels]
+    redundant = [label for _, _, labels in labelled for label in labels]
     return Examples(np.concatenate(rows), np.array(redundant, bool), np.array(names))
 
 

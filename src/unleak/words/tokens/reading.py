@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class _Reader(Intervention):
     """Collects the rows when the denoiser would run."""
 
-    found: dict[str, Tensor] = field(default_factory=dict)
+    rows_of: dict[str, Tensor] = field(default_factory=dict)
 
     def branches(self, ctx: Context) -> None:
         assert ctx.encoded.cond is not None
         for name in ctx.encoded.calls:
             if (columns := ctx.encoded.columns(name)) is not None:
-                self.found[name] = ctx.encoded.cond[:, columns]
+                self.rows_of[name] = ctx.encoded.cond[:, columns]
 
 
 def rows_read(pipe: Any, prompts: Sequence[str], batch: int = 32, **call: Any) -> dict[str, Tensor]:
@@ -39,6 +39,6 @@ def rows_read(pipe: Any, prompts: Sequence[str], batch: int = 32, **call: Any) -
     for start in range(0, len(prompts), batch):
         reader = _Reader()
         rehearse(pipe, list(prompts[start : start + batch]), reader, **call)
-        for name, rows in reader.found.items():
+        for name, rows in reader.rows_of.items():
             parts.setdefault(name, []).append(rows)
     return {name: torch.cat(rows) for name, rows in parts.items()}

@@ -62,7 +62,7 @@ class ItemTokens:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TokenPlan:
     """Which subsets of the prompt are drawn, by name; `encoder` is the one whose tokens are counted."""
 
     prompt: str
@@ -80,7 +80,7 @@ class TokenStudy(Result):
     """What each token draws: per view images [S,H,W,3] and, with a judge, which items it saw [S, items]."""
 
     verb: ClassVar[str] = "tokens"
-    plan: Plan
+    plan: TokenPlan
     seeds: list[int]
     settings: dict[str, Any]
     model: str
@@ -107,8 +107,8 @@ class TokenStudy(Result):
     def carriers(self) -> Subset:
         """Every representative token; see `Patch`."""
         every = [(i, k) for i, item in enumerate(self.plan.items) for k in range(len(item.tokens))]
-        found = [(self.plan.items[i].item, k) for i, k in every if self.representative(i, k)]
-        return reduce(or_, (Subset.token(item, k, self.plan.encoder) for item, k in found), Subset.nothing())
+        carriers = [(self.plan.items[i].item, k) for i, k in every if self.representative(i, k)]
+        return reduce(or_, (Subset.token(item, k, self.plan.encoder) for item, k in carriers), Subset.nothing())
 
     def prune(self) -> Prune | None:
         """The repair that drops every redundant token; None if there is none."""
@@ -124,8 +124,8 @@ class TokenStudy(Result):
         hits = self.hits(i, view)
         if hits is None:
             return None
-        found = Rate.of(hits)
-        return {"present": found.k, "seeds": found.n, "rate": found.value, "low": found.low, "high": found.high}
+        rate = Rate.of(hits)
+        return {"present": rate.k, "seeds": rate.n, "rate": rate.value, "low": rate.low, "high": rate.high}
 
     def lines(self) -> list[str]:
         who = f"judge {self.judge}" if self.judge else "no judge, so no token is called representative"
@@ -184,7 +184,7 @@ def plan(
     last_only: bool = False,
     labels_only: bool = False,
     call: dict[str, Any] | None = None,
-) -> Plan:
+) -> TokenPlan:
     """The subsets that `tokens` will draw; arguments and errors are those of `tokens`."""
     named, spans = check(prompt, items)
     every = Anatomy.of(pipe).encoders
@@ -197,22 +197,22 @@ def plan(
     if last_only and not causal(pipe, counted.name):
         raise BadInput(f"{counted.name} looks both ways, so any token may carry an item: probe them all.")
     subsets = {"nothing": VIEWS["nothing"]} if labels_only else dict(VIEWS)
-    found = []
+    of_items = []
     for i, (item, span, cut) in enumerate(zip(named, spans, cuts[counted.name], strict=True)):
         bare = replace(item, sense=None)
         whole = f"item {i}" if len(cut) > 1 and not labels_only else None
         if whole:
             subsets[whole] = Subset.of(bare)
         first = len(cut) - 1 if last_only else 0
-        made = []
+        of_item = []
         for k, at in enumerate(cut):
             view = None if k < first or (labels_only and len(cut) == 1) else f"item {i} token {k}"
             if view:
                 subsets[view] = Subset.token(bare, k, counted.name)
             chars = (min(at), max(at) + 1) if at else (span[0], span[0])
-            made.append(Token(prompt[slice(*chars)] or "▁", chars, view))
-        found.append(ItemTokens(item, span, item.sense, whole, tuple(made)))
-    return Plan(prompt, counted.name, tuple(found), subsets)
+            of_item.append(Token(prompt[slice(*chars)] or "▁", chars, view))
+        of_items.append(ItemTokens(item, span, item.sense, whole, tuple(of_item)))
+    return TokenPlan(prompt, counted.name, tuple(of_items), subsets)
 
 
 def tokens(
