@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from unleak.core.intervention import ALL, SiteLike, Window
 from unleak.core.presets import Preset, Presets
 from unleak.errors import BadInput
+from unleak.text.subsets import Subset
+
+if TYPE_CHECKING:
+    from unleak.copies.methods.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,35 @@ def test_settings_of_a_command_line_have_the_parameters_types():
 def test_a_setting_that_does_not_fit_is_refused(wrong):
     with pytest.raises(BadInput):
         PRESET.parse([wrong])
+
+
+WHOLE, NO_ROWS = Window(), Subset()
+
+
+@dataclass(frozen=True)
+class Placed:
+    window: Window = WHOLE
+    sites: SiteLike = ALL
+    reads: Any = None
+    carriers: Subset = NO_ROWS
+    neurons: Neurons | None = None
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("window=0:0.5", Window(0, 0.5)), ("window=[0.25, 1]", Window(0.25, 1)), ("sites=mid_block*", "mid_block*"),
+    ('sites=["mid*", "up*"]', ("mid*", "up*")), ("reads=2.5", 2.5), ("reads=some", "some"),
+    ('carriers={"kinds": ["eos"]}', {"kinds": ["eos"]}), ("neurons=null", None),
+])  # fmt: skip
+def test_settings_of_other_types_are_read(text, value):
+    assert Preset("placed", Placed, "Is somewhere.", "Someone").parse([text]) == {text.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize(
+    "wrong", ["window=0.5", "window=a:b", "window=0:1:2", "window=1:0", "window=[0]", "carriers=eos", "neurons=3"]
+)
+def test_what_is_no_value_of_another_type_is_refused(wrong):
+    with pytest.raises(BadInput):
+        Preset("placed", Placed, "Is somewhere.", "Someone").parse([wrong])
 
 
 def test_a_table_names_what_there_is():

@@ -28,7 +28,8 @@ def main(
     tolerant()
 
 
-for room in ("demo", "basics", "words", "lint", "regions", "copies", "bench"):  # in the order of `unleak --help`
+ROOMS = "demo basics words lint regions copies audit bench methods report"  # in the order of `unleak --help`
+for room in ROOMS.split():
     import_module(f"unleak.cli.{room}")
 
 __all__ = ["app"]

@@ -48,6 +48,7 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this 
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma separated.")]
 METHOD = "The method, one of those above."
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help=METHOD)]
+SomePreset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help=METHOD)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all noise.")]
 Settings = Annotated[
     list[str] | None,

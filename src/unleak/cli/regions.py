@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import err
-from unleak.cli.options import CALL, MODEL, OUTPUT, PresetName, Seed, Settings
+from unleak.cli.console import err, ticking
+from unleak.cli.options import CALL, MODEL, OUTPUT, PresetName, Prompt, Seed, Settings
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
 given twice, a detector (Grounding DINO) and then a segmenter (SAM). "own", the default: the model itself;
@@ -68,3 +68,22 @@ def edit_image(
     if judge is not None:
         add_checks(result, judge)
     cmd.show(result, cmd.folder / "after.png")
+
+
+@command(*MODEL, "seeds", *CALL, *OUTPUT, name="regions")
+def draw_regions(
+    cmd: Command,
+    prompt: Prompt,
+    region: Annotated[
+        list[str], typer.Option(help="PHRASE@MASK.png or PHRASE@x0,y0,x1,y1 in shares of the image; once for each.")
+    ],
+) -> None:
+    """Draw a prompt whose phrases act in their own regions: --region "red car@0,0,0.5,1" --region "dog@mask.png"."""
+    from unleak.regions.regional import RegionPrompt, regions
+
+    where = [RegionPrompt.parse(text) for text in region]
+    cmd.reads(**{f"mask of {one.phrase}": Path(one.where) for one in where if isinstance(one.where, str)})
+    seeds, call, pipe = cmd.numbers, cmd.call, cmd.open()
+    with ticking("drawing", len(seeds)) as tick:
+        result = regions(pipe, prompt, where, seeds=seeds, model=cmd.model, call=call, progress=tick)
+    cmd.show(result)

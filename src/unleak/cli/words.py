@@ -149,3 +149,28 @@ def redundancy(
         result = suite.learn(pipe, todo, out, judge=looks, kind=kind, extras=extras, seeds=numbers, pad=pad,
                              pooled=pooled, call=call, progress=tick)  # fmt: skip
     cmd.put(result.to_dict(), [result.table().rstrip("\n"), str(out)])
+
+
+@command(*MODEL, "seeds", *CALL, *OUTPUT)
+def maps(
+    cmd: Command,
+    prompt: Prompt,
+    items: SomeItems = None,
+    sites: Annotated[
+        str | None, typer.Option(help="Attention sites by name or glob; default: all that read text.")
+    ] = None,
+) -> None:
+    """Draw a prompt and see where the picture reads each item; the images stay bitwise what they are.
+
+    Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; an embedded model knows its
+    own.
+    """
+    from unleak.words.diagnosis.diagnose import items_of
+
+    text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt))
+    seeds, call, pipe = cmd.numbers, cmd.call, cmd.open()
+    from unleak.words.attention_maps import maps as draw
+
+    with ticking("drawing", len(seeds)) as tick:
+        result = draw(pipe, text, named, seeds=seeds, sites=sites, model=cmd.model, call=call, progress=tick)
+    cmd.show(result, cmd.folder / "maps.png")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from unleak.core.intervention import Window
 from unleak.errors import BadInput, choose
 
 
@@ -127,22 +129,44 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {
     "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),), "tuple": (list,), "Sequence": (list,),
-    "list": (list,),
+    "list": (list,), "Subset": (dict,), "SiteLike": (list,), "SiteFilter": (list,),
 }  # fmt: skip
+"""Types as written -> what JSON may hold for them."""
+_TEXT = ("str", "SiteLike", "SiteFilter")
+"""Types that a text is a value of."""
 
 
 def _value(name: str, text: str, written: str) -> Any:
-    """A command line's text as a value of a type as written ("float | None", "tuple[str, ...]", "str")."""
+    """A command line's text as a value of a type as written ("float | None", "tuple[str, ...]", "str").
+
+    A `Window` is written 0:0.5 or [0, 0.5]. Raises BadInput.
+    """
     kinds = [kind.strip().partition("[")[0] for kind in written.split("|")]
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text
+    value = _json(text)
+    if kinds == ["Any"]:
+        return text if value is ... else value
+    if kinds == ["Window"]:
+        return _window(name, text)
     accepted = tuple(kind for k in kinds for kind in _ACCEPTED.get(k, ()))
-    if isinstance(value, bool) and bool not in accepted:
-        value = text
-    if isinstance(value, accepted) and not (isinstance(value, float) and value != value):
+    fits = isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool))
+    if fits and not (isinstance(value, float) and not math.isfinite(value)):
         return tuple(value) if isinstance(value, list) else value
-    if all(kind in _ACCEPTED for kind in kinds):
+    if not any(kind in _TEXT for kind in kinds):
         raise BadInput(f"{name}={text}: {name} is a {written}")
     return text
+
+
+def _window(name: str, text: str) -> Window:
+    """ "0:0.5" or "[0, 0.5]". Raises BadInput."""
+    ends = _json("[{}, {}]".format(*text.split(":"))) if text.count(":") == 1 else _json(text)
+    if isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends):
+        return Window(*ends)
+    raise BadInput(f"{name}={text}: write the share of the steps where it begins and where it ends, such as 0:0.5")
+
+
+def _json(text: str) -> Any:
+    """What the text says as JSON; Ellipsis where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return ...
