@@ -44,13 +44,13 @@ class Anatomy:
             UnsupportedModel: no denoiser with text conditioning and attention sites, or more than one.
         """
         parts: Mapping[str, Any] = getattr(pipe, "components", {})
-        found = {name: part for name, part in parts.items() if _is_denoiser(part)}
-        if len(found) != 1:
+        denoisers = {name: part for name, part in parts.items() if _is_denoiser(part)}
+        if len(denoisers) != 1:
             raise UnsupportedModel(
-                f"{type(pipe).__name__} has {len(found)} text-conditioned denoisers {sorted(found)}; "
+                f"{type(pipe).__name__} has {len(denoisers)} text-conditioned denoisers {sorted(denoisers)}; "
                 "unleak needs a diffusers pipeline with exactly one"
             )
-        (name, denoiser), *_ = found.items()
+        (name, denoiser), *_ = denoisers.items()
         return cls(pipe, name, denoiser, tuple(text_encoders(parts)), tuple(attention_sites(denoiser)))
 
 
@@ -58,12 +58,6 @@ def attention_sites(denoiser: nn.Module) -> list[Site]:
     """Every attention module of a denoiser in the order of its modules, by path (as if never compiled)."""
     named = eager(denoiser).named_modules()
     return [Site(name.replace("_orig_mod.", ""), module) for name, module in named if _is_attention(module)]
-
-
-def residual_blocks(denoiser: nn.Module) -> list[str]:
-    """Names of a denoiser's convolutional residual blocks, in the order of its modules; none in a transformer."""
-    named = eager(denoiser).named_modules()
-    return [name for name, module in named if hasattr(module, "conv1") and hasattr(module, "conv_shortcut")]
 
 
 def eager(module: nn.Module) -> nn.Module:

@@ -95,10 +95,10 @@ class AttentionCall:
         keys = self.layout.text_keys
         if keys is None:
             raise BadInput(f"site {self.name} is {self.kind}: it has no text tokens to address")
-        wanted = range(self.text_length) if tokens is None else tokens
-        if any(not 0 <= token < self.text_length for token in wanted):
-            raise BadInput(f"tokens {list(wanted)} do not fit the {self.text_length} text rows of {self.name}")
-        return [keys.start + token for token in wanted]
+        tokens = range(self.text_length) if tokens is None else tokens
+        if any(not 0 <= token < self.text_length for token in tokens):
+            raise BadInput(f"tokens {list(tokens)} do not fit the {self.text_length} text rows of {self.name}")
+        return [keys.start + token for token in tokens]
 
     def columns(self, tokens: Sequence[int], rows: Which = "cond", mean_heads: bool = True) -> Tensor:
         """Attention of the image cells to text tokens, before any edit of this call.
@@ -112,9 +112,8 @@ class AttentionCall:
         if self.grid is None:
             raise UnsupportedModel(f"the latent height and width at site {self.name} are not known")
         keys = self.token_keys(tokens)
-        found = self._part(row_index(self.rows.of(rows)), self.layout.image_queries, keys)
-        found = found.mean(1) if mean_heads else found
-        return found.unflatten(-2, self.grid)
+        shares = self._part(row_index(self.rows.of(rows)), self.layout.image_queries, keys)
+        return (shares.mean(1) if mean_heads else shares).unflatten(-2, self.grid)
 
     def between(self, row: int, cells: Tensor, others: Tensor) -> Tensor:
         """Attention of some image cells to other image cells in one batch row, before any edit of this call.
@@ -132,18 +131,21 @@ class AttentionCall:
 
     def _part(self, picked: slice | list[int], queries: slice | Tensor, keys: Sequence[int]) -> Tensor:
         """The map [rows, heads, n, m] of some batch rows, queries and keys."""
-        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[:, :, queries]
-        q, k = self.q[picked][:, :, queries], self.k[picked]
-        lse = self._log_sum_exp()
-        lse = scores.log_sum_exp(q, k, self.scale, mask) if lse is None else lse[picked][:, :, queries]
-        return scores.columns(q, k, keys, self.scale, lse, mask)
-
-    def _log_sum_exp(self) -> Tensor | None:
+        q, k, mask = self.q[picked][:, :, queries], self.k[picked], self._mask_of(picked, queries)
         if self._fused is None and self.mask is None:
             self._fused = scores.fused(self.q, self.k, self.v, self.scale)
-        return None if self._fused is None else self._fused[1]
+        if self._fused is None:
+            lse = scores.log_sum_exp(q, k, self.scale, mask)
+        else:
+            lse = self._fused[1][picked][:, :, queries]
+        return scores.columns(q, k, keys, self.scale, lse, mask)
+
+    def _mask_of(self, picked: slice | list[int], queries: slice | Tensor) -> Tensor | None:
+        """The call's own mask, additive, for some batch rows and queries."""
+        if self.mask is None:
+            return None
+        mask = additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
+        return mask[:, :, queries] if mask.shape[-2] > 1 else mask
 
     def text_shares(self, rows: Which = "cond") -> Tensor:
         """How the average image cell divides its attention to the text among the text rows, before any edit.
@@ -152,11 +154,9 @@ class AttentionCall:
             [rows, heads, text rows]; sums to 1 over the text, also at joint sites, where the image has a share.
         """
         picked, keys, cells = row_index(self.rows.of(rows)), self.token_keys(None), self.layout.image_queries
-        mask = None if self.mask is None else additive(self.mask, self.q).expand(len(self.q), -1, -1, -1)[picked]
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[:, :, cells]
-        found = scores.shares(self.q[picked][:, :, cells], self.k[picked], self.scale, mask)[..., row_index(keys)]
-        return found if self.kind == "cross" else found / found.sum(-1, keepdim=True)
+        q, k, mask = self.q[picked][:, :, cells], self.k[picked], self._mask_of(picked, cells)
+        shares = scores.shares(q, k, self.scale, mask)[..., row_index(keys)]
+        return shares if self.kind == "cross" else shares / shares.sum(-1, keepdim=True)
 
     def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [n, H, L, d] that this cross site makes of other text rows [n, L, D] or [L, D].
@@ -173,8 +173,8 @@ class AttentionCall:
         """`build()` of the first call with this key in a generation; keeping `owner` keeps its id unique."""
         if key not in self.cache:
             self.cache[key] = (owner, build())
-        found: T = self.cache[key][1]
-        return found
+        built: T = self.cache[key][1]
+        return built
 
 
 def additive(mask: Tensor, like: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ class Window:
 
     def need(self, n: int, whose: str, what: str = "steps") -> list[int]:
         """`among`, if it holds any. Raises EmptyWindow."""
-        found = self.among(n)
-        if not found:
+        inside = self.among(n)
+        if not inside:
             raise EmptyWindow(
                 f"{whose} acts from {self.start:g} to {self.end:g} of the run, and none of its {n} {what} lies there: "
                 f"widen the window or take more {what}"
             )
-        return found
+        return inside
 
 
 ALWAYS = Window()
@@ -91,11 +91,11 @@ class SiteFilter:
         """
         chosen = {site.name for site in sites} if not self.patterns else set()
         for pattern in self.patterns:
-            found = {site.name for site in sites if site.name == pattern or fnmatchcase(site.name, pattern)}
-            if not found:
+            matched = {site.name for site in sites if site.name == pattern or fnmatchcase(site.name, pattern)}
+            if not matched:
                 near = difflib.get_close_matches(pattern, [site.name for site in sites], n=3, cutoff=0.3)
                 raise NoSite(f"no attention site is called {pattern!r}; the nearest are {near}")
-            chosen |= found
+            chosen |= matched
         picked = [s for s in sites if s.name in chosen and (self.predicate is None or self.predicate(s))]
         if not picked:
             raise NoSite(f"the predicate accepted none of the {len(sites)} attention sites")

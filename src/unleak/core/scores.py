@@ -79,13 +79,13 @@ def peaks(q: Tensor, k: Tensor, scale: float, mass: bool = False, chunk: int = C
         [B, H, K].
     """
     size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
-    found = None
+    largest = None
     for start in range(0, q.shape[2], size):
         logits = q[:, :, start : start + size] @ k.mT * scale
         most = (torch.softmax(logits, dim=-1) if mass else logits).amax(2)
-        found = most if found is None else torch.maximum(found, most)
-    assert found is not None, "no queries"
-    return found
+        largest = most if largest is None else torch.maximum(largest, most)
+    assert largest is not None, "no queries"
+    return largest
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:

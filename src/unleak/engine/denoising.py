@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -215,29 +215,33 @@ class Denoising:
 
 def tells_text_order(site: Site) -> bool:
     """Whether the site projects text rows by themselves, so that they can be found among its values."""
-    return hasattr(site.module, "add_v_proj") or hasattr(site.module, "to_added_qkv")
+    return _text_values(site.module) is not None
+
+
+def _text_values(module: Any) -> Callable[[Tensor], Tensor] | None:
+    """What projects the text rows of a joint site to its values, where text has a projection of its own."""
+    if getattr(module, "add_v_proj", None) is not None:
+        return module.add_v_proj
+    if getattr(module, "to_added_qkv", None) is not None:
+        return lambda text: module.to_added_qkv(text).chunk(3, dim=-1)[2]
+    return None
 
 
 def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
     """Look for the projected text rows in the values [B, H, K, d] of a joint site.
 
     Returns True or False for text before or after the image, None if the rows are at neither end. Values
-    carry no norm and no position, so `add_v_proj(text)` stands in them as it is.
+    carry no norm and no position, so the projected text stands in them as it is.
     """
+    project = _text_values(module)
+    if project is None:
+        return None
     with torch.no_grad():
-        if hasattr(module, "add_v_proj"):
-            rows = module.add_v_proj(text)
-        elif hasattr(module, "to_added_qkv"):
-            rows = module.to_added_qkv(text).chunk(3, dim=-1)[2]
-        else:
-            return None
-        rows = rows.unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
+        rows = project(text).unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
         near = 1e-2 * rows.abs().max() + 1e-6
         first = (rows - v[:, :, : text.shape[1]]).abs().max()
         last = (rows - v[:, :, -text.shape[1] :]).abs().max()
-    if not min(first, last) < near:
-        return None
-    return bool(first < last)
+    return bool(first < last) if min(first, last) < near else None
 
 
 def blind(name: str) -> Unobservable:

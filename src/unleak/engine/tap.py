@@ -118,20 +118,20 @@ class Tap:
         """Keys and values the running cross site makes of other text rows [n, L, D] or [L, D]."""
         assert running.hidden is not None
         text = text[None] if text.ndim == 2 else text
-        found: list[tuple[Tensor, Tensor]] = []
+        captured: list[tuple[Tensor, Tensor]] = []
 
         def keep(args: tuple, kwargs: dict) -> Tensor:
             named = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
             if named["key"].shape[2] == text.shape[1]:
-                found.append((named["key"], named["value"]))
+                captured.append((named["key"], named["value"]))
             return SDPA(*args, **kwargs)
 
         one = running.hidden[:1, :1].expand(len(text), 1, -1)
         with self._pause(), _Watch(self, keep):
             running.site.module(one, encoder_hidden_states=text.to(one))
-        if not found:
+        if not captured:
             raise unobservable(running.site)
-        return found[0]
+        return captured[0]
 
     @contextlib.contextmanager
     def _pause(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from unleak.core.anatomy import Anatomy, residual_blocks
+from unleak.core.anatomy import Anatomy, eager
 from unleak.core.edits import QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, EmptyWindow, NoSite, UnsupportedModel
@@ -51,7 +51,9 @@ class PlugAndPlay(Intervention):
         """Raises NoSite: the denoiser has no decoder of residual blocks (a transformer)."""
         if self.block is not None:
             return (self.block,)
-        decoder = [name for name in residual_blocks(anatomy.denoiser) if name.startswith(DECODER)]
+        named = eager(anatomy.denoiser).named_modules()
+        residual = [name for name, module in named if hasattr(module, "conv1") and hasattr(module, "conv_shortcut")]
+        decoder = [name for name in residual if name.startswith(DECODER)]
         if not decoder:
             raise NoSite(f"the {anatomy.denoiser_name} has no residual blocks called {DECODER}*: name one with `block`")
         return (decoder[len(decoder) // 3],)
