@@ -90,13 +90,14 @@ def controlled(case: Case) -> dict[str, Tensor]:
     assert first in kinds and set(rest) <= {"reweight"}, f"the kind {params['kind']!r} is not described"
     share = params["self_replace_steps"]
     ends = share if isinstance(share, list) else (0.0, share)
-    assert [int(end * steps) for end in ends] == params["self_replace_step_range"]
+    own_range = [int(end * steps) for end in ends]
+    assert params.get("self_replace_step_range", own_range) == own_range
     method = P2P(
         spec["prompts"],
         kinds[first],
         params["cross_replace_steps"],
         share,
-        params["self_replace_max_queries"],
+        params.get("self_replace_max_queries", 32 * 32),
         found.get("equalizer", {}),
         shifted=False,
     )

@@ -53,12 +53,10 @@ class Blend(Intervention):
         last = ctx.step == ctx.steps - 1
         if (ctx.step == 0 and not self.first_step and not last) or (last and not self.final):
             return None
-        if "weight" not in ctx.state:
-            planes = [
-                foreground(one, latents.shape[-2:], self.foreground, self.feather) for one in each_stack(self.masks)
-            ]
-            ctx.state["weight"] = per_image(ctx, torch.stack(planes)[:, None])  # [1 or images, 1, h, w]
-        weight = ctx.state["weight"].to(latents)
-        source = ctx.results[SOURCE].to(latents)
-        mixed = weight * latents + (1 - weight) * source
-        return torch.where(weight == 0, source, torch.where(weight == 1, latents, mixed))
+        if "m" not in ctx.state:
+            grid = latents.shape[-2:]
+            planes = [foreground(masks, grid, self.foreground, self.feather) for masks in each_stack(self.masks)]
+            ctx.state["m"] = per_image(ctx, torch.stack(planes)[:, None])  # 1 - m_bg, [1 or images, 1, h, w]
+        m, z_source = ctx.state["m"].to(latents), ctx.results[SOURCE].to(latents)
+        mixed = m * latents + (1 - m) * z_source
+        return torch.where(m == 0, z_source, torch.where(m == 1, latents, mixed))
