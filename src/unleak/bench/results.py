@@ -46,9 +46,9 @@ class Results:
     def from_dict(cls, data: dict[str, Any], headline: Sequence[str] = ()) -> Results:
         """What `to_dict` gave; of older results it is not known who made them."""
         known = ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
-        made: dict[str, Any] = {name: data[name] for name in MADE_BY if name in data}
+        provenance: dict[str, Any] = {name: data[name] for name in MADE_BY if name in data}
         rows = [Row(**row) for row in data["rows"]]
-        return cls(**{name: data[name] for name in known}, rows=rows, headline=headline, made_by=made)
+        return cls(**{name: data[name] for name in known}, rows=rows, headline=headline, made_by=provenance)
 
     @property
     def compared(self) -> list[Beside]:
@@ -65,12 +65,12 @@ class Results:
 
     def overview(self) -> str:
         """A line for each method with its headline figures over all cases; without a headline, nothing."""
-        found = {(r.method, r.metric): r for r in self.rows if r.subset == "all" and " - " not in r.method}
-        if not self.headline or not found:
+        by_name = {(r.method, r.metric): r for r in self.rows if r.subset == "all" and " - " not in r.method}
+        if not self.headline or not by_name:
             return ""
         lines = ["| method | n | " + " | ".join(self.headline) + " |", "|---" * (len(self.headline) + 2) + "|"]
-        for method in dict.fromkeys(method for method, _ in found):
-            rows = [found.get((method, metric)) for metric in self.headline]
+        for method in dict.fromkeys(method for method, _ in by_name):
+            rows = [by_name.get((method, metric)) for metric in self.headline]
             n = next((str(row.n) for row in rows if row), "")
             cells = [_cell(row) if row else "" for row in rows]
             lines.append(f"| {method} | {n} | " + " | ".join(cells) + " |")

@@ -58,10 +58,10 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             under = _method(pipe, name, text, seeds, call)
             key = [ROUNDS, BATCH, name, text]
             code = [attack, *map(type, under)]
-            found = run.part(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call), code)
-            bare = bare or found["rows"]
-            own = name == BARE or found["rows"] != bare
-            attacks = {"audit_returned": found["rows"]} if own else {}
+            result = run.part(f"attack-{kind}-{i}-{name}", key, partial(_attacked, pipe, image, under, call), code)
+            bare = bare or result["rows"]
+            own = name == BARE or result["rows"] != bare
+            attacks = {"audit_returned": result["rows"]} if own else {}
             if name != BARE:
                 attacks["audit_transferred"] = bare
             for metric, attacked in attacks.items():
@@ -70,7 +70,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
                 near = run.part(f"{metric}-{kind}-{i}-{name}", inputs, drawn, code)
                 back.setdefault((name, kind, metric), []).append(np.array(near) >= judge.threshold)
             if own:
-                back.setdefault((name, kind, "audit_loss"), []).append(found["loss"])
+                back.setdefault((name, kind, "audit_loss"), []).append(result["loss"])
             else:
                 unmet[name] = None
         tick(1)
@@ -84,9 +84,9 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
 
 
 def _attacked(pipe: Any, image: np.ndarray, under: Sequence[Intervention], call: Mapping[str, Any]) -> dict[str, Any]:
-    made = attack(pipe, image, *under, rounds=ROUNDS, batch=BATCH, call=call)
-    last = made.losses[-(len(made.losses) // ROUNDS) :]
-    return {"rows": made.rows.tolist(), "loss": float(np.mean(last))}
+    attacked = attack(pipe, image, *under, rounds=ROUNDS, batch=BATCH, call=call)
+    last = attacked.losses[-(len(attacked.losses) // ROUNDS) :]
+    return {"rows": attacked.rows.tolist(), "loss": float(np.mean(last))}
 
 
 def _similarity(pipe: Any, rows: Any, under: Sequence[Intervention], judge: PixelJudge, seeds: Sequence[int],
@@ -99,9 +99,9 @@ def _method(pipe: Any, name: str, text: str, seeds: Sequence[int], call: Mapping
     """The mitigation; neurons are those of the caption, whatever the rows."""
     if name == BARE:
         return []
-    made = MITIGATIONS[name.removeprefix(PREFIX)].make()
-    if isinstance(made, PruneNeurons):
-        with attach(pipe, made) as run:
+    mitigation = MITIGATIONS[name.removeprefix(PREFIX)].make()
+    if isinstance(mitigation, PruneNeurons):
+        with attach(pipe, mitigation) as run:
             draw(pipe, [text], list(seeds)[:1], **{**call, "num_inference_steps": 1})
-        made = PruneNeurons(neurons=run.results[PRUNED][0])
-    return [made]
+        mitigation = PruneNeurons(neurons=run.results[PRUNED][0])
+    return [mitigation]

@@ -56,7 +56,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     `detectors.png` in the run's folder shows the score of every prompt.
     """
     kinds = captions(run.world, run.split, run.limit)
-    found: list[Row] = []
+    figures: list[Row] = []
     every: dict[str, dict[str, np.ndarray]] = {}
     for whole in (False, True):
         names = [name for name in methods if DETECTORS[name].whole == whole]
@@ -76,9 +76,9 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
                 every.setdefault(name, {})[kind] = np.array(scores)
             tick(1)
         cost = 2 * len(run.seeds) * (_steps(run.call) if whole else 1)
-        found += [row for name in names for row in _figures(name, every[name], cost)]
+        figures += [row for name in names for row in _figures(name, every[name], cost)]
     write_atomic(run.out / "detectors.png", spread(every, MEMORIZED))
-    return found
+    return figures
 
 
 def _figures(name: str, scores: Mapping[str, np.ndarray], cost: int) -> list[Row]:

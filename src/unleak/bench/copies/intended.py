@@ -48,7 +48,7 @@ def chosen_prompts(run: Run) -> list[Prompt]:
     families = list(dict.fromkeys(c.family for c in world.memorized if c.kind == "template"))
     named = {c.prompt: c for kind in ("pair", "colour", "triple") for c in prompts(world, kind, run.split, 40)}
 
-    def made(kind: str, text: str) -> Prompt:
+    def prompt_of(kind: str, text: str) -> Prompt:
         if kind in MEMORIZED:
             c = known[text]
             own = c.scene.placements[c.fixed if kind == "template" else 0 :]
@@ -58,7 +58,7 @@ def chosen_prompts(run: Run) -> list[Prompt]:
             return Prompt(text, kind, tuple((frozenset({t.glyph}), t.tint) for t in named[text].things))
         return Prompt(text, kind, _open(world, text) if kind == "open" else ())
 
-    return [made(kind, text) for kind in texts for text in texts[kind][: MOST[kind]]]
+    return [prompt_of(kind, text) for kind in texts for text in texts[kind][: MOST[kind]]]
 
 
 def _open(world: World, text: str) -> tuple[Wanted, ...]:

@@ -115,8 +115,8 @@ def gate_of(run: Run) -> Calibration:
         alike = min(len(texts[kind]) for kind in ORDINARY)
         known = [t for kind in MEMORIZED for t in texts[kind]]
         others = [t for kind in ORDINARY for t in texts[kind][:alike]]
-        made = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
-        return made.data()
+        calibration = calibrate(run.pipe, known, others, run.seeds, 1, ["agreement"], model=run.model, call=run.call)
+        return calibration.data()
 
     return Calibration(**run.part("gate", [FLAGGED, "alike"], fitted, [calibrate]))
 
@@ -139,8 +139,8 @@ def costs(run: Run, name: str, p: Prompt, methods: Sequence[Intervention]) -> li
         return {k: n / len(seeds) for k, n in counts.items()} | {"seconds": time.process_time() - begin}
 
     def counted() -> dict[str, float]:
-        plain, mine = drawn([]), drawn(methods)
-        return mine | {"seconds_ratio": mine.pop("seconds") / plain["seconds"]}
+        plain, method = drawn([]), drawn(methods)
+        return method | {"seconds_ratio": method.pop("seconds") / plain["seconds"]}
 
     each = run.part(f"{name}-cost-{p.kind}", [repr(methods), p.text, seeds], counted, map(type, methods))
     return [Row.exact(value, name, _subset(p.kind), key) for key, value in each.items()]
@@ -150,7 +150,7 @@ def _subset(kind: str) -> str:
     return kind if kind in MEMORIZED else "ordinary"
 
 
-def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], found: dict[str, Any], least: float) -> list[Row]:
+def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], drawn: dict[str, Any], least: float) -> list[Row]:
     """Every figure of one method, for each subset; beside the pictures without it where it is one.
 
     `least` is the similarity from which on a picture is a copy.
@@ -160,7 +160,7 @@ def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], found: dic
         at = [i for i, p in enumerate(some) if subset in (_subset(p.kind), f"ordinary/{p.kind}")]
         if not at:  # a --limit may leave a subset without captions
             continue
-        mine, before = ({k: np.array(v)[at] for k, v in side.items()} for side in (found, plain))
+        mine, before = ({k: np.array(v)[at] for k, v in side.items()} for side in (drawn, plain))
         copy, was = (side["similarity"] >= least for side in (mine, before))
         rows.append(share(copy, name, subset, "copy_rate"))
         rows.append(share(mine["similarity"] >= least - CLOSE, name, subset, "near_copy_rate"))
@@ -191,7 +191,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """
     every, gate = chosen_prompts(run), partial(gate_of, run)
     plain: dict[str, Any] = {}
-    made: list[Row] = []
+    figures: list[Row] = []
     for name in dict.fromkeys(["none", *methods]):
         interventions = method_of(name, gate)
         fit = [i for i, p in enumerate(every) if _fits(run, p, interventions)]
@@ -200,19 +200,21 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         some = [every[i] for i in fit]
         compute = partial(measured, run.pipe, some, run.seeds, interventions, run.call,
                           run.ticking(name, len(some) * len(run.seeds)))  # fmt: skip
-        found = run.part(
+        drawn = run.part(
             f"mitigation-{name}", [repr(interventions), [p.text for p in some]], compute, map(type, interventions)
         )
-        plain = plain or found
-        made += rows_of(name, some, {k: [v[i] for i in fit] for k, v in plain.items()}, found, scene_judge().threshold)
+        plain = plain or drawn
+        figures += rows_of(
+            name, some, {k: [v[i] for i in fit] for k, v in plain.items()}, drawn, scene_judge().threshold
+        )
         first = {p.kind: p for p in reversed(some)}
         for kind in [k for k in ("verbatim", "specific") if k in first and name != "none"]:
-            made += costs(run, name, first[kind], interventions)
+            figures += costs(run, name, first[kind], interventions)
     if any(name.endswith(GATE) for name in methods):
-        made += alarms(run, gate())
-    run.notes += [*choices(made), PUBLISHED]
-    write_atomic(run.out / "mitigation.png", tradeoff(_panels(made)))
-    return made
+        figures += alarms(run, gate())
+    run.notes += [*choices(figures), PUBLISHED]
+    write_atomic(run.out / "mitigation.png", tradeoff(_panels(figures)))
+    return figures
 
 
 def _fits(run: Run, prompt: Prompt, methods: Sequence[Intervention]) -> bool:
@@ -239,11 +241,11 @@ def _panels(rows: Sequence[Row]) -> dict[str, Dots]:
 
 def alarms(run: Run, gate: Calibration) -> list[Row]:
     """Share of captions that the gate flags: the memorized it should, the ordinary it should not."""
-    texts, found = captions(run.world, run.split, run.limit), []
+    texts, rows = captions(run.world, run.split, run.limit), []
     for kind in (*MEMORIZED, *ORDINARY):
         compute = lambda kind=kind: scan(  # noqa: E731
             run.pipe, texts[kind], run.seeds, 1, gate.detectors, call=run.call
         ).scores.tolist()
         scores = run.part(f"gate-{kind}", [texts[kind], gate.detectors], compute, [scan])
-        found.append(share(np.array(scores) >= gate.threshold, "gate", kind, "flagged"))
-    return found
+        rows.append(share(np.array(scores) >= gate.threshold, "gate", kind, "flagged"))
+    return rows

@@ -61,17 +61,17 @@ def run(
     parts, stamp = Parts(out), [fingerprint_of(pipe), list(seeds), dict(call or {}), names, code_of(scan)]
     scores: dict[str, dict[str, np.ndarray]] = {}
     for kind, texts in kinds.items():
-        found = []
+        chunks = []
         for start in range(0, len(texts), CHUNK):
             some = list(texts[start : start + CHUNK])
 
             def measured(some: list[str] = some) -> dict[str, list[float]]:
                 return {n: x.mean(1).tolist() for n, x in scan(pipe, some, seeds, 1, names, call=call).images.items()}
 
-            found.append(parts.get(f"real-{kind}-{start:06d}", [*stamp, some], measured))
+            chunks.append(parts.get(f"real-{kind}-{start:06d}", [*stamp, some], measured))
             if progress:
                 progress(len(some))
-        scores[kind] = {name: np.concatenate([part[name] for part in found]) for name in names}
+        scores[kind] = {name: np.concatenate([part[name] for part in chunks]) for name in names}
     results = Results("copies", model, list(seeds), "all", {"name": "none"})
     n = sum(map(len, kinds.values()))
     for name in names:

@@ -75,15 +75,15 @@ class Extractors:
 
 def cases(data: Path, limit: int | None = None) -> list[AleCase]:
     """All cases, or the first `limit` of every count and type. Raises BadInput: not that layout."""
-    found: list[AleCase] = []
+    every: list[AleCase] = []
     for count in (1, 2, 3):
         for kind in TYPES:
             folder = data / "prompts" / str(count) / kind
             cell = [case for file in sorted(folder.glob("*_prompts.json")) for case in _read(file, count, kind)]
-            found += cell[:limit]
-    if not found:
+            every += cell[:limit]
+    if not every:
         raise BadInput(f"{data} holds no prompts/COUNT/TYPE/IMAGE_prompts.json: give the folder of ALE-Bench")
-    return found
+    return every
 
 
 def check(data: Path, methods: Sequence[str] | None) -> None:
@@ -96,25 +96,25 @@ def check(data: Path, methods: Sequence[str] | None) -> None:
 def _read(file: Path, count: int, kind: str) -> list[AleCase]:
     try:
         data = json.loads(file.read_text("utf-8"))
-        made = [
+        prompts = [
             AleCase(count, kind, Path(data["image"]).name, int(p["index"]), tuple((s, t) for s, t in p["edits"]))
             for p in data["prompts"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{file} is no file of prompts of ALE-Bench: {type(e).__name__}: {e}") from e
-    return made
+    return prompts
 
 
 def soft_masks(data: Path, case: AleCase) -> np.ndarray:
     """The shipped masks of the case's sources, [K, 1000, 1000] of 0..1. Raises BadInput: one is missing."""
-    made = []
+    masks = []
     for source, _ in case.edits:
         file = data / "masks" / case.image / f"{source}_mask.png"
         if not file.is_file():
             raise BadInput(f"there is no mask {file}")
         with Image.open(file) as opened:
-            made.append(np.asarray(opened.convert("L").resize((SIDE, SIDE)), np.float64) / 255.0)
-    return np.stack(made)
+            masks.append(np.asarray(opened.convert("L").resize((SIDE, SIDE)), np.float64) / 255.0)
+    return np.stack(masks)
 
 
 def drawn(
@@ -139,8 +139,8 @@ def drawn(
         edits = [_edits(data, case, masks) for case in few]
         images = [data / "images" / f"{case.image}.jpg" for case in few]
         nothing = [None] * len(few)
-        made = edit_each(run.pipe, images, edits, nothing, masks, preset=name, seed=run.seeds[0], **chosen)
-        for i, case, result in zip(chunk, few, made, strict=True):
+        results = edit_each(run.pipe, images, edits, nothing, masks, preset=name, seed=run.seeds[0], **chosen)
+        for i, case, result in zip(chunk, few, results, strict=True):
             prompts.pop(str(case.index), None)
             if result is not None:
                 large = Image.fromarray(result.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -173,14 +173,14 @@ def measured(
     image: np.ndarray, source: np.ndarray, masks: np.ndarray, case: AleCase, see: Extractors
 ) -> dict[str, float]:
     """Every metric of one edited picture; nan where it is not defined."""
-    found = {name: getattr(background, name)(image, source, masks, "all") for name in ("psnr", "mse", "ssim")}
+    metrics = {name: getattr(background, name)(image, source, masks, "all") for name in ("psnr", "mse", "ssim")}
     if see.lpips is not None:
-        found["lpips"] = background.lpips(image, source, masks, see.lpips)
+        metrics["lpips"] = background.lpips(image, source, masks, see.lpips)
     if see.clip is not None:
-        found |= leakage(image, masks, [target for _, target in case.edits], see.clip)._asdict()
+        metrics |= leakage(image, masks, [target for _, target in case.edits], see.clip)._asdict()
     if see.dino is not None:
-        found["structure_distance"] = structure_distance(image, source, see.dino)
-    return found
+        metrics["structure_distance"] = structure_distance(image, source, see.dino)
+    return metrics
 
 
 def run(
@@ -240,13 +240,13 @@ def rows_of(method: str, values: Sequence[tuple[AleCase, dict[str, float]]]) -> 
         **{f"{k} edited": lambda case, k=k: case.count == k for k in (1, 2, 3)},  # type: ignore[misc]
         **{kind: lambda case, kind=kind: case.type == kind for kind in TYPES},  # type: ignore[misc]
     }
-    found = []
+    rows = []
     for subset, belongs in subsets.items():
         for name in ("tels", *METRICS):
             some = [v[name] for case, v in values if belongs(case) and math.isfinite(v.get(name, math.nan))]
             if some:
-                found.append(mean(some, method, subset, name))
-    return found
+                rows.append(mean(some, method, subset, name))
+    return rows
 
 
 def comparison(rows: Sequence[Row]) -> str:

@@ -31,13 +31,13 @@ def save(run: Run, scenes: Scenes, methods: Sequence[str], rows: Sequence[Row]) 
 
 def bars(rows: Sequence[Row]) -> bytes:
     """Success and both leaks of every method over all cases, with intervals, as a PNG."""
-    found = {(r.method, r.metric): r for r in rows if r.subset == "all" and r.metric in BARS}
-    methods = [m for m in dict.fromkeys(m for m, _ in found) if " - " not in m]
+    by_name = {(r.method, r.metric): r for r in rows if r.subset == "all" and r.metric in BARS}
+    methods = [m for m in dict.fromkeys(m for m, _ in by_name) if " - " not in m]
     figure = Figure(figsize=(8, 1.1 + 0.42 * len(methods)), layout="constrained")
     axes = figure.subplots()
     for k, (metric, (label, colour)) in enumerate(BARS.items()):
-        at = [i for i, m in enumerate(methods) if (m, metric) in found]
-        some = [found[methods[i], metric] for i in at]
+        at = [i for i, m in enumerate(methods) if (m, metric) in by_name]
+        some = [by_name[methods[i], metric] for i in at]
         spread = [[max(0.0, r.value - r.low) for r in some], [max(0.0, r.high - r.value) for r in some]]
         axes.barh(
             [i + (k - 1) * 0.27 for i in at], [r.value for r in some], 0.25, xerr=spread, color=colour, label=label,
@@ -88,9 +88,9 @@ def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list
     """The method's pictures of some cases; white where there is no mask. Kept like the figures."""
 
     def compute() -> list[list[list[list[int]]]]:
-        found = edited(run, scenes, chosen, method, run.seeds[0])
+        results = edited(run, scenes, chosen, method, run.seeds[0])
         white = np.full_like(scenes.images[0], 255)
-        return [(white if one is None else one.image).tolist() for one in found]
+        return [(white if one is None else one.image).tolist() for one in results]
 
     return run.part(
         f"sheet-{method}",

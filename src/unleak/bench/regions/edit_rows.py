@@ -32,20 +32,22 @@ OF_SHARES = ("edit_success", "distractors_kept", "mask_iou", "masks_over_half_io
 SKEWED = [name for name in MEANS if name.startswith("background") or name == "structure_distance"]
 
 
-def rows_of(method: str, made: Outcomes, subset: str) -> list[Row]:
+def rows_of(method: str, outcomes: Outcomes, subset: str) -> list[Row]:
     """The figures of a method on some cases, outcomes [cases][seeds]."""
 
     def values(name: str) -> np.ndarray:
         """[cases, seeds] of those cases that have it."""
-        return np.array([[np.mean(one[name]) for one in row] for row in made if row[0].get(name) is not None], float)
+        return np.array(
+            [[np.mean(one[name]) for one in row] for row in outcomes if row[0].get(name) is not None], float
+        )
 
-    found = [
+    rows = [
         mean(v, method, subset, name, SHARE if name in OF_SHARES else None)
         for name, key in MEANS.items()
         if len(v := values(key))
     ]
-    found += [median(v, method, subset, f"{name}_median") for name in SKEWED if len(v := values(MEANS[name]))]
-    return found + [share(v, method, subset, name) for name, key in SHARES.items() if len(v := values(key))]
+    rows += [median(v, method, subset, f"{name}_median") for name in SKEWED if len(v := values(MEANS[name]))]
+    return rows + [share(v, method, subset, name) for name, key in SHARES.items() if len(v := values(key))]
 
 
 def subsets(cases: Sequence[EditCase]) -> dict[str, np.ndarray]:
@@ -58,10 +60,10 @@ def subsets(cases: Sequence[EditCase]) -> dict[str, np.ndarray]:
 
 def against(method: str, best: Outcomes, other: Outcomes, subset: str) -> list[Row]:
     """How much better `BEST` is on the cases of both: its success minus the method's, its leaks minus the method's."""
-    made = []
+    rows = []
     for name, key in (("edit_success", "hits"), ("tel", "external"), ("til", "internal"), ("clean_edit", "clean")):
         pairs = [(b, o) for b, o in zip(best, other, strict=True) if b[0][key] is not None]
         if pairs:
             b, o = (np.array([[np.mean(one[key]) for one in row] for row in side]) for side in zip(*pairs, strict=True))
-            made.append(paired_difference(o, b, f"{BEST} - {method}", subset, name, SHARE))
-    return made
+            rows.append(paired_difference(o, b, f"{BEST} - {method}", subset, name, SHARE))
+    return rows

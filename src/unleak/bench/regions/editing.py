@@ -103,10 +103,10 @@ def edited(run: Run, scenes: Scenes, chosen: Sequence[int], method: str, seed: i
     alike: dict[str, list[int]] = {}
     for i in chosen:
         alike.setdefault(repr(options(run, method, scenes.cases[i].kind)), []).append(i)
-    found: dict[int, Edited | None] = {}
+    results: dict[int, Edited | None] = {}
     for some in alike.values():
-        found |= zip(some, _together(run, scenes, some, method, seed), strict=True)
-    return [found[i] for i in chosen]
+        results |= zip(some, _together(run, scenes, some, method, seed), strict=True)
+    return [results[i] for i in chosen]
 
 
 def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: int) -> list[Edited | None]:
@@ -131,22 +131,22 @@ def measured(run: Run, scenes: Scenes, i: int, result: Edited | None) -> dict[st
     truth = case.masks(run.world)
     if result is None:
         image = rebuilt = photo.to_pixels(run.pipe, photo.to_latents(run.pipe, Image.fromarray(before)))[0]
-        found: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
     else:
         image, rebuilt = result.image, result.rebuilt
         iou = _iou(result.masks.numpy(), truth)
-        found = {"exact": _exact(result), "iou": iou, "over_half": [one >= 0.5 for one in iou]}
+        metrics = {"exact": _exact(result), "iou": iou, "over_half": [one >= 0.5 for one in iou]}
     judge = glyph_judge()
     leaks = outcome(case, judge.read(image[None])[0])
     for suffix, masks in (("", truth), (WIDER, widened(truth, run.pipe.vae_scale_factor))):
         for name, reference in (("rebuilt", rebuilt), ("source", before)):
             if not masks.any(0).all():
-                found[f"psnr_{name}{suffix}"] = min(EQUAL, psnr(image, reference, masks))
-                found[f"ssim_{name}{suffix}"] = ssim(image, reference, masks)
+                metrics[f"psnr_{name}{suffix}"] = min(EQUAL, psnr(image, reference, masks))
+                metrics[f"ssim_{name}{suffix}"] = ssim(image, reference, masks)
     scores = leakage(image, truth, [target.phrase for target in case.targets], judge.score)
-    found |= {name: value for name, value in scores._asdict().items() if not np.isnan(value)}
+    metrics |= {name: value for name, value in scores._asdict().items() if not np.isnan(value)}
     return {
-        **leaks._asdict(), "clean": leaks.clean, **found,
+        **leaks._asdict(), "clean": leaks.clean, **metrics,
         "structure": structure_distance(image, before, judge.features),
     }  # fmt: skip
 
@@ -176,7 +176,7 @@ def seen_by(method: str, cases: Sequence[EditCase]) -> list[int]:
 
 def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
     """What is measured of a method's cases, by their numbers: [seeds] each; finished chunks are reused."""
-    made: dict[int, list[Any]] = {}
+    by_case: dict[int, list[Any]] = {}
     todo = seen_by(method, scenes.cases)
     tick = run.ticking(method, len(todo) * len(run.seeds))
 
@@ -194,17 +194,17 @@ def outcomes(run: Run, scenes: Scenes, method: str) -> dict[int, list[Any]]:
         chunk = todo[start : start + CHUNK]
         inputs = [drawn_with(run, method), scenes.masks, [*MEANS.values()], [repr(scenes.cases[i]) for i in chunk]]
         rows = run.part(f"{method}-{scenes.masks}-{start // CHUNK}", inputs, partial(compute, chunk), [edit])
-        made |= zip(chunk, rows, strict=True)
-    return made
+        by_case |= zip(chunk, rows, strict=True)
+    return by_case
 
 
 def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
     """Denoiser and encoder rows of an edit, and its processor time in plain generations of as many steps."""
 
     def compute() -> list[dict[str, float]]:
-        found: list[dict[str, float]] = []
+        counted: list[dict[str, float]] = []
         for i, case in enumerate(scenes.cases):
-            if len(found) == COSTED:
+            if len(counted) == COSTED:
                 break
             with counting(run.pipe) as counts:
                 start = time.process_time()
@@ -213,8 +213,8 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
             if result is not None:
                 start = time.process_time()
                 draw(run.pipe, [case.caption(run.world)], [0], num_inference_steps=result.settings["steps"])
-                found.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
-        return found
+                counted.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
+        return counted
 
     each = run.part(f"{method}-{scenes.masks}-cost", [drawn_with(run, method), scenes.masks], compute, [edit])
     return [mean([one[name] for one in each], method, "all", name) for name in each[0]]
@@ -222,19 +222,23 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
 
 def rows(run: Run, scenes: Scenes, methods: Sequence[str]) -> list[Row]:
     """Every method, on cases in which every object has a mask; finished chunks are reused."""
-    made = {method: outcomes(run, scenes, method) for method in methods}
-    lost = {i for one in made.values() for i, row in one.items() if None in row}
+    outcomes_of = {method: outcomes(run, scenes, method) for method in methods}
+    lost = {i for one in outcomes_of.values() for i, row in one.items() if None in row}
     if lost:
         run.notes.append(f"{len(lost)} of {len(scenes.cases)} cases are left out: no mask was found for an object")
-    found: list[Row] = []
+    figures: list[Row] = []
     versus: list[Row] = []
-    for method, one in made.items():
+    for method, one in outcomes_of.items():
         for subset, belongs in subsets(scenes.cases).items():
             kept = [i for i in one if belongs[i] and i not in lost]
-            found += rows_of(method, [one[i] for i in kept], subset) if kept else []
-            both = [i for i in kept if i in made.get(BEST, {})] if subset in ("all", SENSE) and method != BEST else []
+            figures += rows_of(method, [one[i] for i in kept], subset) if kept else []
+            both = (
+                [i for i in kept if i in outcomes_of.get(BEST, {})]
+                if subset in ("all", SENSE) and method != BEST
+                else []
+            )
             if both:
-                versus += against(method, [made[BEST][i] for i in both], [one[i] for i in both], subset)
+                versus += against(method, [outcomes_of[BEST][i] for i in both], [one[i] for i in both], subset)
         if METHODS[method] is not None:
-            found += costs(run, scenes, method)
-    return found + versus
+            figures += costs(run, scenes, method)
+    return figures + versus

@@ -23,13 +23,13 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
 
     The contexts of "pair" and "neutral" turn no word into another sense, those of "trigger" do.
     """
-    made: list[Row] = []
+    figures: list[Row] = []
     for kind, n in KINDS.items():
         cases = [case for case in run.cases(kind, n) if len(case.things) == 2]
         if not cases:  # a --limit may leave a kind without pairs
             continue
-        made += measured(run, kind, cases, [case.prompt for case in cases], lambda case: flow_of(run, case))
-    return made
+        figures += measured(run, kind, cases, [case.prompt for case in cases], lambda case: flow_of(run, case))
+    return figures
 
 
 def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, flow_of: Callable[[T], Flow]) -> list[Row]:
@@ -37,11 +37,11 @@ def measured(run: Run, kind: str, cases: Sequence[T], inputs: Any, flow_of: Call
     tick = run.ticking("flow", len(cases))
 
     def kinds() -> list[list[str]]:
-        found = []
+        by_pair = []
         for case in cases:
-            found.append(_kinds(flow_of(case)))
+            by_pair.append(_kinds(flow_of(case)))
             tick(1)
-        return found
+        return by_pair
 
     pairs = run.part(f"flow-{kind}", [inputs], kinds, [flow])
     return [
@@ -63,5 +63,5 @@ def of_world(world: World, case: Case) -> tuple[list[Item], dict[str, list[str]]
     return items, {phrase: [p.other_name] for phrase, p in known.items()}
 
 
-def _kinds(found: Flow) -> list[str]:
-    return [found.kind(i, j) for i, j in found.changes]
+def _kinds(between: Flow) -> list[str]:
+    return [between.kind(i, j) for i, j in between.changes]

@@ -48,15 +48,15 @@ def figures(linter: Linter, lines: Sequence[Line], progress: Callable[[int], Non
 
     Intervals are bootstraps, over prompts for the AUROC and over chunks of prompts for the speed.
     """
-    found: list[PromptLint] = []
+    lints: list[PromptLint] = []
     speeds: list[float] = []
     for start in range(0, len(lines), CHUNK):
         began = time.perf_counter()
-        found += linter.chunk(lines[start : start + CHUNK])
-        speeds.append(60 * (len(found) - start) / (time.perf_counter() - began))
+        lints += linter.chunk(lines[start : start + CHUNK])
+        speeds.append(60 * (len(lints) - start) / (time.perf_counter() - began))
         if progress:
-            progress(len(found) - start)
-    sides = {s: [_side(f, g, s) for f, g in zip(found, lines, strict=True)] for s in ("all", "before", "after")}
+            progress(len(lints) - start)
+    sides = {s: [_side(f, g, s) for f, g in zip(lints, lines, strict=True)] for s in ("all", "before", "after")}
     out = [
         auroc(pairs, "lint", subset, "lint_auroc")
         for subset, pairs in sides.items()

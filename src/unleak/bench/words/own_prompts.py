@@ -48,8 +48,8 @@ def read(file: Path, limit: int | None = None) -> tuple[list[Record], list[str]]
     Raises BadInput where no prompt can be used.
     """
     with opened(str(file)) as (stream, _):
-        found = _listed(stream.read()) if file.suffix.lower() == ".json" else read_prompts(stream, format_of(file))
-        lines = list(islice(found, limit))
+        every = _listed(stream.read()) if file.suffix.lower() == ".json" else read_prompts(stream, format_of(file))
+        lines = list(islice(every, limit))
     records = [(one.prompt, one.items) for one in lines if one.error is None]
     if not records:
         raise BadInput(f"{file} holds no prompt with items" + (f": {lines[0].error}" if lines else ""))
@@ -122,22 +122,22 @@ def run(
 
 def _usable(run: Run, records: Sequence[Record], judge: Judge) -> list[Record]:
     """The prompts that the encoders read whole and whose items the judge can look for; the others are noted."""
-    found = []
+    usable = []
     for prompt, items in records:
         try:
             judge.senses(check_items(prompt, items)[0])
             rehearse(run.pipe, prompt, **run.call)
-            found.append((prompt, items))
+            usable.append((prompt, items))
         except BadInput as e:
             run.notes.append(f"left out: {prompt!r}: {e}")
-    if not found:
+    if not usable:
         raise BadInput(f"no prompt can be used; {run.notes[-1]}")
-    return found
+    return usable
 
 
 def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]:
     """The verdict on every item of every prompt, from other seeds than those of the run."""
-    tick, found = run.ticking(DIAGNOSIS, len(records)), []
+    tick, by_prompt = run.ticking(DIAGNOSIS, len(records)), []
     for i, (prompt, items) in enumerate(records):
 
         def verdicts(prompt: str = prompt, items: Any = items) -> list[str | None]:
@@ -146,11 +146,11 @@ def judged(run: Run, records: Sequence[Record], judge: Judge) -> list[list[str]]
             ).findings
             return [finding.verdict for finding in findings]
 
-        found.append(
+        by_prompt.append(
             run.part(f"{DIAGNOSIS}-{i:05d}", [judge.name, prompt, list(map(str, items))], verdicts, [diagnose])
         )
         tick(1)
-    return found
+    return by_prompt
 
 
 def counted(verdicts: Sequence[Sequence[str]]) -> list[Row]:

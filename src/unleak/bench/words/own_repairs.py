@@ -46,15 +46,15 @@ def rows(
     """
     plain = [measured(run, "none", i, record, (), judge) for i, record in enumerate(records)]
     before = [np.array(one["there"], bool) for one in plain]
-    made = [
+    figures = [
         share(before, "none", "all", "item_presence"),
         share([_right(b) for b in before], "none", "all", "prompt_accuracy"),
     ]
     broken = [i for i, each in enumerate(verdicts) if {"leak", "neglect"} & set(each)]
     if not broken:
         run.notes.append("repairs: the diagnosis calls no item leaked or neglected, so there is nothing to repair")
-        return made
-    made += presence("none", [Drawn(verdicts[i], before[i], before[i]) for i in broken])
+        return figures
+    figures += presence("none", [Drawn(verdicts[i], before[i], before[i]) for i in broken])
     for method in (m for m in methods if m != "none"):
         tick, drawn, costs = run.ticking(method, len(broken)), list[Drawn](), []
         failed: list[str] = []
@@ -77,11 +77,11 @@ def rows(
         if failed:
             run.notes.append(f"{method}: {len(failed)} prompts could not be repaired, such as {failed[0]}")
         if drawn:
-            made += presence(method, drawn) + changes(method, drawn)
-            made += [mean([cost[k] for cost in costs], method, "repaired", name) for k, name in enumerate(COSTS)]
+            figures += presence(method, drawn) + changes(method, drawn)
+            figures += [mean([cost[k] for cost in costs], method, "repaired", name) for k, name in enumerate(COSTS)]
         elif not failed:
             run.notes.append(f"{method}: no broken item has a sense in the file")
-    return made
+    return figures
 
 
 def measured(run: Run, method: str, i: int, record: Record, broken: Sequence[Item], judge: Judge) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def measured(run: Run, method: str, i: int, record: Record, broken: Sequence[Ite
         return {"there": there.tolist(), **{name: n / len(run.seeds) for name, n in counts.items()}}
 
     inputs = [asdict(METHODS[method]), judge.name, prompt, list(map(str, items)), list(map(str, broken))]
-    found: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn, METHODS[method].code)
-    return found
+    outcome: dict[str, Any] = run.part(f"{method.replace('+', '_')}-{i:05d}", inputs, drawn, METHODS[method].code)
+    return outcome
 
 
 def _there(run: Run, variant: Variant, record: Record, broken: Sequence[Item], judge: Judge) -> np.ndarray:
@@ -115,12 +115,12 @@ def _right(there: np.ndarray) -> bool:
 
 def presence(method: str, drawn: Sequence[Drawn]) -> list[Row]:
     """`leak_rate`, `neglect_rate`: of the images, those without an item that was called so on other seeds."""
-    made = []
+    rows = []
     for verdict in ("leak", "neglect"):
         missing = [~one.after[:, one.of(verdict)] for one in drawn if one.of(verdict)]
         if missing:
-            made.append(share(missing, method, "all", f"{verdict}_rate"))
-    return made
+            rows.append(share(missing, method, "all", f"{verdict}_rate"))
+    return rows
 
 
 def changes(method: str, drawn: Sequence[Drawn]) -> list[Row]:
@@ -129,7 +129,7 @@ def changes(method: str, drawn: Sequence[Drawn]) -> list[Row]:
     `item_presence_before`, `item_presence_after`: of all items. `presence_gain` of the broken ones, `harm_other` of
     those that were fine. `prompt_mcnemar_p`: exact and two-sided, over prompts that are right before and after.
     """
-    made = [
+    rows = [
         share([getattr(one, when) for one in drawn], method, "repaired", f"item_presence_{when}")
         for when in ("before", "after")
     ]
@@ -138,7 +138,7 @@ def changes(method: str, drawn: Sequence[Drawn]) -> list[Row]:
             (one.after[:, at].astype(float) - one.before[:, at]).mean() for one in drawn if (at := one.of(*verdicts))
         ]
         if gains:
-            made.append(mean(gains, method, "repaired", name, (-1.0, 1.0)))
+            rows.append(mean(gains, method, "repaired", name, (-1.0, 1.0)))
     right = np.array([[_right(one.before), _right(one.after)] for one in drawn])
     fixed, lost, p = mcnemar(right[:, 0], right[:, 1])
-    return [*made, Row.exact(p, method, "repaired", "prompt_mcnemar_p", fixed + lost)]
+    return [*rows, Row.exact(p, method, "repaired", "prompt_mcnemar_p", fixed + lost)]

@@ -211,12 +211,12 @@ def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
     """
 
     def measured() -> list[dict[str, float]]:
-        found = []
+        counted = []
         for case in cases[:COSTED]:
             with counting(run.pipe) as counts:
                 outcomes(run.pipe, [case], run.seeds, METHODS[method], run.call)
-            found.append({name: n / len(run.seeds) for name, n in counts.items()})
-        return found
+            counted.append({name: n / len(run.seeds) for name, n in counts.items()})
+        return counted
 
     each = run.part(
         f"{method}-cost", [asdict(METHODS[method]), [c.prompt for c in cases[:COSTED]]], measured, METHODS[method].code
@@ -246,26 +246,26 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     sets = {kind: run.cases(kind, n) for kind, n in KINDS.items()}
     total = sum(map(len, sets.values())) * len(run.seeds)
     before: dict[str, np.ndarray] = {}
-    made: list[Row] = []
+    figures: list[Row] = []
     for method in ["none", *(m for m in methods if m != "none")]:
         try:
             cost = costs(run, method, sets["trigger"])
         except UnsupportedModel as e:
             run.notes.append(f"{method}: {e}")
             continue
-        tick, found = run.ticking(method, total), dict[str, np.ndarray]()
+        tick, after = run.ticking(method, total), dict[str, np.ndarray]()
         for kind, cases in sets.items():
             inputs = [asdict(METHODS[method]), [c.prompt for c in cases]]
             compute = lambda m=method, c=cases, t=tick: outcomes(  # noqa: E731
                 run.pipe, c, run.seeds, METHODS[m], run.call, t
             ).tolist()
             part = run.part(f"{method}-{kind}", inputs, compute, METHODS[method].code)
-            found[kind] = np.array(part, bool)
-        before = before or found
+            after[kind] = np.array(part, bool)
+        before = before or after
         for subset in ("all", "before", "after"):
-            made += rows_of(method, sets["trigger"], before["trigger"], found["trigger"], subset)
+            figures += rows_of(method, sets["trigger"], before["trigger"], after["trigger"], subset)
         if method != "none":
-            b, a = (x["neutral"].min(-1) for x in (before, found))
-            made.append(paired_difference(a, b, method, "neutral", "harm_neutral", SHARE))
-        made += cost
-    return made
+            b, a = (x["neutral"].min(-1) for x in (before, after))
+            figures.append(paired_difference(a, b, method, "neutral", "harm_neutral", SHARE))
+        figures += cost
+    return figures

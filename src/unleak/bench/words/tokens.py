@@ -56,31 +56,31 @@ def measured(
                 "pooled": "pad", "call": run.call}  # fmt: skip
     tick = run.ticking("tokens", len(seeds) * sum(len(p.subsets) for p in planned))
     parts = Parts(run.out / "tokens", run.notes.append, [run.code, code_of(labels)])
-    found = labels(run.pipe, planned, parts, judge=judge, settings=settings, progress=tick)
-    made: list[Row] = []
+    labelled = labels(run.pipe, planned, parts, judge=judge, settings=settings, progress=tick)
+    figures: list[Row] = []
     if "tokens" in methods:
-        made += representative(found, kinds)
+        figures += representative(labelled, kinds)
     if "prune" in methods:
-        made += pruned(run, planned, found, seeds, held_out_seeds(seeds), judge)
+        figures += pruned(run, planned, labelled, seeds, held_out_seeds(seeds), judge)
     if "classifier" in methods:
         try:
-            learners, _ = classifiers(run.pipe, planned, found, False, run.call)
-            made += [row for kind, one in learners.items() for row in learnt(kind, one)]
+            learners, _ = classifiers(run.pipe, planned, labelled, False, run.call)
+            figures += [row for kind, one in learners.items() for row in learnt(kind, one)]
         except BadInput as e:
             run.notes.append(f"classifier: {e}")
-    return made
+    return figures
 
 
-def representative(found: Sequence[Labels], kinds: Sequence[str]) -> list[Row]:
+def representative(labels: Sequence[Labels], kinds: Sequence[str]) -> list[Row]:
     """Shares over items of several tokens, those left out that the judge sees in pad rows alone.
 
     `seen_in_nothing`: those. `representative_share`: of items, those with a representative token; of tokens, the mean
     over items of the share that is. `redundant_share`: of tokens of items that have a representative one.
     """
-    made: list[Row] = []
+    rows: list[Row] = []
     every = [
         (kind, label)
-        for kind, labelled in zip(kinds, found, strict=True)
+        for kind, labelled in zip(kinds, labels, strict=True)
         for label in labelled
         if label != "single_token"
     ]
@@ -88,14 +88,14 @@ def representative(found: Sequence[Labels], kinds: Sequence[str]) -> list[Row]:
         items = [label for kind, label in every if subset in ("all", kind)]
         if not items:
             continue
-        made.append(share([label == "seen_in_nothing" for label in items], "tokens", subset, "seen_in_nothing"))
+        rows.append(share([label == "seen_in_nothing" for label in items], "tokens", subset, "seen_in_nothing"))
         shares = [_share(label) for label in items if label != "seen_in_nothing"]
         if shares:
-            made.append(share([s > 0 for s in shares], "tokens", f"{subset}/items", "representative_share"))
-            made.append(mean(shares, "tokens", f"{subset}/tokens", "representative_share", SHARE))
+            rows.append(share([s > 0 for s in shares], "tokens", f"{subset}/items", "representative_share"))
+            rows.append(mean(shares, "tokens", f"{subset}/tokens", "representative_share", SHARE))
         if any(shares):
-            made.append(mean([1 - s for s in shares if s], "tokens", f"{subset}/tokens", "redundant_share", SHARE))
-    return made
+            rows.append(mean([1 - s for s in shares if s], "tokens", f"{subset}/tokens", "redundant_share", SHARE))
+    return rows
 
 
 def _share(label: list[bool] | str) -> float:
@@ -106,7 +106,7 @@ def _share(label: list[bool] | str) -> float:
 def pruned(
     run: Run,
     planned: Sequence[TokenPlan],
-    found: Sequence[Labels],
+    labels: Sequence[Labels],
     tried: list[int],
     seeds: list[int],
     judge: Judge,
@@ -116,7 +116,7 @@ def pruned(
     Subset "redundant" is all of them. "verified" is those on which pruning lost nothing on the seeds `tried`: a user
     who prunes would look, and so does `unleak.repair`.
     """
-    jobs = [(plan, prune) for plan, each in zip(planned, found, strict=True) if (prune := redundant(plan, each))]
+    jobs = [(plan, prune) for plan, each in zip(planned, labels, strict=True) if (prune := redundant(plan, each))]
     if not jobs:
         run.notes.append("prune: no prompt has a redundant token")
         return []
@@ -140,11 +140,11 @@ def pruned(
     return pruning(images, "redundant") + (pruning(images[kept], "verified") if kept.any() else [])
 
 
-def redundant(plan: TokenPlan, found: Labels) -> Prune | None:
+def redundant(plan: TokenPlan, labels: Labels) -> Prune | None:
     """The repair that drops what probing called redundant; None if that is nothing."""
     gone = [
         Subset.token(item, k, plan.encoder)
-        for item, label in zip(plan.named, found, strict=True)
+        for item, label in zip(plan.named, labels, strict=True)
         if not isinstance(label, str)
         for k, yes in enumerate(label)
         if yes
@@ -161,7 +161,7 @@ def pruning(images: np.ndarray, subset: str = "redundant") -> list[Row]:
     """
     before, after = (images.mean(-1) >= 0.5).T
     fixed, broken, p = mcnemar(before, after)
-    made = [
+    rows = [
         share(before, "prune", subset, "prune_accuracy_before"),
         share(after, "prune", subset, "prune_accuracy_after"),
         paired_difference(images[:, 0], images[:, 1], "prune", subset, "prune_gain", SHARE),
@@ -169,13 +169,13 @@ def pruning(images: np.ndarray, subset: str = "redundant") -> list[Row]:
     ]
     for name, given in (("prune_unaffected", before), ("prune_improved", ~before)):
         if given.any():
-            made.append(share(after[given], "prune", subset, name))
-    return made
+            rows.append(share(after[given], "prune", subset, name))
+    return rows
 
 
-def learnt(kind: str, made: Classifier) -> list[Row]:
+def learnt(kind: str, classifier: Classifier) -> list[Row]:
     """Precision, recall and base rate of "redundant" on items that training did not see, with Wilson intervals."""
-    report = made.report
+    report = classifier.report
     tokens, called = report["tokens"], report["called"]
     true = round(report["base_rate"] * tokens)
     right = round((report["precision"] or 0.0) * called)

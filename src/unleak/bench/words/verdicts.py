@@ -77,7 +77,7 @@ class Labelled:
 
 def labelled(run: Run) -> list[Labelled]:
     """Prompts of each label."""
-    made = {
+    by_label = {
         "ok": [
             _polyseme(run.world, "ok", c)
             for c in prompts(run.world, "neutral", run.split, 2 * MOST)
@@ -87,7 +87,7 @@ def labelled(run: Run) -> list[Labelled]:
         "unknown": [_invented(c, INVENTED[i % len(INVENTED)]) for i, c in enumerate(_plain(run))],
         "neglect": [_pair(c) for c in _plain(run)],
     }
-    return [one for cases in made.values() for one in cases[: min(run.limit or MOST, MOST)]]
+    return [one for cases in by_label.values() for one in cases[: min(run.limit or MOST, MOST)]]
 
 
 def _plain(run: Run) -> list[Case]:
@@ -139,15 +139,15 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
 
 def figures(by_label: dict[str, list[str]]) -> list[Row]:
     """The rows of the verdicts on the prompts of each label."""
-    made = []
+    rows = []
     if set(by_label) == set(VERDICTS):  # balance over fewer labels would be another figure
         right = [np.array([verdict == label for verdict in by_label[label]]) for label in VERDICTS]
-        made.append(balanced_accuracy(right, "diagnosis", "all", "diagnosis_balanced_accuracy"))
+        rows.append(balanced_accuracy(right, "diagnosis", "all", "diagnosis_balanced_accuracy"))
     for label, verdicts in by_label.items():
         for verdict in VERDICTS:
             hits = [v == verdict for v in verdicts]
-            made.append(share(hits, "diagnosis", f"{label}/{verdict}", "diagnosis_share"))
-    return made
+            rows.append(share(hits, "diagnosis", f"{label}/{verdict}", "diagnosis_share"))
+    return rows
 
 
 def _verdict(run: Run, case: Labelled) -> str | None:
@@ -164,9 +164,9 @@ def _verdict(run: Run, case: Labelled) -> str | None:
     if not confirmed(case, whole, shown):
         return None
     with hindrance(run, case):
-        found = diagnose(run.pipe, case.prompt, case.items, seeds=run.seeds, judge=case.judge, senses=case.senses,
+        diagnosis = diagnose(run.pipe, case.prompt, case.items, seeds=run.seeds, judge=case.judge, senses=case.senses,
                          after=False, call=run.call)  # fmt: skip
-    return found.findings[0].verdict
+    return diagnosis.findings[0].verdict
 
 
 def confirmed(case: Labelled, whole: bool, shown: Callable[[str], bool]) -> bool:
