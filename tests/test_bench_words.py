@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,18 +160,11 @@ def test_pruning_that_lost_an_item_on_other_seeds_is_not_among_the_verified(monk
     drawn = {(name, 0): trial for name, trial in lost.items()} | {
         (name, 4): ([1, 1, 1, 1], [1, 1, 0, 0]) for name in lost
     }
-    state: dict[str, Any] = {}
 
-    @contextmanager
-    def attach(pipe: Any, *interventions: Any) -> Iterator[None]:
-        state["pruned"] = bool(interventions)
-        yield
+    def images(self: Any, prompt: str, *interventions: Any) -> list[int]:
+        return drawn[prompt, self.seeds[0]][bool(interventions)]
 
-    def generate(pipe: Any, prompt: str, seeds: list[int], **_: Any) -> list[Any]:
-        return [drawn[prompt, seeds[0]][state["pruned"]]]
-
-    monkeypatch.setattr(tokens, "attach", attach)
-    monkeypatch.setattr(tokens, "generate", generate)
+    monkeypatch.setattr(tokens.Drawing, "images", images)
     judge: Any = SimpleNamespace(present=lambda images, items: np.array(images, bool)[:, None])
     run = Run(SimpleNamespace(), tmp_path, "toy", "dev", [0], None, {})
     monkeypatch.setattr(Run, "weights", "none")
