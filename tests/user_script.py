@@ -29,7 +29,8 @@ def verbs(folder: Path, photo: np.ndarray, judge: judges.Judge) -> list[unleak.R
     diagnosis: unleak.Diagnosis = unleak.diagnose(pipe, PROMPT, "mouse,laptop", seeds=range(4), judge=judge, call=call)
     repair: unleak.Repaired = unleak.repair(pipe, PROMPT, ["mouse", unleak.Item("laptop")], seeds=[1, 2], judge=judge)
     tokens: unleak.TokenStudy = unleak.tokens(pipe, PROMPT, "laptop", judge=judge, seeds=4)
-    lint: unleak.Lint = unleak.lint(pipe, "a [mouse] and a [laptop]")
+    risk: unleak.RiskCalibration | None = None
+    lint: unleak.Lint = unleak.lint(pipe, "a [mouse] and a [laptop]", calibration=risk)
     edited: unleak.Edited = unleak.edit(pipe, photo, [unleak.Edit("a mouse", "a cat")], judge=judge)
     halves = [unleak.RegionPrompt("mouse", (0.0, 0.0, 0.5, 1.0)), unleak.RegionPrompt.parse("laptop@0.5,0,1,1")]
     regional: unleak.RegionalImages = unleak.regions(pipe, PROMPT, halves, seeds=2)

@@ -94,6 +94,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.words.attention_maps import maps as maps
     from unleak.words.diagnosis.diagnose import diagnose as diagnose
     from unleak.words.diagnosis.diagnosis import Diagnosis as Diagnosis
+    from unleak.words.lint.calibration import RiskCalibration as RiskCalibration
     from unleak.words.lint.lint_file import Lint as Lint
     from unleak.words.lint.lint_file import lint as lint
     from unleak.words.methods.boost import Boost as Boost
@@ -182,6 +183,7 @@ else:
         "Repaired": "unleak.words.repair.repair",
         "TokenStudy": "unleak.words.tokens.redundancy",
         "Lint": "unleak.words.lint.lint_file",
+        "RiskCalibration": "unleak.words.lint.calibration",
         "Edited": "unleak.regions.edited",
         "RegionalImages": "unleak.regions.regional",
         "Scan": "unleak.copies.scan.scan",

@@ -130,7 +130,7 @@ REPAIRS: Presets[Repair] = Presets(
                f"{FLOW}, uncontextualised rows", treats=("leak",), automatic=True),
         Repair("patch-word", Patch, "Gives broken items the rows of their own words without the context.",
                f"{FLOW}, uncontextualised rows", arguments=broken_words_and_others, automatic=True),
-        Repair("patch-masked", Patch, "The same, encoded in the sentence with the other items hidden from attention.",
+        Repair("patch-masked", Patch, "Gives broken items the rows of the sentence whose items attend to themselves.",
                f"after {FLOW}", {"isolation": "attn-mask", "eos_pads": "attn-mask"},
                arguments=broken_words_and_others, automatic=True),
         Repair("boost", Boost, "Lets the picture attend more to broken items, where they are.",
@@ -144,7 +144,7 @@ REPAIRS: Presets[Repair] = Presets(
                "Unraveling Information Mix-ups (NeurIPS 2024)", arguments=every_item),
         Repair("deleaker", DeLeaker, "Keeps the regions of items apart in joint attention, whatever their order.",
                DELEAKER, arguments=every_word, cost=0.5),
-        Repair("deleaker-official", DeLeaker, "The same, pair by pair, as the authors released it.",
+        Repair("deleaker-official", DeLeaker, "DeLeaker pair by pair, as the authors released it.",
                "github.com/tokeron/DeLeaker at 67f1759", {"pairwise": True}, arguments=every_word, cost=0.5),
     ],
 )  # fmt: skip
