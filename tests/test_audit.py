@@ -104,9 +104,10 @@ def test_pixels_tell_the_nearest_reference():
 
 def test_the_bench_tells_adaptive_from_transferred_attacks_and_resumes(tmp_path, sd1, monkeypatch):
     names = ["audit-bare", "audit-guard"]
-    under = {"audit-bare": 0.0, "audit-guard": 1.0}
-    monkeypatch.setattr(bench, "_method", lambda pipe, name, *_: [under[name]])
-    monkeypatch.setattr(bench, "_attacked", lambda pipe, image, under, call: {"rows": [[*under]], "loss": under[0]})
+    methods = {"audit-bare": Guard(rho=0.0), "audit-guard": Guard(rho=1.0)}
+    monkeypatch.setattr(bench, "_method", lambda pipe, name, *_: [methods[name]])
+    attacked = lambda pipe, image, under, call: {"rows": [[under[0].rho]], "loss": under[0].rho}  # noqa: E731
+    monkeypatch.setattr(bench, "_attacked", attacked)
     monkeypatch.setattr(bench, "_similarity", lambda pipe, rows, under, *_: [30.0 * rows[0][0]] * 2)
     run = Run(sd1, tmp_path, "tiny", "dev", [0, 1], 2, {})
     found = {(r.method, r.subset, r.metric): (r.value, r.n) for r in bench.rows(run, names)}

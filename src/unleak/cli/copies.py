@@ -79,21 +79,21 @@ def scan(
     from unleak.files.atomic import write_atomic
     from unleak.report import scan as report
 
-    made = plan(pipe, seeds, count, detector, known, call=call)
+    what = plan(pipe, seeds, count, detector, known, call=call)
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
     with ticking("scanning", lines, so_far=True) as tick:
-        found = scan_file(pipe, file, out, made, model=cmd.model, column=column, limit=limit, progress=tick)
+        summary = scan_file(pipe, file, out, what, model=cmd.model, column=column, limit=limit, progress=tick)
     if cmd.html:
-        write_atomic(cmd.html, report.file_page(out, found.limit))
-    if found.rejected:
-        say("note", f"{found.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
+        write_atomic(cmd.html, report.file_page(out, summary.limit))
+    if summary.rejected:
+        say("note", f"{summary.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
     print("score", "line", "prompt", sep="\t")
-    for score, line, prompt in found.highest:
+    for score, line, prompt in summary.highest:
         print(f"{score:.6g}", line, " ".join(prompt.split()), sep="\t")
-    if found.limit is not None:
-        say("result", f"{found.over} of {found.prompts} prompts score at least {found.limit:.6g}", "bold")
-    if cmd.fail_over is not None and found.over:
+    if summary.limit is not None:
+        say("result", f"{summary.over} of {summary.prompts} prompts score at least {summary.limit:.6g}", "bold")
+    if cmd.fail_over is not None and summary.over:
         raise typer.Exit(3)
 
 
@@ -125,14 +125,14 @@ def calibrate(
     check = fits(pipe, plan(pipe, seeds, count, detector or DEFAULT, call=call))
     kinds = [fitting(texts, check) for texts in kinds]
     with ticking("measuring", sum(map(len, kinds))) as tick:
-        made = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
+        calibration = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
                    model=cmd.model, call=call, progress=tick)  # fmt: skip
-    write_atomic(out, made.to_json())
+    write_atomic(out, calibration.to_json())
     print("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold", sep="\t")
-    for name, one in made.compared.items():
+    for name, one in calibration.compared.items():
         (area, low, high), (rate, *_) = one["auroc"], one["tpr_at_1fpr"]
         print(name, f"{area:.4f}", f"{low:.4f} to {high:.4f}", f"{rate:.3f}", f"{one['threshold']:.6g}", sep="\t")
-    say("result", f"{made.detector} from {made.threshold:.6g} on; {out}", "bold")
+    say("result", f"{calibration.detector} from {calibration.threshold:.6g} on; {out}", "bold")
 
 
 @command(*MODEL, "seeds", *CALL, "judge", *OUTPUT, presets="unleak.copies.presets:MITIGATIONS")

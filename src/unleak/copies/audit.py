@@ -45,7 +45,7 @@ class Attacked:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class AttackOutcome:
     """Images [S,H,W,3] drawn from attacked rows under one mitigation, and their similarity [S] to the attacked image.
 
     `adaptive`: the mitigation was attached during the attack, too; else the rows were found on the bare model.
@@ -64,22 +64,25 @@ class Outcome:
 
 @dataclass(repr=False, eq=False)
 class Audit(Result):
-    """What came back under every mitigation; a sequence of `Outcome`. From `copy_from` on an image counts as a copy."""
+    """What came back under every mitigation; a sequence of `AttackOutcome`.
+
+    An image whose similarity is at least `copy_from` counts as a copy.
+    """
 
     verb: ClassVar[str] = "audit"
-    outcomes: list[Outcome]
+    outcomes: list[AttackOutcome]
     seeds: list[int]
     judge: str
     copy_from: float
     call: dict[str, Any]
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[AttackOutcome]:
         return iter(self.outcomes)
 
     def __len__(self) -> int:
         return len(self.outcomes)
 
-    def __getitem__(self, i: int) -> Outcome:
+    def __getitem__(self, i: int) -> AttackOutcome:
         return self.outcomes[i]
 
     def lines(self) -> list[str]:
@@ -168,22 +171,22 @@ def audit(
         Per method the outcome of the rows found on the bare model, then that of rows found with it attached.
     """
     seeds, call = parse_seeds(seeds), dict(call or {})
-    found = attack(pipe, image, call=call, **attacking)
+    attacked = attack(pipe, image, call=call, **attacking)
     outcomes = []
     for name, method in methods.items():
         attached = [] if method is None else [method]
-        outcomes.append(_outcome(pipe, name, attached, found, judge, seeds, call, adaptive=False))
+        outcomes.append(_outcome(pipe, name, attached, attacked, judge, seeds, call, adaptive=False))
         if attached:
             adapted = attack(pipe, image, *attached, call=call, **attacking)
             outcomes.append(_outcome(pipe, name, attached, adapted, judge, seeds, call, adaptive=True))
     return Audit(outcomes, seeds, judge.name, judge.threshold, call)
 
 
-def _outcome(pipe: Any, name: str, methods: Sequence[Intervention], found: Attacked, judge: CopyJudge,
-             seeds: Sequence[int], call: Mapping[str, Any] | None, adaptive: bool) -> Outcome:  # fmt: skip
+def _outcome(pipe: Any, name: str, methods: Sequence[Intervention], attacked: Attacked, judge: CopyJudge,
+             seeds: Sequence[int], call: Mapping[str, Any] | None, adaptive: bool) -> AttackOutcome:  # fmt: skip
     with attach(pipe, *methods):
-        images = draw_rows(pipe, found.rows, seeds, **(call or {}))
-    return Outcome(name, adaptive, images, judge.similarity(images), found.losses)
+        images = draw_rows(pipe, attacked.rows, seeds, **(call or {}))
+    return AttackOutcome(name, adaptive, images, judge.similarity(images), attacked.losses)
 
 
 def draw_rows(pipe: Any, rows: Tensor, seeds: Sequence[int], **call: Any) -> np.ndarray:
@@ -239,10 +242,10 @@ class _Learner:
         if not torch.isfinite(loss):
             raise NotFinite("the loss of the attack is NaN or infinite; lower lr, or run the model in a wider dtype")
         assert self.rows is not None
-        (found,) = torch.autograd.grad(loss, [self.rows], allow_unused=True)
-        if found is None:
+        (gradient,) = torch.autograd.grad(loss, [self.rows], allow_unused=True)
+        if gradient is None:
             raise BadInput("a method puts rows of its own in place of the attacked: there is nothing to attack")
-        self.rows.grad = found
+        self.rows.grad = gradient
         self.optimiser.step()
         self.losses.append(float(loss.detach()))
 
@@ -267,5 +270,5 @@ class _Learn(Intervention):
         target = e if noise else scheduler.get_velocity(z0, e, t.expand(len(e)))
         with torch.enable_grad():
             branch = Branch(ATTACK, text=learner.rows, latents=z)
-            found = ctx.predict([branch], as_source=True)[ATTACK]
-            learner.step((found - target).float().pow(2).mean())
+            prediction = ctx.predict([branch], as_source=True)[ATTACK]
+            learner.step((prediction - target).float().pow(2).mean())

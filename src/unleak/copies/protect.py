@@ -45,8 +45,8 @@ class Attenuated:
     def by_position(self) -> list[tuple[str, float]]:
         """Mean share of each position, with the pads as one."""
         mean, pads = self.shares.mean((0, 1)), [k for k, p in enumerate(self.positions) if p == "(pad)"]
-        found = [(p, float(mean[k])) for k, p in enumerate(self.positions) if p != "(pad)"]
-        return [*found, (f"({len(pads)} pads)", float(mean[pads].mean()))] if pads else found
+        by_position = [(p, float(mean[k])) for k, p in enumerate(self.positions) if p != "(pad)"]
+        return [*by_position, (f"({len(pads)} pads)", float(mean[pads].mean()))] if pads else by_position
 
     def data(self) -> dict[str, Any]:
         """Plain data: mean shares by step, by site and by position."""
@@ -100,27 +100,27 @@ class Protection(Result):
 
     def sentences(self) -> list[str]:
         """What happened, in words: one line per finding."""
-        n, said = len(self.seeds), []
+        n, sentences = len(self.seeds), []
         if self.gate is not None:
             acted = sum(g["acted"] for g in self.gate)
-            said.append(f"The gate acted on {acted} of {n} images; the others are left alone.")
+            sentences.append(f"The gate acted on {acted} of {n} images; the others are left alone.")
         if not self.touched:
-            said.append("Nothing was changed: every image is bitwise the same.")
+            sentences.append("Nothing was changed: every image is bitwise the same.")
         copies = self.copies()
         if copies is not None:
-            said.append(f"Copies of a training image: {copies[0]} of {n} before, {copies[1]} of {n} after.")
+            sentences.append(f"Copies of a training image: {copies[0]} of {n} before, {copies[1]} of {n} after.")
         if self.present is not None:
             before, after = (int(hits.all(1).sum()) for hits in self.present)
-            said.append(
+            sentences.append(
                 f"Everything that the prompt names is there on {before} of {n} seeds before, {after} of {n} after."
             )
-        said.append(f"Denoiser rows: {self.rows[1] / self.rows[0]:.2f} times those without it.")
-        return said
+        sentences.append(f"Denoiser rows: {self.rows[1] / self.rows[0]:.2f} times those without it.")
+        return sentences
 
     def lines(self) -> list[str]:
         seeds = ", ".join(map(str, self.seeds))
-        said = [f"{self.preset or type(self.method).__name__}; seeds {seeds}", *self.sentences()]
-        return [self.prompt, *(f"  {sentence}" for sentence in said)]
+        sentences = [f"{self.preset or type(self.method).__name__}; seeds {seeds}", *self.sentences()]
+        return [self.prompt, *(f"  {sentence}" for sentence in sentences)]
 
     def views(self) -> dict[str, np.ndarray]:
         return {"before": self.before, "after": self.after}
@@ -199,7 +199,7 @@ def guard(
     check_prompt(prompt)
     drawing = Drawing(pipe, seeds, call, judge, progress)
     drawing.rehearse(prompt, method)
-    (before, plain), (after, run) = ((drawing.images(prompt, one), drawing.run) for one in (_Look(), method))
+    (before, plain), (after, run) = ((drawing.images(prompt, one), drawing.run) for one in (_CountRows(), method))
     assert plain is not None and run is not None
     rows = [sum(entry["denoiser_rows"] for entry in one.log) for one in (plain, run)]
     present = (judge.present(before, named), judge.present(after, named)) if judge is not None and named else None
@@ -211,7 +211,7 @@ def guard(
     )  # fmt: skip
 
 
-class _Look(Intervention):
+class _CountRows(Intervention):
     """Changes nothing, so that the session counts denoiser rows."""
 
 

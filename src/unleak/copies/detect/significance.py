@@ -54,7 +54,7 @@ def token_significance(
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     run = first_steps(pipe, steps, Significance(), prompt=[prompt] * len(generators), generator=generators, **call)
-    found = torch.stack(list(run.results["significance"].values())).mean(0)[0]
+    significance = torch.stack(list(run.results["significance"].values())).mean(0)[0]
     tokens = prompt_tokens(run.encoded)[0]
     names = first_encoder(run.encoded).tokenizer.convert_ids_to_tokens(list(tokens.ids))
-    return [(names[k], float(found[k])) for k in range(tokens.body[0], tokens.end + 1)]
+    return [(names[k], float(significance[k])) for k in range(tokens.body[0], tokens.end + 1)]

@@ -38,7 +38,7 @@ class Detour(Gated):
     """Keep images from the picture that their prompt leads to; 1.5 times the rows of guidance while it does.
 
     Attributes:
-        text: what is followed instead: anything that leaves the layout open, in the style that is wanted.
+        text: what is followed instead: anything that leaves the layout open, in the style that you want.
         near: cosine -1 to 1 of clean latents, from which on the prompt leads to the copy.
         scale: w; default: the pipeline's `guidance_scale`.
         gate: see `Gated`. Without one every prompt is led away from its own first prediction.
@@ -82,11 +82,11 @@ class Detour(Gated):
 
     def _others(self, ctx: Context, preds: Mapping[str, Tensor], away: list[int]) -> dict[int, Tensor]:
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""
-        found = dict(zip(ctx.state.get("away", ()), preds.get(OTHER, ()), strict=True))
-        if new := tuple(i for i in away if i not in found):
-            found |= dict(zip(new, ctx.predict([self._rows(ctx, new, _asked(ctx))])[OTHER], strict=True))
+        predictions = dict(zip(ctx.state.get("away", ()), preds.get(OTHER, ()), strict=True))
+        if new := tuple(i for i in away if i not in predictions):
+            predictions |= dict(zip(new, ctx.predict([self._rows(ctx, new, _asked(ctx))])[OTHER], strict=True))
         ctx.state["away"] = tuple(away)
-        return {i: found[i] for i in away}
+        return {i: predictions[i] for i in away}
 
     def _rows(self, ctx: Context, images: tuple[int, ...], like: str) -> Branch:
         rows, pooled = ctx.encode([self.text])

@@ -67,13 +67,13 @@ class OptimiseRows(Gated):
         images = range(len(cond)) if chosen is None else chosen
         groups = {prompt: list(own) for prompt, own in groupby(images, ctx.prompt_of)}
         new, rows = cond.clone(), []
-        for prompt, mine in groups.items():
+        for prompt, own in groups.items():
             start = ctx.encoded.cond[ctx.encoded.images_of(prompt)][0]  # type: ignore[index]
-            found = self._optimise(ctx, start, tuple(mine), uncond[mine])
-            new[mine] = self._predict(ctx, found, tuple(mine)).to(new)
-            rows.append(found)
+            optimised = self._optimise(ctx, start, tuple(own), uncond[own])
+            new[own] = self._predict(ctx, optimised, tuple(own)).to(new)
+            rows.append(optimised)
         ctx.state["rows"] = torch.stack(rows) if rows else None
-        ctx.state["images"] = {image: k for k, mine in enumerate(groups.values()) for image in mine}
+        ctx.state["images"] = {image: k for k, own in enumerate(groups.values()) for image in own}
         return {"cond": new} if rows else None
 
     def _optimise(self, ctx: Context, start: Tensor, images: tuple[int, ...], uncond: Tensor) -> Tensor:

@@ -99,9 +99,9 @@ class PRSS(Gated):
         for text in ctx.state["texts"]:
             if least <= self.quiet:
                 break
-            found = ctx.predict([Branch(MODIFIED, images=images, text=text)])[MODIFIED]
-            mag = float(magnitude(found, uncond).mean())
+            candidate = ctx.predict([Branch(MODIFIED, images=images, text=text)])[MODIFIED]
+            mag = float(magnitude(candidate, uncond).mean())
             if mag < least:
-                best, least, prediction = text, mag, found
+                best, least, prediction = text, mag, candidate
         ctx.state["modified"] = best
         return prediction

@@ -48,8 +48,8 @@ def rows_by_end(ctx: Context, site: AttentionCall, *labels: str) -> dict[int, li
     """Batch rows with one of these labels, by the end-of-text position of their prompt; pads follow it."""
     if "ends" not in ctx.state:
         ctx.state["ends"] = [tokens.end for tokens in prompt_tokens(ctx.encoded)]
-    found: dict[int, list[int]] = {}
+    grouped: dict[int, list[int]] = {}
     for label in labels:
         for prompt, rows in site.rows.by_prompt(label).items():
-            found.setdefault(ctx.state["ends"][prompt], []).extend(rows)
-    return found
+            grouped.setdefault(ctx.state["ends"][prompt], []).extend(rows)
+    return grouped

@@ -65,8 +65,8 @@ class InsertWords(Intervention):
         choose("kind", self.kind, KINDS)
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
-        made: dict[str, str] = ctx.state.setdefault("prompts", {})  # every encoder reads what the first one made
+        longer: dict[str, str] = ctx.state.setdefault("prompts", {})  # every encoder reads what the first one read
         for prompt in call.prompts:
-            made.setdefault(prompt, with_words(prompt, self.kind, self.times, self.seed, call.tokenizer))
-        ctx.results.setdefault("prompts", {}).update(made)
-        return call.rerun([made[prompt] for prompt in call.prompts]) if self.times else None
+            longer.setdefault(prompt, with_words(prompt, self.kind, self.times, self.seed, call.tokenizer))
+        ctx.results.setdefault("prompts", {}).update(longer)
+        return call.rerun([longer[prompt] for prompt in call.prompts]) if self.times else None

@@ -70,14 +70,14 @@ def calibrate(
         raise BadInput(f"the share of false alarms must lie between 0 and 1, not {fpr}")
     kinds = [scan(pipe, p, seeds, first_steps, detectors, call=call, progress=progress) for p in (memorized, ordinary)]
     tables = [{name: x.mean(1) for name, x in kind.images.items()} for kind in kinds]
-    found = [separation(name, tables[0][name], tables[1][name], fpr) for name in tables[0]]
+    figures = [separation(name, tables[0][name], tables[1][name], fpr) for name in tables[0]]
     weights: dict[str, float] = {}
     bias = 0.0
-    best = max(found, key=lambda s: (s.auroc.value, s.tpr_at_1fpr.value))
+    best = max(figures, key=lambda s: (s.auroc.value, s.tpr_at_1fpr.value))
     if combine:
         weights, bias, best = _combined(tables, fpr)
-        found.append(best)
-    return _calibration(pipe, kinds, best, weights, bias, fpr, model, found)
+        figures.append(best)
+    return _calibration(pipe, kinds, best, weights, bias, fpr, model, figures)
 
 
 def _combined(tables: Sequence[Mapping[str, np.ndarray]], fpr: float) -> tuple[dict[str, float], float, Separation]:
@@ -106,7 +106,7 @@ def _calibration(
     bias: float,
     fpr: float,
     model: str,
-    found: Sequence[Separation],
+    figures: Sequence[Separation],
 ) -> Calibration:
     plan = kinds[0].plan
     return Calibration(
@@ -116,6 +116,6 @@ def _calibration(
         intervals={"auroc": best.auroc[1:], "tpr_at_1fpr": best.tpr_at_1fpr[1:]}, weights=weights, bias=bias,
         compared={
             s.detector: {"auroc": list(s.auroc), "tpr_at_1fpr": list(s.tpr_at_1fpr), "threshold": s.threshold}
-            for s in found
+            for s in figures
         },
     )  # fmt: skip
