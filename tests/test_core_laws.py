@@ -193,6 +193,17 @@ def test_adapted_layers_are_observed_and_edited(any_pipe):
         assert not torch.equal(draw(pipe), bare)
 
 
+def test_autocast_is_observed_and_edited_in_its_own_precision(any_pipe):
+    with torch.autocast("cpu", torch.bfloat16):
+        bare = draw(any_pipe, steps=1)
+        with attach(any_pipe, Look()) as run:
+            assert torch.equal(draw(any_pipe, steps=1), bare)
+        with attach(any_pipe, Regions(), Scale(3.0)):
+            assert not torch.equal(draw(any_pipe, steps=1), bare)
+    maps = run.results["maps"]
+    assert all(maps.mean(key).dtype == torch.float32 for key in maps)
+
+
 # -- 2 restore -------------------------------------------------------------------------------------------------
 
 

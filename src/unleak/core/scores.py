@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,23 @@ CHUNK = 1 << 24
 """Largest number of logits held at once when the log-sum-exp is built in chunks (64 MiB in fp32)."""
 
 
+R = TypeVar("R")
+
+
+def _as_given(function: Callable[..., R]) -> Callable[..., R]:
+    """Autocast would compute a log-sum-exp in half precision; here numbers keep the precision they come in."""
+
+    @functools.wraps(function)
+    def outside_autocast(q: Tensor, *args: Any, **kwargs: Any) -> R:
+        if not torch.is_autocast_enabled(q.device.type):
+            return function(q, *args, **kwargs)
+        with torch.autocast(q.device.type, enabled=False):
+            return function(q, *args, **kwargs)
+
+    return outside_autocast
+
+
+@_as_given
 def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
     """Probabilities of some key columns.
 
@@ -42,6 +59,7 @@ def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tens
     return torch.exp(logits - lse[..., None])
 
 
+@_as_given
 def shares(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
     """Attention of the average query to each key [B, H, K], holding at most `chunk` logits at a time."""
     size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
@@ -54,6 +72,7 @@ def shares(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk
     return total / q.shape[2]
 
 
+@_as_given
 def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
     """Log-sum-exp [B, H, N] of each query's logits, holding at most `chunk` logits at a time."""
     size = max(1, chunk // (q.shape[0] * q.shape[1] * k.shape[2]))
@@ -67,6 +86,7 @@ def log_sum_exp(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, 
     return torch.cat(parts, dim=-1)
 
 
+@_as_given
 def peaks(q: Tensor, k: Tensor, scale: float, mass: bool = False, chunk: int = CHUNK) -> Tensor:
     """The largest logit that each key gets from any query, or with `mass` the largest probability.
 

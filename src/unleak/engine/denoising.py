@@ -150,7 +150,7 @@ class Denoising:
         return execute(call, edits, lambda q, k, v, mask: kernel(q, k, v, attn_mask=mask, scale=named.get("scale")))
 
     def _call(self, running: Running, layout: Layout, kernel: Any, named: dict[str, Any]) -> AttentionCall:
-        q, k, v = named["query"], named["key"], named["value"]
+        q, k, v = (_as_attended(named[name]) for name in ("query", "key", "value"))
         group = q.shape[1] // k.shape[1]
         cells = layout.image_queries.stop - layout.image_queries.start
         tap = self.run.tap
@@ -211,6 +211,13 @@ class Denoising:
                 self.run.note(label, "on_module", name)
                 changed = answer
         return changed if changed is not output else None
+
+
+def _as_attended(x: Tensor) -> Tensor:
+    """Queries, keys or values in the precision that attention computes in: under autocast, that of autocast."""
+    device = x.device.type
+    casts = torch.is_autocast_enabled(device) and x.dtype == torch.float32
+    return x.to(torch.get_autocast_dtype(device)) if casts else x
 
 
 def tells_text_order(site: Site) -> bool:
