@@ -78,6 +78,7 @@ class Mine(unleak.Intervention):
         return latents
 
 
+mine = unleak.hook(on_attention=lambda ctx, site: unleak.KeyScale([1], 1.5), sites="mid_block*")
 EDITS = (unleak.Region, unleak.Partition, unleak.RowSwap, unleak.QueryKeySwap, unleak.KeyValueSwap, unleak.ValueSwap,
          unleak.MapMix, unleak.SiteFilter, unleak.Preset)  # fmt: skip
 METHODS: tuple[type, ...] = (
