@@ -54,11 +54,16 @@ def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_before_and_after_with_all_evidence(unleak: Any, folder: Path, tmp_path: Path) -> None:
-    given = ["-m", str(folder), "--preset", "guard", "--seeds", "3:5"]
+    given = ["-m", str(folder), "--preset", "guard", "--set", "tau=0.05", "--seeds", "3:5"]
     done = unleak(PROMPT, *given, "--json", "g.json", "--html", "g.html", "-o", "drawn")
     assert done.code == 0, done.err
     data = json.loads((tmp_path / "g.json").read_text())
-    assert data["schema"] == "unleak/guard/1" and data["touched"] and data["gate"] is None
+    assert (
+        data["schema"] == "unleak/guard/1"
+        and data["method"]["tau"] == 0.05
+        and data["touched"]
+        and data["gate"] is None
+    )
     assert data["denoiser_rows"] == {"before": 8, "after": 12}
     where = data["attenuated"]
     assert where["steps"] == [0, 1] and len(where["sites"]) == len(where["share_by_site"]) == 7

@@ -18,7 +18,7 @@ from torch import Tensor
 from common import Log, Run, adamw, arguments, autocast, cosine, device, generator
 from train_autoencoder import scenes
 from unleak import world
-from unleak.judges.glyphs import Detector
+from unleak.judges.glyphs import GlyphNetwork
 from unleak.world.render import Renderer
 
 
@@ -99,7 +99,7 @@ class Views:
 
 
 @torch.no_grad()
-def errors(model: Detector, views: Views, reconstruct: float, n: int) -> dict[str, float]:
+def errors(model: GlyphNetwork, views: Views, reconstruct: float, n: int) -> dict[str, float]:
     """Share of images, glyphs and colours read right, on undisturbed images."""
     total = dict.fromkeys(("image", "glyph", "tint", "background"), 0.0)
     count = dict.fromkeys(total, 0)
@@ -130,7 +130,7 @@ def main() -> None:
             AutoencoderKL.from_pretrained(a.vae).to(dev, memory_format=torch.channels_last).requires_grad_(False).eval()
         )
     views = Views(w, vae, dev)
-    model = Detector(len(w.glyphs), len(w.tints), len(w.backgrounds)).to(dev, memory_format=torch.channels_last)
+    model = GlyphNetwork(len(w.glyphs), len(w.tints), len(w.backgrounds)).to(dev, memory_format=torch.channels_last)
     run = Run(a, model, adamw(model, a.lr, 0.01), 0.998)
     log = Log(a.steps, a.batch)
     weight = torch.ones(len(w.glyphs) + 1, device=dev)

@@ -51,7 +51,7 @@ class Reading:
         return sum(f.glyph == glyph and tint in (None, f.tint) for f in self.found)
 
 
-class Detector(nn.Module):
+class GlyphNetwork(nn.Module):
     """[B, 3, 64, 64] in 0..1 -> glyph logits [B, G+1, 5, 5] (0 = nothing), tints [B, T, 5, 5], background [B, N]."""
 
     def __init__(self, glyphs: int, tints: int, backgrounds: int, width: int = 32):
@@ -89,7 +89,7 @@ class GlyphJudge:
 
     name = "glyphs"
 
-    def __init__(self, world: World, detector: Detector, threshold: float = 0.5):
+    def __init__(self, world: World, detector: GlyphNetwork, threshold: float = 0.5):
         self.world, self.detector, self.threshold = world, detector.eval(), threshold
         self._backgrounds = list(world.backgrounds)
 
@@ -188,6 +188,6 @@ def glyph_judge() -> GlyphJudge:
     """The judge that ships with the package."""
     w = load_world()
     state = load((files("unleak.judges") / "data" / "glyphs.safetensors").read_bytes())
-    detector = Detector(len(w.glyphs), len(w.tints), len(w.backgrounds))
+    detector = GlyphNetwork(len(w.glyphs), len(w.tints), len(w.backgrounds))
     detector.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return GlyphJudge(w, detector)
