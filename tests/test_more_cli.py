@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_a_method_tells_its_source_and_parameters(unleak: Any, no_model: None, n
     assert done.code == 0 and preset.source in done.out and len(done.out.splitlines()) <= MOST_LINES + 10
     (data,) = json.loads(unleak("methods", name, "--json", "-").out)["methods"]
     assert [one["name"] for one in data["parameters"]] == [one.name for one in preset.parameters]
+
+
+@pytest.mark.parametrize(("command", "table", "like"), [
+    (("repair", MOUSE, "--items", "mouse,laptop", "--with"), REPAIRS, "patch"),
+    (("guard", MOUSE, "--preset"), MITIGATIONS, "attenuate"),
+    (("edit", "m.png", "--edit", "cat=dog@m.png", "--preset"), EDITORS, "infedit"),
+])  # fmt: skip
+def test_a_line_in_a_table_is_all_that_the_command_line_needs(
+    unleak: Any, sd1_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...], table: Any, like: str,
+) -> None:  # fmt: skip
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "m.png")
+    monkeypatch.setitem(table._by_name, "toy", replace(table[like], name="toy", summary="Does little."))
+    assert "toy: Does little." in unleak(command[0], "--help").out and "Does little." in unleak("methods", "toy").out
+    done = unleak(*command, "toy", "-m", sd1_folder, "--steps", "2", "--json", "-")
+    assert done.code == 0 and "toy" in (json.loads(done.out).get(key) for key in ("method", "preset")), done.err
 
 
 @pytest.mark.parametrize("values", [

@@ -353,6 +353,12 @@ def test_an_uncalibrated_scan_says_so(unleak, folder):
     assert done.code == 0 and "uncalibrated" in done.err and done.out.startswith("score\tline\tprompt\n")
 
 
+def test_a_gate_that_looked_at_nothing_does_not_pass(unleak, folder):
+    Path("p.txt").write_text("\n")
+    done = unleak("scan", "p.txt", "-m", folder, "--fail-over", "0.1")
+    assert done.code == 2 and "nothing was looked at" in done.err
+
+
 @pytest.mark.parametrize(("args", "says"), [
     (("scan", "none.txt"), "cannot read"),
     (("scan", "p.txt", "--first-steps", "0"), "all"),

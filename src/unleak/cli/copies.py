@@ -93,6 +93,10 @@ def scan(
         print(f"{score:.6g}", line, " ".join(prompt.split()), sep="\t")
     if summary.limit is not None:
         say("result", f"{summary.over} of {summary.prompts} prompts score at least {summary.limit:.6g}", "bold")
+    if cmd.fail_over is not None and not summary.prompts:
+        raise BadInput(
+            f"{file} holds no prompt that can be scored, so nothing was looked at: --fail-over decides nothing"
+        )
     if cmd.fail_over is not None and summary.over:
         raise typer.Exit(3)
 

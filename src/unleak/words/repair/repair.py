@@ -29,9 +29,6 @@ from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_para
 from unleak.words.repair.automatic import Attempt, Best, try_repairs, untried
 from unleak.words.tokens.classifier import Classifier
 
-METHODS = ("auto", *REPAIRS)
-"""What `repair` takes as ``with_``."""
-
 
 @dataclass
 class ItemOutcome:
@@ -194,7 +191,7 @@ def plan(
     Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
     another; `only` is none of them; the repair has no such parameter; "prune" is not told what is redundant.
     """
-    choose("repair", with_, METHODS)
+    choose("repair", with_, ("auto", *REPAIRS))
     check_parameters(with_, parameters)
     if with_ == "prune" and redundant is None:
         raise BadInput("prune drops redundant tokens: give a classifier of `unleak redundancy`, or tokens(...).prune()")
@@ -240,7 +237,7 @@ def repair(
     Args:
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
             item without one has the sense that the judge looks for, and is repaired by that name.
-        with_: the repair, one of `METHODS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
+        with_: the repair, one of `REPAIRS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
             held-out seeds, else the next one, also for single images that still miss an item; without a judge
             ``"patch"``.
         only: of the items, repair these, whatever the judge says.
