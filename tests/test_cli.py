@@ -29,7 +29,6 @@ from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.atomic import write_atomic
 from unleak.regions.presets import EDITORS
 from unleak.words.presets import REPAIRS
-from unleak.words.repair import repair as words_repair
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 MOUSE = "a mouse and a laptop"
@@ -242,8 +241,7 @@ def test_nothing_is_drawn_in_vain(
     def draw(*_: Any, **__: Any) -> None:
         raise AssertionError("an image was drawn")
 
-    monkeypatch.setattr(words_repair, "generate", draw)
-    monkeypatch.setattr("unleak.drawing.generate.generate", draw)
+    monkeypatch.setattr("unleak.drawing.generate.draw", draw)
     done = unleak(*args, "-m", sd1_folder)
     assert (done.code, done.out) == (2, "") and says in done.err, done.err
     assert not files(tmp_path)
