@@ -12,7 +12,8 @@ and compares their values with the committed tables.
 
 The last bits of a sum depend on the processor, on torch's version and on the number of threads. The sample is drawn
 with one thread, and `same.json` says on what it was recorded: elsewhere hashes may differ where the figures do not.
-Exit status 1: a figure differs, or a hash on a machine like the recording one.
+Exit status 1: a figure differs, or a hash on a machine like the recording one. All takes about half an hour of one
+core; regions 8 minutes, copies/mitigation 5, words 4, world less than one. A method not in `same.json` is "new".
 """
 
 from __future__ import annotations
