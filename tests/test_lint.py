@@ -354,11 +354,14 @@ def test_a_run_killed_at_any_byte_ends_with_the_same_bytes(whole, tmp_path_facto
     assert [p.name for p in path.parent.iterdir()] == ["out.jsonl"]
 
 
-@pytest.mark.parametrize("content", ["my poem\n", "my poem", json.dumps({**HEAD, "model": "other"}) + "\n"])
-def test_a_file_of_something_else_is_left_alone(tmp_path, content):
+@pytest.mark.parametrize(("content", "says"), [
+    ("my poem\n", "no lint"), ("my poem", "no lint"),
+    (json.dumps({**HEAD, "model": "other"}) + "\n", "a lint with another model:"),
+])  # fmt: skip
+def test_a_file_of_something_else_is_left_alone(tmp_path, content, says):
     path = tmp_path / "out.jsonl"
     path.write_text(content)
-    with pytest.raises(BadInput, match="not made by this command"):
+    with pytest.raises(BadInput, match=says):
         run_to(path)
     assert path.read_text() == content
 
@@ -378,8 +381,10 @@ def test_results_of_other_prompts_are_not_gone_on_with(whole, tmp_path):
 
 def test_two_runs_do_not_write_one_file(tmp_path):
     path = tmp_path / "out.jsonl"
-    with Stream(path, HEAD), pytest.raises(BadInput, match="another run"):
-        run_to(path)
+    with Stream(path, HEAD, CHUNK) as out:
+        out.write()
+        with pytest.raises(BadInput, match="another lint writes"):
+            run_to(path)
     assert path.read_bytes() == encode(HEAD)
     run_to(path)
 

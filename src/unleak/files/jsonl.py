@@ -1,93 +1,137 @@
-"""A JSONL file that grows record by record and goes on where a killed run stopped.
+"""A JSONL file that grows batch by batch and goes on where a killed run stopped.
 
-Its first line says what made it; a run goes on only with a file whose first line is its own. Whole lines are written;
-what a kill left of a line is cut off. A lock keeps two runs from writing one file.
+Its first line, the header, says what made it; a run goes on only with a file whose header is its own. A batch is
+written in one go and is on the disk before the next begins, so that a run which measures again from the last whole
+batch on ends with the bytes of an uninterrupted one. Nothing is changed before the first batch is written: a run that
+is refused, by the file or by what it reads there, leaves it as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from filelock import FileLock, Timeout
+from unleak.errors import BadInput, BrokenFile
+from unleak.files.atomic import locked
 
-from unleak.errors import BadInput
 
-
-def encode(record: Mapping[str, Any]) -> bytes:
-    """One line of JSON, always the same for equal records."""
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+def encode(record: Mapping[str, Any], ascii: bool = False) -> bytes:
+    """One line of JSON, always the same for equal records; `ascii` escapes every other character."""
+    return json.dumps(record, ensure_ascii=ascii).encode("utf-8", "backslashreplace") + b"\n"
 
 
 class Stream:
-    """``with Stream(path, header) as out``: read `out.records()`, then `out.write(...)`.
+    """``with Stream(path, header, batch) as out``: read `out.records()`, then `out.write(...)` the batches that lack.
 
-    Raises BadInput (on entering): another run writes the file; it was made by something else or with other settings;
-    it cannot be written. Nothing of such a file is touched.
+    Args:
+        header: all that decides the records, and as "schema": "unleak/<verb>/1".
+        batch: records that are written together; only the last batch of a file may have fewer.
+        ascii: whether the file holds ASCII only.
+
+    Attributes:
+        count: whole records that earlier runs have left.
+
+    Raises (on entering):
+        Conflict: another run writes the file.
+        BadInput: something else is there, or results with another header; or the file cannot be written.
+        BrokenFile: a line before the last batch is damaged.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.path, self.header = path, encode(header)
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-        self._file: BinaryIO
+    def __init__(self, path: Path, header: Mapping[str, Any], batch: int, ascii: bool = False) -> None:
+        self.path, self.batch, self.ascii = path, batch, ascii
+        self.count = self._end = self._kept = 0  # bytes: up to the last whole record, and to the last whole batch
+        self._header, self._written = encode(header, ascii), False
+        self._verb = header["schema"].split("/")[1]
+        self._file: FileIO
 
     def __enter__(self) -> Stream:
         with contextlib.ExitStack() as undo:
-            try:
-                self._lock.acquire(timeout=0)
-                undo.callback(self._release)
-                self._file = undo.enter_context(self.path.open("a+b"))
+            undo.enter_context(locked(self.path.with_name(f".{self.path.name}.lock"), self.path, self._verb))
+            with self._errors():
+                new = not self.path.exists()
+                self._file = undo.enter_context(self.path.open("ab", buffering=0))
+                if new:
+                    undo.callback(self._drop_if_empty)
                 self._check()
-            except Timeout:
-                raise BadInput(f"another run is writing {self.path}: wait for it, or choose another with -o") from None
-            except OSError as e:
-                raise BadInput(f"cannot write {self.path}: {e.strerror or e}; choose another file with -o") from e
             self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._undo.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        with self._undo, self._errors():
+            if kind is None and not self._written and self._size() > self._end:
+                self._file.truncate(self._end)  # what a kill left of a record that nobody asks for any more
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What earlier runs have written, one record at a time."""
+        """The whole records that earlier runs have left, one at a time."""
         with self.path.open("rb") as file:
             file.readline()
-            for k, raw in enumerate(file, 2):
-                try:
-                    yield dict(json.loads(raw))
-                except (ValueError, TypeError):
-                    raise BadInput(f"line {k} of {self.path} is damaged: delete the file, or choose another") from None
+            for _ in range(self.count):
+                yield json.loads(file.readline())
 
     def write(self, *records: Mapping[str, Any]) -> None:
-        """Append records; they are on their way to the disk when this returns."""
-        self._append(b"".join(map(encode, records)))
+        """Append one batch and wait until it is on the disk. The first time, what a kill left of one makes room, and
+        a new file gets its header. Raises BadInput: the file cannot be written."""
+        raw = b"".join(encode(record, self.ascii) for record in records)
+        with self._errors():
+            if not self._written:
+                self._file.truncate(self._kept)
+                raw = raw if self._kept else self._header + raw
+                self._written = True
+            rest = memoryview(raw)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
 
     def _check(self) -> None:
-        """Refuse a file that is not ours; cut off a line that has no end; write the first line."""
-        self._file.seek(0)
-        first = self._file.readline(len(self.header) + 1)
-        if first != self.header:
-            if not self.header.startswith(first):
-                raise BadInput(
-                    f"{self.path} was not made by this command with these settings and versions: choose another"
-                    " file with -o, or delete it"
-                )
-            self._file.truncate(0)
-            self._append(self.header)
-        end = 0
+        """Refuse a file that is not ours, and find what of it is whole."""
         with self.path.open("rb") as file:
+            first = file.readline(len(self._header) + 1_000_000)
+            if not first.endswith(b"\n") and self._header.startswith(first):  # new, or killed in its very first line
+                return
+            self._compare(_parsed(first))
+            self._end = self._kept = len(first)
             for raw in file:
-                end += len(raw) if raw.endswith(b"\n") else 0
-        self._file.truncate(end)
+                if _parsed(raw) is None:
+                    if self.count % self.batch + 1 + sum(1 for _ in file) > self.batch:
+                        raise BrokenFile(f"line {self.count + 2} of {self.path} is damaged: delete the file, or choose"
+                                         " another with -o")  # fmt: skip
+                    return
+                self.count, self._end = self.count + 1, self._end + len(raw)
+                self._kept = self._end if self.count % self.batch == 0 else self._kept
 
-    def _append(self, raw: bytes) -> None:
-        self._file.write(raw)
-        self._file.flush()
+    def _compare(self, there: dict[str, Any] | None) -> None:
+        own = json.loads(self._header)
+        if there is None or there.get("schema") != own["schema"]:
+            raise BadInput(f"{self.path} is there already and is no {self._verb}: choose another file with -o")
+        other = [key for key in {**own, **there} if there.get(key, ...) != own.get(key, ...)]
+        if other:
+            raise BadInput(f"{self.path} holds a {self._verb} with another {', '.join(other)}: choose another file"
+                           " with -o, or delete it")  # fmt: skip
 
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            Path(self._lock.lock_file).unlink()
-        self._lock.release()
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _drop_if_empty(self) -> None:
+        if not self.path.stat().st_size:
+            self.path.unlink()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise BadInput(f"cannot write {self.path}: {e.strerror or e}; choose another file with -o") from e
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    """The record of a line; None if the line has no end, or holds none."""
+    try:
+        value = json.loads(raw) if raw.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

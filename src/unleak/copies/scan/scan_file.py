@@ -8,7 +8,6 @@ cannot be used go to a second file, by number.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import sqlite3
@@ -17,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import ScanPlan, fits, measure
-from unleak.copies.scan.scan_log import SCHEMA, Records, append
-from unleak.errors import BadInput, Conflict, PromptTruncated
+from unleak.errors import BadInput, PromptTruncated
+from unleak.files.atomic import replacing
+from unleak.files.jsonl import Stream, encode
 from unleak.files.prompt_file import Entry, read_prompts
+
+SCHEMA = "unleak/scan/1"
 
 HIGHEST = 20  #: prompts that a summary names
 
@@ -82,19 +82,8 @@ def scan_file(
     if limit is None and plan.calibration:
         limit = plan.calibration.threshold
     check = fits(pipe, plan)
-    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Conflict(f"another scan writes to {out}: wait for it, or choose another output with -o") from None
-    except OSError as e:
-        raise BadInput(f"cannot write {out}: {e.strerror or e}; choose another output with -o") from e
-    try:
-        return _Run(pipe, plan, check, out, header_of(pipe, path, plan, model), limit, progress).over(path, column)
-    finally:
-        with contextlib.suppress(OSError):  # Windows keeps a file that is open
-            Path(lock.lock_file).unlink()  # while it is held: whoever opened it before sees that it is gone
-        lock.release()
+    with Stream(out, header_of(pipe, path, plan, model), plan.batch, ascii=True) as stream:
+        return _Run(pipe, plan, check, stream, limit, progress).over(path, column)
 
 
 def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[str, Any]:
@@ -110,43 +99,37 @@ def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[s
 class _Run:
     """One run over a file: reads lines, skips what is done, measures the rest batch by batch."""
 
-    def __init__(self, pipe: Any, plan: ScanPlan, check: Callable[[str], None], out: Path, header: dict[str, Any],
-                 limit: float | None, progress: Callable[[int], None] | None) -> None:  # fmt: skip
-        self.pipe, self.plan, self.check, self.out, self.header = pipe, plan, check, out, header
+    def __init__(self, pipe: Any, plan: ScanPlan, check: Callable[[str], None], stream: Stream, limit: float | None,
+                 progress: Callable[[int], None] | None) -> None:  # fmt: skip
+        self.pipe, self.plan, self.check, self.stream = pipe, plan, check, stream
         self.summary, self.progress = ScanSummary(limit=limit), progress
         self.waiting: list[Entry] = []
         self.kept: list[tuple[Entry, dict[str, Any]]] = []
 
     def over(self, path: str | Path, column: str | None) -> ScanSummary:
-        done, rejects = Records(self.out, self.header, self.plan.batch), rejects_of(self.out)
-        part = rejects.with_name(f".{rejects.name}.part")
+        out, left = self.stream.path, self.stream.records()
+        rejects = rejects_of(out)
         try:
-            with self.out.open("ab") as results, part.open("wb") as refused:
+            with replacing(rejects) as refused:
                 for line in self._usable(path, column, refused):
-                    record = next(done.left, None)
+                    record = next(left, None)
                     if record is None:
-                        self._measure(line, results, done)
+                        self._measure(line)
                     elif (record["line"], record["prompt"]) != (line.number, line.text):
-                        raise BadInput(f"{path} has changed since {self.out} was begun: scan into another file with -o")
+                        raise BadInput(f"{path} has changed since {out} was begun: scan into another file with -o")
                     else:
                         self.kept.append((line, record))
                         self._settle()
-                if next(done.left, None) is not None:
-                    raise BadInput(f"{path} is shorter than when {self.out} was begun: scan into another file with -o")
-                if self.waiting or not done.count:
-                    self._flush(results, done)
+                if next(left, None) is not None:
+                    raise BadInput(f"{path} is shorter than when {out} was begun: scan into another file with -o")
+                if self.waiting or not self.stream.count:
+                    self._flush()
                 for _, record in self.kept:
                     self.summary.add(record)
-            if self.summary.rejected:
-                part.replace(rejects)
-            else:
-                rejects.unlink(missing_ok=True)
+            if not self.summary.rejected:
+                rejects.unlink()
         except OSError as e:
-            raise BadInput(f"cannot write {self.out}: {e.strerror or e}; choose another output with -o") from e
-        finally:
-            part.unlink(missing_ok=True)
-            if self.out.exists() and not self.out.stat().st_size:  # nothing came of it
-                self.out.unlink()
+            raise BadInput(f"cannot write {rejects}: {e.strerror or e}; choose another output with -o") from e
         self.summary.highest = [(s, -n, p) for s, n, p in sorted(self.summary.highest, reverse=True)]
         return self.summary
 
@@ -167,7 +150,7 @@ class _Run:
                 yield line
             else:
                 self.summary.rejected += 1
-                append(rejects, [{"line": line.number, "reason": error, "text": line.text}], sync=False)
+                rejects.write(encode({"line": line.number, "reason": error, "text": line.text}, ascii=True))
             if self.progress:
                 self.progress(line.number)
 
@@ -178,17 +161,16 @@ class _Run:
             return str(e)
         return None
 
-    def _measure(self, line: Entry, results: BinaryIO, done: Records) -> None:
+    def _measure(self, line: Entry) -> None:
         self.waiting += [*(kept for kept, _ in self.kept), line]  # an unfinished batch is measured again as a whole
         self.kept = []
         if len(self.waiting) == self.plan.batch:
-            self._flush(results, done)
+            self._flush()
 
-    def _flush(self, results: BinaryIO, done: Records) -> None:
-        done.cut(results, self.header)
-        if not self.waiting:
-            return
-        images = measure(self.pipe, [line.text for line in self.waiting], self.plan)
+    def _flush(self) -> None:
+        """Measure the prompts that wait, and write them; of a file without any, the header."""
+        texts = [line.text for line in self.waiting]
+        images = measure(self.pipe, texts, self.plan) if texts else {}
         records = []
         for i, line in enumerate(self.waiting):
             scores = {name: float(x[i].mean()) for name, x in images.items()}
@@ -200,7 +182,7 @@ class _Run:
                 "images": {name: [_round(v) for v in x[i].tolist()] for name, x in images.items()},
             })  # fmt: skip
             self.summary.add(records[-1])
-        append(results, records)
+        self.stream.write(*records)
         self.summary.measured += len(records)
         self.waiting = []
 

@@ -149,23 +149,23 @@ def run(
     """Lint every line; results go to `emit` and, if given, to the file `out`, where an earlier run is gone on with.
 
     Chunks are always the same lines, so that a run that was killed and resumed writes the same bytes as one that was
-    not; only chunks that are not complete in `out` are encoded.
+    not; only chunks that are not complete in `out` are encoded, and written as a whole.
 
     Raises BadInput: `out` belongs to another run, or to other prompts; no line can be used.
     """
     summary = Summary(head)
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(Stream(out, head)) if out is not None else None
+        stream = stack.enter_context(Stream(out, head, CHUNK)) if out is not None else None
         earlier = stream.records() if stream is not None else iter(())
         if emit:
             emit(head)
         source = iter(lines)
         while chunk := list(islice(source, CHUNK)):
             done = list(_same(islice(earlier, len(chunk)), chunk, out))
-            new = [r.to_dict() for r in linter.chunk(chunk)][len(done) :] if len(done) < len(chunk) else []
-            if stream is not None:
+            new = [r.to_dict() for r in linter.chunk(chunk)] if len(done) < len(chunk) else []
+            if stream is not None and new:
                 stream.write(*new)
-            for record in [*done, *new]:
+            for record in new or done:
                 summary.add(record)
                 if emit:
                     emit(record)
