@@ -425,7 +425,7 @@ def test_leaks_of_held_out_prompts_are_told_from_the_rest(emoji):
     from unleak.bench.words.lint import figures, labelled
     from unleak.world import load
 
-    found = {(r.metric, r.subset): r for r in figures(Linter(emoji), labelled(load(), "heldout", 10))}
+    found = {(r.metric, r.subset): r for r in figures(Linter(emoji), labelled(load(), "heldout", 14))}
     assert found["lint_auroc", "all"].low >= 0.9
     assert found["lint_prompts_per_minute", "all"].value > 0
 
