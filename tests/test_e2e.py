@@ -99,7 +99,9 @@ def test_generate_says_what_it_drew(tmp_path: Path) -> None:
     done = run("generate", "a cat", "--seeds", "0:2", "--steps", "8", "-o", "out", "--json", "out.json", cwd=tmp_path)
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["seen"] == [["cat"], ["cat"]] and "cat" in done.stdout
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "sheet.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "0.png", "1.png", "index.html", "result.json", "sheet.png"
+    ]  # fmt: skip
 
 
 def test_repair_writes_its_schema_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
@@ -141,6 +143,7 @@ def test_the_example_of_an_edit_keeps_the_sense_that_published_editors_lose(tmp_
 
 
 def test_the_demo_shows_the_leak_and_its_repair(tmp_path: Path) -> None:
-    said = run("--seeds", "2", "--out", "out", cwd=tmp_path, program=[str(EXAMPLES / "demo.py")]).stdout
-    assert "key (door key): before 0 of 2, after 2 of 2 seeds" in said
+    said = run("demo", "--seeds", "0:2", "-o", "out", cwd=tmp_path).stdout
+    key = next(line for line in said.splitlines() if "door key" in line)
+    assert key.split() == ["key", "(door", "key)", "repaired", "0/2", "->", "2/2"]
     assert "<script" not in (tmp_path / "out" / "index.html").read_text()

@@ -85,6 +85,9 @@ def call(module, tokenizer, prompts, length=24, masked=False, **changes):
     return SimpleNamespace(**{**made, "encode": encode, "output": encode(ids, mask, {}), **changes})
 
 
+CONTEXT = SimpleNamespace(anatomy=SimpleNamespace(encoders=()))  # no other encoder is asked
+
+
 @pytest.fixture(scope="module")
 def t5():
     return tiny("flux").text_encoder_2
@@ -97,7 +100,7 @@ def test_hidden_pads_stay_hidden(t5, isolation):
     rows = {}
     for masked in (True, False):
         for length in (16, 24):
-            output = patch.on_text(None, call(t5, t5_tokenizer(), ["a laptop and a cup"], length, masked))
+            output = patch.on_text(CONTEXT, call(t5, t5_tokenizer(), ["a laptop and a cup"], length, masked))
             rows[masked, length] = output.last_hidden_state[:, 4]
     assert torch.allclose(rows[True, 16], rows[True, 24], atol=1e-5)
     alike = torch.allclose(rows[False, 16], rows[False, 24], atol=1e-3)
@@ -189,10 +192,10 @@ class Mean(torch.nn.Module):
 def test_unequal_spans_are_an_error_unless_a_policy_is_chosen():
     here = call(Mean(), bytes_of_words(), ["big mouse"])  # " mouse" takes six tokens, "mouse" five
     with pytest.raises(SpanMismatch, match=r"'mouse' in text_encoder has 6 token\(s\) in the prompt and 5 alone"):
-        Patch("mouse").on_text(None, here)
+        Patch("mouse").on_text(CONTEXT, here)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the policy was chosen: nothing to warn of
-        new = Patch("mouse", unequal="right-align", eos_pads="keep").on_text(None, here).last_hidden_state
+        new = Patch("mouse", unequal="right-align", eos_pads="keep").on_text(CONTEXT, here).last_hidden_state
     alone = here.encode(torch.tensor([tokenize(here.tokenizer, "mouse", 24).ids]), None, {}).last_hidden_state
     empty = here.encode(torch.tensor([tokenize(here.tokenizer, "", 24).ids]), None, {}).last_hidden_state
     assert torch.equal(new[:, 4:9], alone[:, :5]) and torch.equal(new[:, 3:4], empty[:, 3:4])
@@ -202,14 +205,14 @@ def test_unequal_spans_are_an_error_unless_a_policy_is_chosen():
 def test_other_tokens_of_the_same_number_give_a_warning():
     here = call(Mean(), bytes_of_words(("Ġ", "m")), ["big mouse"])
     with pytest.warns(UserWarning, match="other tokens alone"):
-        Patch("mouse").on_text(None, here)
+        Patch("mouse").on_text(CONTEXT, here)
 
 
 def test_a_pipeline_that_masks_pads(t5):
     """`positioned` must unmask what it pushes to the right: the item's rows must not come from masked tokens."""
     prompt = "a laptop and a dog"
     here = call(t5, t5_tokenizer(), [prompt], masked=True)
-    new = Patch("dog", isolation="positioned").on_text(None, here).last_hidden_state[:, 4]
+    new = Patch("dog", isolation="positioned").on_text(CONTEXT, here).last_hidden_state[:, 4]
     comma = tokenize(here.tokenizer, ",", 24).body[1] - 1
     filler = tokenize(here.tokenizer, ",", 24).ids[comma]
     ids = torch.tensor([[*[filler] * 3, *tokenize(here.tokenizer, "a dog", 21).ids]])
