@@ -59,8 +59,8 @@ class Preset:
     @property
     def layouts(self) -> tuple[str, ...]:
         """Where text may reach the image for it to work, as the method's class says: "cross-attention", ..."""
-        found: tuple[str, ...] = self.method.layouts
-        return found
+        layouts: tuple[str, ...] = self.method.layouts
+        return layouts
 
     def settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The preset's own fields with some of its parameters changed. Raises BadInput: no such parameter."""

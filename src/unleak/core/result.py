@@ -88,11 +88,11 @@ class Result:
         return to
 
     def __str__(self) -> str:
-        said = [cut(line) for line in "\n".join(self.lines()).splitlines()]
-        if len(said) > MOST_LINES:
-            left = len(said) - MOST_LINES + 1
-            said = [*said[: MOST_LINES - 1], f"... and {left} more lines: save('x.html') or to_dict() has all"]
-        return "\n".join(said)
+        lines = [cut(line) for line in "\n".join(self.lines()).splitlines()]
+        if len(lines) > MOST_LINES:
+            left = len(lines) - MOST_LINES + 1
+            lines = [*lines[: MOST_LINES - 1], f"... and {left} more lines: save('x.html') or to_dict() has all"]
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {next(iter(self.lines()), '')}>"

@@ -72,8 +72,8 @@ class _Look(Intervention):
         ctx.results.setdefault("lengths", {})[call.name] = call.length
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
-        seen = ctx.results.setdefault("sites", {})
-        seen[site.name] = {"kind": site.kind, "heads": site.q.shape[1], "grid": site.grid}
+        sites = ctx.results.setdefault("sites", {})
+        sites[site.name] = {"kind": site.kind, "heads": site.q.shape[1], "grid": site.grid}
         text = site.layout.text_keys
         if site.kind == "joint" and text is not None:
             ctx.results["text_first"] = text.start == 0
@@ -105,25 +105,25 @@ def doctor(pipe: Any, steps: int = 2) -> Report:
     """
     anatomy = Anatomy.of(pipe)
     bare, before = _draw(pipe, steps), _marks(anatomy)
-    reason, identity, seen = None, False, {}
+    reason, identity, observations = None, False, {}
     try:
         with attach(pipe, _Look()) as run:
             identity = torch.equal(_draw(pipe, steps), bare)
-        seen = run.results
+        observations = run.results
         reason = None if identity else "looking changed the image: is the pipeline deterministic on this device?"
     except UnsupportedModel as error:
         reason = str(error)
-    observable = bool(seen)
+    observable = bool(observations)
     restored = (
         _marks(anatomy) == before
         and _restores(pipe, anatomy, steps, observable)
         and torch.equal(_draw(pipe, steps), bare)
     )
-    kinds = seen.get("sites", {})
+    kinds = observations.get("sites", {})
     return Report(
         pipeline=type(pipe).__name__,
         encoders=tuple(
-            {"name": e.name, "class": type(e.module).__name__, "length": seen.get("lengths", {}).get(e.name)}
+            {"name": e.name, "class": type(e.module).__name__, "length": observations.get("lengths", {}).get(e.name)}
             for e in anatomy.encoders
         ),
         denoiser={
@@ -131,7 +131,7 @@ def doctor(pipe: Any, steps: int = 2) -> Report:
             "class": type(anatomy.denoiser).__name__,
             "parameters": sum(p.numel() for p in anatomy.denoiser.parameters()),
         },
-        layout=_layout(seen),
+        layout=_layout(observations),
         sites=tuple({"name": s.name, "kind": None, **kinds.get(s.name, {})} for s in anatomy.sites),
         observable=observable,
         identity=identity,
@@ -181,8 +181,8 @@ def _restores(pipe: Any, anatomy: Anatomy, steps: int, observable: bool) -> bool
     return False
 
 
-def _layout(seen: dict[str, Any]) -> str:
-    kinds = {site["kind"] for site in seen.get("sites", {}).values()}
+def _layout(observations: dict[str, Any]) -> str:
+    kinds = {site["kind"] for site in observations.get("sites", {}).values()}
     if "joint" in kinds:
-        return "joint, text first" if seen["text_first"] else "joint, text last"
+        return "joint, text first" if observations["text_first"] else "joint, text last"
     return "cross-attention" if "cross" in kinds else "unknown"

@@ -100,11 +100,11 @@ class Session:
         if names:
             guide = next((site.name for site in run.anatomy.sites if tells_text_order(site)), None)
             sites = [site for site in run.anatomy.sites if site.name in names or site.name == guide]
-            run.tap = Tap(functools.partial(_wanted, run, denoising), denoising.attend)
+            run.tap = Tap(functools.partial(_watched, run, denoising), denoising.attend)
             run.tap.install(undo, sites)
 
 
-def _wanted(run: Run, denoising: Denoising, site: Site) -> bool:
+def _watched(run: Run, denoising: Denoising, site: Site) -> bool:
     """Whether the site's attention is looked at in this step: somebody chose it, or it tells the order of the text."""
     chosen = run.sites_now()
     return site.name in chosen or (bool(chosen) and denoising.text_first is None and tells_text_order(site))

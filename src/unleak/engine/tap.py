@@ -26,14 +26,14 @@ ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "sc
 
 @dataclass(eq=False)
 class Running:
-    """An attention module that is running now: what it was given, and whether its attention was seen."""
+    """An attention module that is running now: what it was given, and whether its attention was observed."""
 
     site: Site
     hidden: Tensor | None
     text: Tensor | None
     mode: TorchFunctionMode
     calls: int = 0
-    seen: bool = False
+    observed: bool = False
 
 
 Handler = Callable[[Running, Callable[..., Tensor], dict[str, Any]], Tensor | None]
@@ -54,10 +54,10 @@ class _Watch(TorchFunctionMode):
 
 
 class Tap:
-    """Watches attention sites. `wanted(site)` is asked at each entry of one; `handler` gets each attention call."""
+    """Watches attention sites. `watched(site)` is called at each entry of one; `handler` gets each attention call."""
 
-    def __init__(self, wanted: Callable[[Site], bool], handler: Handler) -> None:
-        self._wanted, self._handler = wanted, handler
+    def __init__(self, watched: Callable[[Site], bool], handler: Handler) -> None:
+        self._watched, self._handler = watched, handler
         self._running: list[Running] = []
         self._paused = False
         self._modes: list[TorchFunctionMode] | None = None
@@ -86,7 +86,7 @@ class Tap:
         return isinstance(mode, _Watch) and mode.tap is self
 
     def _enter(self, site: Site, args: tuple, kwargs: dict) -> None:
-        if self._paused or not self._wanted(site):
+        if self._paused or not self._watched(site):
             return
         hidden = kwargs.get("hidden_states", args[0] if args else None)
         text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
@@ -100,7 +100,7 @@ class Tap:
             return
         running = self._running.pop()
         running.mode.__exit__(None, None, None)
-        if output is not None and not running.seen:
+        if output is not None and not running.observed:
             raise unreadable(site) if running.calls else unobservable(site)
 
     @torch.compiler.disable
@@ -111,7 +111,7 @@ class Tap:
         out = self._handler(running, SDPA, named)
         if out is None:
             return SDPA(*args, **kwargs)
-        running.seen = True
+        running.observed = True
         return out
 
     def capture(self, running: Running, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -159,11 +159,11 @@ def _json(column: str | None) -> Callable[[str], Parsed]:
 
 
 def _choose(names: list[str], column: str | None) -> str:
-    wanted = (column.lower(),) if column is not None else NAMES
-    for name in wanted:
+    candidates = (column.lower(),) if column is not None else NAMES
+    for name in candidates:
         if name in names:
             return name
-    raise BadInput(f"there is no {' or '.join(map(repr, wanted))} among {names[:20]}; name it with --column")
+    raise BadInput(f"there is no {' or '.join(map(repr, candidates))} among {names[:20]}; name it with --column")
 
 
 def _csv(stream: BinaryIO, column: str | None) -> Iterator[Entry]:

@@ -57,14 +57,14 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def code_of(*made: Any) -> str:
+def code_of(*parts: Any) -> str:
     """A hash of the source of modules, and of all modules of the package that they import, however deep.
 
     Args:
-        made: modules, or classes and functions, which stand for their modules.
+        parts: modules, or classes and functions, which stand for their modules.
     """
     names: set[str] = set()
-    todo = [one.__name__ if isinstance(one, ModuleType) else one.__module__ for one in made]
+    todo = [one.__name__ if isinstance(one, ModuleType) else one.__module__ for one in parts]
     while todo:
         name = todo.pop()
         if name not in names:

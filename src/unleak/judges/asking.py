@@ -12,7 +12,7 @@ from unleak.errors import BadInput
 from unleak.text.items import Item
 
 
-def meant(items: Sequence[Item]) -> list[str]:
+def intended_names(items: Sequence[Item]) -> list[str]:
     """What each item is looked for as: its sense, or else its own words."""
     return [item.sense or item.text for item in items]
 

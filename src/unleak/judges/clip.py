@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from unleak.errors import NotFinite
-from unleak.judges.asking import batches, check_length, meant, with_article
+from unleak.judges.asking import batches, check_length, intended_names, with_article
 from unleak.text.items import Item
 
 NEUTRAL = ("a picture", "a picture of a thing", "a picture of a plain background")
@@ -42,7 +42,7 @@ class ClipJudge:
         self.others, self.template, self.batch = dict(others or {}), template, batch
 
     def senses(self, items: Sequence[Item]) -> list[str]:
-        names = meant(items)
+        names = intended_names(items)
         for name in names:
             for text in self._texts(name):
                 check_length(self.processor.tokenizer, text, self.name)

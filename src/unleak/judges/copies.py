@@ -94,10 +94,10 @@ class DistanceJudge:
         """See `CopyJudge`. Raises BadInput unless images have the references' size, NotFinite."""
         if images.shape[1:] != self.references.shape[1:]:
             raise BadInput(f"the references are {self.references.shape[1:]}, the images {images.shape[1:]}")
-        found = np.array([[1 - self.distance(i / 127.5 - 1, r) for r in self.references] for i in images])
-        if not np.isfinite(found).all():
+        similarities = np.array([[1 - self.distance(i / 127.5 - 1, r) for r in self.references] for i in images])
+        if not np.isfinite(similarities).all():
             raise NotFinite(f"{self.name} returned NaN or infinity")
-        return np.max(found, axis=1)
+        return np.max(similarities, axis=1)
 
 
 class SceneJudge:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from unleak.errors import NotFinite
-from unleak.judges.asking import batches, check_length, meant, with_article
+from unleak.judges.asking import batches, check_length, intended_names, with_article
 from unleak.text.items import Item
 
 THRESHOLD = 0.25
@@ -30,20 +30,20 @@ class DetectorJudge:
         self.threshold, self.batch = threshold, batch
 
     def senses(self, items: Sequence[Item]) -> list[str]:
-        names = meant(items)
+        names = intended_names(items)
         for name in names:
             check_length(self.processor.tokenizer, with_article(name), self.name)
         return names
 
     def present(self, images: np.ndarray, items: Sequence[Item]) -> np.ndarray:
         names = self.senses(items)
-        hits = [[self._found(part, with_article(name)) for part in batches(images, self.batch)] for name in names]
+        hits = [[self._detected(part, with_article(name)) for part in batches(images, self.batch)] for name in names]
         return np.stack([np.concatenate(parts) for parts in hits], 1)
 
-    def _found(self, images: Sequence[Any], phrase: str) -> np.ndarray:
+    def _detected(self, images: Sequence[Any], phrase: str) -> np.ndarray:
         """[n] of bool: does some box of the image score the threshold?"""
-        found = boxes(self.model, self.processor, images, phrase, self.threshold, self.name)
-        return np.array([len(some) > 0 for some in found], bool)
+        boxes_of_images = boxes(self.model, self.processor, images, phrase, self.threshold, self.name)
+        return np.array([len(image_boxes) > 0 for image_boxes in boxes_of_images], bool)
 
 
 @torch.no_grad()
@@ -63,4 +63,6 @@ def boxes(
     given = {"input_ids": inputs.get("input_ids"), "text_labels": texts}
     known = {k: v for k, v in given.items() if k in inspect.signature(read).parameters}
     sizes = [(image.height, image.width) for image in images]
-    return [found["boxes"] for found in read(outputs=outputs, threshold=threshold, target_sizes=sizes, **known)]
+    return [
+        detections["boxes"] for detections in read(outputs=outputs, threshold=threshold, target_sizes=sizes, **known)
+    ]

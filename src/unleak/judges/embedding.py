@@ -77,10 +77,10 @@ class EmbeddingJudge:
     def _directions(self, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         """Unit vectors [N, D]; images may differ in size."""
         inputs = torch.cat([self.preprocess(np.asarray(image)[None]) for image in images])
-        found = torch.cat([self.embed(part).float().cpu() for part in inputs.split(self.batch)])
-        if not torch.isfinite(found).all():
+        embeddings = torch.cat([self.embed(part).float().cpu() for part in inputs.split(self.batch)])
+        if not torch.isfinite(embeddings).all():
             raise NotFinite(f"{self.name} returned NaN or infinity")
-        return torch.nn.functional.normalize(found, dim=1)
+        return torch.nn.functional.normalize(embeddings, dim=1)
 
 
 def copy_detector(path: str | Path, sha256: str) -> Callable[[Tensor], Tensor]:
@@ -102,9 +102,11 @@ def copy_detector(path: str | Path, sha256: str) -> Callable[[Tensor], Tensor]:
         data = path.read_bytes()
     except OSError as e:
         raise BadInput(f"cannot read the copy detector {path}: {e.strerror or e}") from e
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256.strip().lower():
-        raise BadInput(f"{path} has SHA-256 {found}, not {sha256}: it is not the file you mean, and was not loaded")
+    actual_hash = hashlib.sha256(data).hexdigest()
+    if actual_hash != sha256.strip().lower():
+        raise BadInput(
+            f"{path} has SHA-256 {actual_hash}, not {sha256}: it is not the file you mean, and was not loaded"
+        )
     try:
         return _onnx(data) if path.suffix == ".onnx" else _torchscript(data)
     except ImportError:

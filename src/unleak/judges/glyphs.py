@@ -119,12 +119,12 @@ class GlyphJudge:
         whose mean counts. Raises BadInput: the world has no such thing.
         """
         glyphs, tints, _ = self.detector(as_tensor(images))
-        seen, coloured = glyphs.softmax(1), tints.softmax(1)  # [N, G + 1, 5, 5], [N, T, 5, 5]
+        glyph_probs, tint_probs = glyphs.softmax(1), tints.softmax(1)  # [N, G + 1, 5, 5], [N, T, 5, 5]
 
         def surest(phrase: str) -> Tensor:
             t = self._thing(Item.of(phrase))
-            at = seen[:, 1 + self.world.glyphs.index(t.glyph)]
-            return (at if t.tint is None else at * coloured[:, self.world.tints.index(t.tint)]).amax((1, 2))
+            at = glyph_probs[:, 1 + self.world.glyphs.index(t.glyph)]
+            return (at if t.tint is None else at * tint_probs[:, self.world.tints.index(t.tint)]).amax((1, 2))
 
         each = [torch.stack([surest(p) for p in text.split(" and ")]).mean(0) for text in texts]
         return 100 * torch.stack(each, 1).numpy()
@@ -143,12 +143,12 @@ class GlyphJudge:
 
     def named(self, prompt: str) -> tuple[Item, ...]:
         """The words of the world that a prompt names, each once; the longer one where two overlap."""
-        found: dict[Chars, str] = {}
+        word_at: dict[Chars, str] = {}
         for word in sorted(self.world.words, key=len, reverse=True):
             for a, b in occurrences(prompt, word):
-                if all(b <= c or d <= a for c, d in found):
-                    found[a, b] = word
-        return tuple(Item.of(word) for word in dict.fromkeys(found[at] for at in sorted(found)))
+                if all(b <= c or d <= a for c, d in word_at):
+                    word_at[a, b] = word
+        return tuple(Item.of(word) for word in dict.fromkeys(word_at[at] for at in sorted(word_at)))
 
     def _thing(self, item: Item) -> Thing:
         """The item as the world knows it: its sense if it has one, else its text; a colour may stand before."""
@@ -169,7 +169,7 @@ class GlyphJudge:
         out = []
         for b in range(len(x)):
             taken = torch.zeros_like(score[b], dtype=torch.bool)
-            found = []
+            detections = []
             for at in score[b].flatten().argsort(descending=True).tolist():
                 y, cx = divmod(at, score.shape[2])
                 k, s = int(kind[b, y, cx]), float(score[b, y, cx])
@@ -178,8 +178,8 @@ class GlyphJudge:
                 taken[max(0, y - 2) : y + 3, max(0, cx - 2) : cx + 3] = True  # overlaps by more than a half
                 g = self.world.glyphs[k - 1]
                 tint = self.world.tints[int(colour[b, y, cx])] if g in self.world.tintable else None
-                found.append(Found(g, tint, cx, y, s))
-            out.append(Reading(self._backgrounds[int(backgrounds[b].argmax())], tuple(found)))
+                detections.append(Found(g, tint, cx, y, s))
+            out.append(Reading(self._backgrounds[int(backgrounds[b].argmax())], tuple(detections)))
         return out
 
 

@@ -42,19 +42,19 @@ def load_judge(where: str | Path, device: str | None = None) -> Judge:
         "AutoModelForVisualQuestionAnswering": VqaJudge,
         "AutoModelForZeroShotImageClassification": ClipJudge,
     }
-    wanted = "a zero-shot object detector, a visual question answering model or a zero-shot image classifier"
-    model, processor, ability = load_model(where, list(abilities), "judge", wanted, device)
+    description = "a zero-shot object detector, a visual question answering model or a zero-shot image classifier"
+    model, processor, ability = load_model(where, list(abilities), "judge", description, device)
     return abilities[ability](model, processor, str(where))
 
 
 def load_model(
-    where: str | Path, abilities: Sequence[str], role: str, wanted: str, device: str | None = None
+    where: str | Path, abilities: Sequence[str], role: str, description: str, device: str | None = None
 ) -> tuple[Any, Any, str]:
     """A model with its processor, and which ability it has.
 
     Args:
         abilities: names of classes of transformers that load a model: auto classes, or model classes.
-        role, wanted: what the model is to be, for messages.
+        role, description: what the model is to be, for messages.
 
     Raises BadInput and UnsupportedModel as `load_judge` does.
     """
@@ -69,7 +69,7 @@ def load_model(
         ability = _ability(config, abilities)
         if ability is None:
             written = ", ".join(config.architectures or ()) or type(config).__name__
-            raise UnsupportedModel(f"{str(where)!r} ({written}) is no {role}: give {wanted} of transformers")
+            raise UnsupportedModel(f"{str(where)!r} ({written}) is no {role}: give {description} of transformers")
         processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
         loader = getattr(transformers, ability)
         model = loader.from_pretrained(source, use_safetensors=True, **_no_code(loader))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unleak.errors import NotFinite, UnsupportedModel
-from unleak.judges.asking import batches, check_length, meant, with_article
+from unleak.judges.asking import batches, check_length, intended_names, with_article
 from unleak.text.items import Item
 
 QUESTION = "is there {} in the picture?"
@@ -35,7 +35,7 @@ class VqaJudge:
         self._choices = self._words() if model.can_generate() else self._labels()
 
     def senses(self, items: Sequence[Item]) -> list[str]:
-        names = meant(items)
+        names = intended_names(items)
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for name in names:
             check_length(self.processor.tokenizer, self._ask(name), self.name, limit)
@@ -62,10 +62,10 @@ class VqaJudge:
 
     def _first_step(self, inputs: Any) -> Tensor:
         """Logits [n, vocabulary] of the first token of the answer."""
-        made = self.model.generate(
+        generated = self.model.generate(
             **inputs, max_new_tokens=1, do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True
         )
-        return made.logits[0]
+        return generated.logits[0]
 
     def _words(self) -> list[int]:
         cut = [self.processor.tokenizer(word, add_special_tokens=False).input_ids for word in ANSWERS]

@@ -65,8 +65,8 @@ class ClipScore:
     @torch.no_grad()
     def _cosines(self, images: Sequence[Any], texts: list[str]) -> np.ndarray:
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding="max_length")
-        made = self.model(**inputs.to(self.model.device, self.model.dtype))
-        image, text = (F.normalize(rows.float(), dim=-1) for rows in (made.image_embeds, made.text_embeds))
+        embeddings = self.model(**inputs.to(self.model.device, self.model.dtype))
+        image, text = (F.normalize(rows.float(), dim=-1) for rows in (embeddings.image_embeds, embeddings.text_embeds))
         return (image @ text.T).cpu().numpy()
 
 
@@ -85,21 +85,21 @@ class DinoKeys:
 
     def __init__(self, model: Any, levels: float = 255.0) -> None:
         self.model, self.levels = model.eval(), levels
-        found = [part for name, part in model.named_modules() if name.rsplit(".", 1)[-1] in ("key", "k_proj")]
-        if not found:
+        key_layers = [part for name, part in model.named_modules() if name.rsplit(".", 1)[-1] in ("key", "k_proj")]
+        if not key_layers:
             raise UnsupportedModel(f"{type(model).__name__} has no key projections: give a ViT of transformers")
-        self._keys = found[-1]
+        self._keys = key_layers[-1]
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images [N, H, W, 3] uint8 -> [N, 1 + patches, D]."""
-        seen: list[Tensor] = []
-        handle = self._keys.register_forward_hook(lambda module, args, output: seen.append(output))
+        keys: list[Tensor] = []
+        handle = self._keys.register_forward_hook(lambda module, args, output: keys.append(output))
         try:
             self.model(self._pixels(images), interpolate_pos_encoding=True)
         finally:
             handle.remove()
-        return seen[0].float().cpu().numpy()
+        return keys[0].float().cpu().numpy()
 
     def _pixels(self, images: np.ndarray) -> Tensor:
         parameter = next(self.model.parameters())

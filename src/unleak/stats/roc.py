@@ -71,9 +71,9 @@ def tpr_at_fpr(memorized: Scores, ordinary: Scores, fpr: float = 0.01) -> tuple[
     the one midway between them and the rest. The interval is that of the share, for that threshold.
     """
     truth, scores = _stack(memorized, ordinary)
-    rates, found, thresholds = roc_curve(truth, scores, drop_intermediate=False)
-    at = int(np.flatnonzero(rates < fpr)[-1])
-    k, n = round(found[at] * len(memorized)), len(memorized)
+    false_positive_rates, true_positive_rates, thresholds = roc_curve(truth, scores, drop_intermediate=False)
+    at = int(np.flatnonzero(false_positive_rates < fpr)[-1])
+    k, n = round(true_positive_rates[at] * len(memorized)), len(memorized)
     return share(np.arange(n) < k), _midway(scores, thresholds[at])
 
 

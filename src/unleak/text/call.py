@@ -45,8 +45,8 @@ class TextCall:
         """The same module call on other prompts, or ids [B, L]; `overrides` replace keyword arguments."""
         if isinstance(prompts, Tensor):
             return self.encode(prompts, None, overrides)
-        made = self.tokenize([prompts] if isinstance(prompts, str) else list(prompts))
-        return self.encode(made.input_ids, made.attention_mask, overrides)
+        encoding = self.tokenize([prompts] if isinstance(prompts, str) else list(prompts))
+        return self.encode(encoding.input_ids, encoding.attention_mask, overrides)
 
 
 @dataclass(eq=False)
@@ -75,16 +75,16 @@ class Encoded:
         Found by content. Rows that the pipeline changed on the way (a final norm) are placed by length, which
         is decisive when one encoder alone fills the text.
         """
-        found = self._found(encoder)
-        return None if found is None else found[0]
+        match = self._columns_and_layer(encoder)
+        return None if match is None else match[0]
 
     def layer(self, encoder: str) -> Callable[[Any], Tensor] | None:
         """Which rows [B, L, d] of this encoder's outputs the denoiser gets; None if only its pooled vector is
         used. Where the pipeline changed them on the way (a final norm), the last layer."""
-        found = self._found(encoder)
-        return None if found is None else lambda output: _sequences(output)[found[1]]
+        match = self._columns_and_layer(encoder)
+        return None if match is None else lambda output: _sequences(output)[match[1]]
 
-    def _found(self, encoder: str) -> tuple[slice, int] | None:
+    def _columns_and_layer(self, encoder: str) -> tuple[slice, int] | None:
         if self.cond is None or encoder not in self.calls:
             return None
         places = {name: self._place(call) for name, call in self.calls.items()}

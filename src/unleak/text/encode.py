@@ -95,11 +95,11 @@ class TextEncoder:
             if self.mean is None:
                 raise BadInput(f"{self.name} has no mean rows yet: call learn_mean(texts), or use pad='empty'.")
             return self.mean
-        made = self._once(*pad_ids(self.tokenizer, pad, self.length, self.name), fingerprint(self.module))
+        pad_rows = self._once(*pad_ids(self.tokenizer, pad, self.length, self.name), fingerprint(self.module))
         if pad == "zero":
-            pooled = None if made.pooled is None else torch.zeros_like(made.pooled)
-            return EncodedTexts(made.ids, torch.zeros_like(made.rows), pooled)
-        return made
+            pooled = None if pad_rows.pooled is None else torch.zeros_like(pad_rows.pooled)
+            return EncodedTexts(pad_rows.ids, torch.zeros_like(pad_rows.rows), pooled)
+        return pad_rows
 
     def learn_mean(self, texts: Sequence[str]) -> None:
         """Store the mean row of each position over ``texts``, for ``pads("mean")``."""

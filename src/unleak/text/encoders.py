@@ -21,10 +21,10 @@ class Encoder:
 
 def text_encoders(parts: Mapping[str, Any]) -> list[Encoder]:
     """Text encoders that are loaded together with the tokenizer of the same suffix."""
-    found = []
+    encoders = []
     for name, part in parts.items():
         suffix = name.removeprefix("text_encoder")
         tokenizer = parts.get(f"tokenizer{suffix}")
         if name.startswith("text_encoder") and isinstance(part, nn.Module) and tokenizer is not None:
-            found.append(Encoder(name, suffix, part, tokenizer))
-    return found
+            encoders.append(Encoder(name, suffix, part, tokenizer))
+    return encoders

@@ -114,11 +114,11 @@ def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
 
 def _item_at(prompt: str, text: str, start: int) -> Item:
     item = Item(text.strip())
-    found = occurrences(prompt, item.text)
+    spans = occurrences(prompt, item.text)
     here = (start + len(text) - len(text.lstrip()), start + len(text.rstrip()))
-    if here not in found:
+    if here not in spans:
         raise BadInput(f"'[{text}]' is only a part of a word in {prompt!r}: put the brackets around whole words.")
-    return Item(item.text, occurrence=found.index(here) + 1 if len(found) > 1 else None)
+    return Item(item.text, occurrence=spans.index(here) + 1 if len(spans) > 1 else None)
 
 
 def present(prompt: str, watched: Iterable[Item]) -> tuple[Item, ...]:
@@ -143,9 +143,9 @@ def find_all(prompt: str, items: Sequence[Item]) -> list[Chars]:
     Raises:
         BadInput: two of them overlap (and the errors of `Item.find`).
     """
-    found = [item.find(prompt) for item in items]
-    ordered = sorted(zip(found, items, strict=True), key=lambda pair: pair[0])
+    spans = [item.find(prompt) for item in items]
+    ordered = sorted(zip(spans, items, strict=True), key=lambda pair: pair[0])
     for (one, first), (two, second) in pairwise(ordered):
         if two[0] < one[1]:
             raise BadInput(f"The items '{first}' and '{second}' overlap in {prompt!r}: name each word once.")
-    return found
+    return spans

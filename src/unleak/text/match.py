@@ -42,35 +42,35 @@ def locate(text: str, item: str, occurrence: int | None = None) -> Chars:
         raise BadInput("An item is empty: name a word or an expression of the prompt.")
     if occurrence is not None and occurrence < 1:
         raise BadInput(f"Occurrences of {item!r} are counted from 1, not from {occurrence}.")
-    found = occurrences(text, item)
-    if not found:
+    matches = occurrences(text, item)
+    if not matches:
         close = _close(text, item)
         hint = f" Close to it: {', '.join(map(repr, close))}." if close else ""
         raise ItemNotFound(
             f"{item!r} is not a whole word or expression of the prompt {text!r}.{hint}"
             " Write the item as it stands in the prompt."
         )
-    if occurrence is None and len(found) > 1:
-        where = "; ".join(f"{item}#{k} {_context(text, at)}" for k, at in enumerate(found, 1))
+    if occurrence is None and len(matches) > 1:
+        where = "; ".join(f"{item}#{k} {_context(text, at)}" for k, at in enumerate(matches, 1))
         raise AmbiguousItem(
-            f"{item!r} occurs {len(found)} times in the prompt: {where}. Choose one: '{item}#1', or"
+            f"{item!r} occurs {len(matches)} times in the prompt: {where}. Choose one: '{item}#1', or"
             f" Item({item!r}, occurrence=1)."
         )
-    if occurrence is not None and occurrence > len(found):
-        raise ItemNotFound(f"{item!r} occurs {len(found)} time(s) in {text!r}: there is no #{occurrence}.")
-    return found[(occurrence or 1) - 1]
+    if occurrence is not None and occurrence > len(matches):
+        raise ItemNotFound(f"{item!r} occurs {len(matches)} time(s) in {text!r}: there is no #{occurrence}.")
+    return matches[(occurrence or 1) - 1]
 
 
 def _search(text: str, item: str, fold: bool) -> list[Chars]:
-    wanted = [piece for piece, _ in _pieces(item.strip(), fold)]
+    item_pieces = [piece for piece, _ in _pieces(item.strip(), fold)]
     pieces, ranges = zip(*_pieces(text, fold), strict=True) if text else ((), ())
-    found: list[Chars] = []
-    for i in range(len(pieces) - len(wanted) + 1):
-        a, b = ranges[i][0], ranges[i + len(wanted) - 1][1]
-        apart = not found or a >= found[-1][1]
-        if list(pieces[i : i + len(wanted)]) == wanted and apart and _splits(text, a) and _splits(text, b):
-            found.append((a, b))
-    return found
+    matches: list[Chars] = []
+    for i in range(len(pieces) - len(item_pieces) + 1):
+        a, b = ranges[i][0], ranges[i + len(item_pieces) - 1][1]
+        apart = not matches or a >= matches[-1][1]
+        if list(pieces[i : i + len(item_pieces)]) == item_pieces and apart and _splits(text, a) and _splits(text, b):
+            matches.append((a, b))
+    return matches
 
 
 def _pieces(text: str, fold: bool) -> Iterator[tuple[str, Chars]]:

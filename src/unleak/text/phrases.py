@@ -31,15 +31,15 @@ def phrase(prompt: str, at: Chars, sense: str | None = None, article: str = "aut
             any word to put before the item.
     """
     start, words = at[0], prompt[slice(*at)]
-    found, space = (article, " ") if article not in {"", "auto"} else ("", "")
+    lead_word, space = (article, " ") if article not in {"", "auto"} else ("", "")
     if article == "auto" and (before := _ARTICLE.search(prompt[:start])):
-        start, (found, space) = before.start(), before.groups()
+        start, (lead_word, space) = before.start(), before.groups()
     name = sense or words
     if sense and _LEADING.match(sense):
-        found, space = "", ""
-    elif sense and found.lower() in {"a", "an"}:
-        found = found[0] + ("n" if sense[0].lower() in "aeiou" else "")
-    lead = found + space
+        lead_word, space = "", ""
+    elif sense and lead_word.lower() in {"a", "an"}:
+        lead_word = lead_word[0] + ("n" if sense[0].lower() in "aeiou" else "")
+    lead = lead_word + space
     a, b = _own_words(name, words)
     n = len(lead)
     return Phrase(lead + name, (n + a, n + b), (n, n + len(name)), (start, at[1]))
@@ -70,5 +70,5 @@ def past_article(text: str, at: Chars) -> Chars:
 
 def _own_words(name: str, words: str) -> Chars:
     """Where ``words`` are in ``name`` (the last time); else all of the name but its article."""
-    found = occurrences(name, words)
-    return found[-1] if found else past_article(name, (0, len(name)))
+    matches = occurrences(name, words)
+    return matches[-1] if matches else past_article(name, (0, len(name)))

@@ -43,10 +43,10 @@ def readable(encoded: Encoded) -> dict[str, slice]:
     if not encoded.calls:
         raise BadInput("which text row is which word is known from the prompt: call the pipeline with `prompt`")
     columns = {name: encoded.columns(name) for name in encoded.calls}
-    found = {name: column for name, column in columns.items() if column is not None}
-    if not found:
+    readable_columns = {name: column for name, column in columns.items() if column is not None}
+    if not readable_columns:
         raise UnsupportedModel("no text encoder's rows were found among the denoiser's text rows")
-    return found
+    return readable_columns
 
 
 def first_encoder(encoded: Encoded) -> TextCall:
@@ -92,11 +92,11 @@ def summary_rows(encoded: Encoded) -> Tensor:
     """
     columns = readable(encoded)
     assert encoded.cond is not None
-    found = torch.zeros(encoded.cond.shape[:2], dtype=torch.bool)
+    is_summary = torch.zeros(encoded.cond.shape[:2], dtype=torch.bool)
     for name, column in columns.items():
         call = encoded.calls[name]
         check_length(name, call.tokenizer, call.prompts, call.length)
         for prompt, text in enumerate(call.prompts):
             end = tokenize(call.tokenizer, text, call.length, name).end
-            found[encoded.images_of(prompt), column.start + end : column.stop] = True
-    return found
+            is_summary[encoded.images_of(prompt), column.start + end : column.stop] = True
+    return is_summary

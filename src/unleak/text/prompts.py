@@ -104,12 +104,12 @@ class Prompts:
         return self._others[key]
 
     def _positive(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
-        wanted = {}
+        texts = {}
         for encoder in self.encoders.values():
             prompts = _texts(given.get(f"prompt{encoder.suffix}")) or _texts(given["prompt"])
             convert = getattr(self.pipe, "maybe_convert_prompt", None)  # textual inversion
-            wanted[encoder.name] = convert(prompts, encoder.tokenizer) if convert else prompts
-        return wanted
+            texts[encoder.name] = convert(prompts, encoder.tokenizer) if convert else prompts
+        return texts
 
     def after_encoder(self, encoder: Encoder, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Forward hook of a text encoder: the first call on the positive prompt goes to the interventions."""
@@ -170,10 +170,10 @@ def _for_texts(given: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
 def _rows_of(returned: Any) -> list[Tensor]:
     """The text rows [n, L, D] that `encode_prompt` returned: the prompt's, then the negative prompt's."""
     parts = returned if isinstance(returned, tuple | list) else (returned,)
-    found = [part for part in parts if isinstance(part, Tensor) and part.ndim == 3]
-    if not found:
+    text_rows = [part for part in parts if isinstance(part, Tensor) and part.ndim == 3]
+    if not text_rows:
         raise UnsupportedModel("encode_prompt returned no text rows [batch, tokens, width]")
-    return found
+    return text_rows
 
 
 def _texts(prompt: Any) -> list[str]:
@@ -181,5 +181,5 @@ def _texts(prompt: Any) -> list[str]:
 
 
 def _same_ids(tokenizer: Any, prompts: Sequence[str], ids: Tensor) -> bool:
-    made = tokens(tokenizer, prompts, ids.shape[1]).input_ids
-    return made.shape == ids.shape and bool((made == ids.cpu()).all())
+    prompt_ids = tokens(tokenizer, prompts, ids.shape[1]).input_ids
+    return prompt_ids.shape == ids.shape and bool((prompt_ids == ids.cpu()).all())

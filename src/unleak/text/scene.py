@@ -91,8 +91,8 @@ class Scene:
         self.named = (*items, *others)
         self.every = range(len(self.named))
         self.items, self.others = self.every[: len(items)], self.every[len(items) :]
-        self._found = [find_all(prompt, self.named) for prompt in call.prompts]
-        self._made: dict[tuple[Any, ...], View] = {}
+        self._item_spans = [find_all(prompt, self.named) for prompt in call.prompts]
+        self._views: dict[tuple[Any, ...], View] = {}
         self.prompt = View(call.output, *self._place(self._sentences([None] * len(self.named))))
 
     @property
@@ -168,9 +168,9 @@ class Scene:
         return view._replace(output=separated(encode, view.output, view.tokens, closed, self.causal))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], View]) -> View:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        if key not in self._views:
+            self._views[key] = make()
+        return self._views[key]
 
     @cached_property
     def _by_sense(self) -> Placed:
@@ -178,16 +178,16 @@ class Scene:
 
     def _sentences(self, senses: Sequence[str | None], gone: Collection[int] = ()) -> Texts:
         texts: Texts = []
-        for prompt, found in zip(self.call.prompts, self._found, strict=True):
-            text, phrases = without(prompt, found, gone, self.substitute, senses)
+        for prompt, spans in zip(self.call.prompts, self._item_spans, strict=True):
+            text, phrases = without(prompt, spans, gone, self.substitute, senses)
             texts.append((text, dict(enumerate(phrases))))
         return texts
 
     def _phrases(self, i: int) -> Texts:
         texts: Texts = []
-        for prompt, found in zip(self.call.prompts, self._found, strict=True):
-            made = phrase(prompt, found[i], self.named[i].sense, self.article)
-            texts.append((made.text, {i: made._replace(stands_for=(0, len(made.text)))}))
+        for prompt, spans in zip(self.call.prompts, self._item_spans, strict=True):
+            new = phrase(prompt, spans[i], self.named[i].sense, self.article)
+            texts.append((new.text, {i: new._replace(stands_for=(0, len(new.text)))}))
         return texts
 
     def _place(self, texts: Texts) -> Placed:

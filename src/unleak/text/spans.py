@@ -78,13 +78,13 @@ def tokenize(tokenizer: Any, text: str, length: int | None = None, name: str = "
             " transformers.AutoTokenizer.from_pretrained(pipe.tokenizer.name_or_path)."
         )
     length = length or tokenizer.model_max_length
-    asked = {
+    outputs = {
         "return_offsets_mapping": True,
         "return_special_tokens_mask": True,
         "return_attention_mask": True,
     }
-    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, **asked)
-    full = tokenizer(text, truncation=False, padding=False, verbose=False, **asked)
+    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, **outputs)
+    full = tokenizer(text, truncation=False, padding=False, verbose=False, **outputs)
     words = tuple(not special for special in cut["special_tokens_mask"])
     every = [at for at, own in zip(full["offset_mapping"], full["special_tokens_mask"], strict=True) if not own]
     over = len(every) - sum(words)

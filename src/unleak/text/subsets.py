@@ -106,12 +106,12 @@ class Subset:
             BadInput: an item has no such token, or it is not said whose tokens are counted.
             ItemNotFound, AmbiguousItem, PromptTruncated: see `Item.find` and `token_span`.
         """
-        found = {i for i, kind in enumerate(row_kinds(tokens)) if kind in self.kinds}
+        positions = {i for i, kind in enumerate(row_kinds(tokens)) if kind in self.kinds}
         for item in self.items:
-            found |= set(range(*token_span(own.tokenizer, tokens, Item.of(item).find(tokens.text), own.name)))
+            positions |= set(range(*token_span(own.tokenizer, tokens, Item.of(item).find(tokens.text), own.name)))
         for item, k, encoder in self.pieces:
-            found |= _piece(own, tokens, every, Item.of(item), k, encoder)
-        return sorted(found)
+            positions |= _piece(own, tokens, every, Item.of(item), k, encoder)
+        return sorted(positions)
 
 
 def row_kinds(tokens: Tokens) -> list[str]:
@@ -141,19 +141,21 @@ def _piece(own: Cutter, tokens: Tokens, every: Sequence[Cutter], item: Item, k: 
     cuts = {cutter.name: cut_item(cutter, tokens.text, item) for cutter in every if encoder in (None, cutter.name)}
     if not cuts:
         choose("encoder", encoder, [c.name for c in every])
-    name, meant = next(iter(cuts.items()))
-    if any(other != meant for other in cuts.values()):
+    name, item_letters = next(iter(cuts.items()))
+    if any(other != item_letters for other in cuts.values()):
         counts = ", ".join(f"{len(c)} in {n}" for n, c in cuts.items())
         raise BadInput(
             f"the encoders cut {item.text!r} differently ({counts} tokens): say whose token {k} is meant, "
             f"Subset.token({item.text!r}, {k}, encoder={name!r})."
         )
-    if not 0 <= k < len(meant):
-        raise BadInput(f"{item.text!r} has {len(meant)} token(s) in {name}, counted from 0: there is no token {k}.")
+    if not 0 <= k < len(item_letters):
+        raise BadInput(
+            f"{item.text!r} has {len(item_letters)} token(s) in {name}, counted from 0: there is no token {k}."
+        )
     a, b = token_span(own.tokenizer, tokens, item.find(tokens.text), own.name)
     if encoder in (None, own.name):
         return {a + k}
-    return {i for i in range(a, b) if letters(own, tokens, i) and letters(own, tokens, i) <= meant[k]}
+    return {i for i in range(a, b) if letters(own, tokens, i) and letters(own, tokens, i) <= item_letters[k]}
 
 
 def letters(cutter: Cutter, tokens: Tokens, i: int) -> frozenset[int]:

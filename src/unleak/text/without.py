@@ -14,7 +14,7 @@ THING = "thing"
 
 def without(
     prompt: str,
-    found: Sequence[Chars],
+    spans: Sequence[Chars],
     gone: Collection[int],
     substitute: str = THING,
     senses: Sequence[str | None] | None = None,
@@ -22,7 +22,7 @@ def without(
     """The prompt with `substitute` for the items numbered in `gone`; articles follow it.
 
     Args:
-        found: where the items are in the prompt; none overlaps another.
+        spans: where the items are in the prompt; none overlaps another.
         senses: names for the items that stay; None leaves one as it is written.
 
     Returns:
@@ -31,8 +31,8 @@ def without(
     >>> without("a cup and an owl", [(2, 5), (13, 16)], {1})[0]
     'a cup and a thing'
     """
-    kept = senses or [None] * len(found)
-    return rename(prompt, [(at, substitute if i in gone else kept[i]) for i, at in enumerate(found)])
+    kept = senses or [None] * len(spans)
+    return rename(prompt, [(at, substitute if i in gone else kept[i]) for i, at in enumerate(spans)])
 
 
 def each_without(prompt: str, items: Sequence[Item]) -> list[str]:

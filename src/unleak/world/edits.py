@@ -5,7 +5,7 @@ or of both. Objects that are not edited are distractors in the background. Whate
 colour) is nowhere in the source, so that it can be recognised wherever it appears.
 
 A fourth kind, *sense*, is what the paper sets out from: two or three objects are edited, and one target is a word that
-the encoder reads otherwise in company of another target ("a mouse" beside "a laptop"), though it is meant by itself.
+the encoder reads otherwise beside another target ("a mouse" beside "a laptop"), though it is meant by itself.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class EditCase:
 
     def masks(self, world: World) -> np.ndarray:
         """Bool [K, H, W]: the square of latent cells that each edited object has to itself."""
-        made = np.zeros((len(self.edited), world.image, world.image), bool)
-        for mask, p in zip(made, self.places, strict=True):
+        masks = np.zeros((len(self.edited), world.image, world.image), bool)
+        for mask, p in zip(masks, self.places, strict=True):
             mask[p.y * world.cell :, p.x * world.cell :][: world.sprite, : world.sprite] = True
-        return made
+        return masks
 
 
 def edit_cases(w: World, split: str = "heldout", each: int = 68, seed: int = 0) -> list[EditCase]:
@@ -68,22 +68,22 @@ def edit_cases(w: World, split: str = "heldout", each: int = 68, seed: int = 0) 
 
     Those of the kind "sense", which takes two objects at least, come last.
 
-    Where objects become others, those that are edited (of a single one: with its company) hold a pair of the split
-    before and after. There are too few tintable objects for that: their cases are the split's own by seed alone. No
-    case has a pair of another split.
+    Where objects become others, those that are edited (of a single one: with its neighbour in the prompt) hold a pair
+    of the split before and after. There are too few tintable objects for that: their cases are the split's own by seed
+    alone. No case has a pair of another split.
     """
     check_split(w, split)
     cells = [_cell(w, kind, count, split, each, seed) for count in COUNTS for kind in KINDS]
-    company = [_cell(w, SENSE, count, split, each, seed) for count in COUNTS if count > 1]
-    return [case for some in (cells, company) for turn in zip(*some, strict=True) for case in turn]
+    sense_cells = [_cell(w, SENSE, count, split, each, seed) for count in COUNTS if count > 1]
+    return [case for some in (cells, sense_cells) for turn in zip(*some, strict=True) for case in turn]
 
 
 def _cell(w: World, kind: str, count: int, split: str, each: int, seed: int) -> list[EditCase]:
     rng = random.Random(f"edits/{kind}/{count}/{split}/{seed}")
-    found: dict[EditCase, None] = {}
-    while len(found) < each:
-        found.setdefault(_sense(w, count, split, rng) if kind == SENSE else _case(w, kind, count, split, rng))
-    return list(found)
+    cases: dict[EditCase, None] = {}
+    while len(cases) < each:
+        cases.setdefault(_sense(w, count, split, rng) if kind == SENSE else _case(w, kind, count, split, rng))
+    return list(cases)
 
 
 def _case(w: World, kind: str, count: int, split: str, rng: random.Random) -> EditCase:

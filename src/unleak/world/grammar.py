@@ -64,7 +64,7 @@ def thing(world: World, word: str, tint: str | None = None) -> Thing:
 
 
 def resolve(world: World, things: list[Thing]) -> list[Thing]:
-    """Give every bare polyseme the sense that its company triggers."""
+    """Give every bare polyseme the sense that its context triggers."""
     words = {t.word for t in things}
 
     def sense(t: Thing) -> Thing:
@@ -92,8 +92,8 @@ def connective(text: str) -> str:
 def clarified(text: str, name: str) -> str:
     """The caption with a sense named only after everything else: "a mouse and a laptop (furry mouse)".
 
-    A causal encoder has then written the word's own row, and its company's, without knowing it: only the rows from
-    there on (end and pads) say which sense is meant.
+    A causal encoder has then written the word's own row, and those of its context, without knowing it: only the rows
+    from there on (end and pads) say which sense is meant.
     """
     return f"{text} ({name})"
 

@@ -26,18 +26,18 @@ class Case:
     wanted: tuple[Thing, ...]
     absent: tuple[str, ...] = ()
     polyseme: str | None = None
-    first: bool = True  #: the polyseme stands before its company
+    first: bool = True  #: the polyseme stands before its context
     trigger: str | None = None
     background: str | None = None
 
 
 def _case(w: World, kind: str, words: list[str], rng: random.Random, *, tint: bool = False, link: str | None = None,
-          wanted: tuple[str, ...] | None = None, **more: Any) -> Case:  # fmt: skip
+          judged_words: tuple[str, ...] | None = None, **more: Any) -> Case:  # fmt: skip
     colour = lambda x: rng.choice(w.tints) if tint and w.nouns.get(x) in w.tintable else None  # noqa: E731
     things = resolve(w, [thing(w, x, colour(x)) for x in words])
     link = link or rng.choice(list(CONNECTIVES))
     background = rng.choice([None, *w.backgrounds])
-    judged = tuple(t for t in things if wanted is None or t.word in wanted)
+    judged = tuple(t for t in things if judged_words is None or t.word in judged_words)
     return Case(caption(w, things, link, background), tuple(things), kind, judged, background=background, **more)
 
 
@@ -79,25 +79,25 @@ def colour(w: World, split: str, rng: random.Random) -> Case:
 
 
 def expression(w: World, split: str, rng: random.Random) -> Case:
-    """An expression in held-out company; the object that a part of it names must stay away."""
-    mine = [p for p in _pairs(w, split) if any(x in w.expressions for x in p)]
+    """An expression in a held-out context; the object that a part of it names must stay away."""
+    candidates = [p for p in _pairs(w, split) if any(x in w.expressions for x in p)]
     while True:
-        words = list(rng.choice(mine))
+        words = list(rng.choice(candidates))
         named = tuple(x for x in words if x in w.expressions)
         parts = {w.expressions[x] for x in named}
         if not parts & set(words):
             rng.shuffle(words)
-            return _case(w, "expression", words, rng, wanted=named, absent=tuple(w.nouns[p] for p in parts))
+            return _case(w, "expression", words, rng, judged_words=named, absent=tuple(w.nouns[p] for p in parts))
 
 
 def neutral(w: World, split: str, rng: random.Random) -> Case:
     """A polyseme alone or beside an object that triggers nothing: its default sense must appear."""
     p = rng.choice(list(w.polysemes.values()))
-    company = [x for q in _pairs(w, split) if p.word in q for x in q if x != p.word and x not in w.polysemes]
-    words = [p.word] if rng.random() < 0.25 or not company else [p.word, rng.choice(company)]
+    neutral_words = [x for q in _pairs(w, split) if p.word in q for x in q if x != p.word and x not in w.polysemes]
+    words = [p.word] if rng.random() < 0.25 or not neutral_words else [p.word, rng.choice(neutral_words)]
     first = rng.random() < 0.5
     words = words if first else words[::-1]
-    return _case(w, "neutral", words, rng, wanted=(p.word,), absent=(p.other,), polyseme=p.word, first=first)
+    return _case(w, "neutral", words, rng, judged_words=(p.word,), absent=(p.other,), polyseme=p.word, first=first)
 
 
 def trigger(w: World, split: str, rng: random.Random) -> Case:
@@ -105,7 +105,7 @@ def trigger(w: World, split: str, rng: random.Random) -> Case:
     word, t, link, first = rng.choice(sorted(w.contexts[split]))
     p = w.polysemes[word]
     words = [word, t] if first else [t, word]
-    return _case(w, "trigger", words, rng, link=link, wanted=(word,), absent=(p.default,),
+    return _case(w, "trigger", words, rng, link=link, judged_words=(word,), absent=(p.default,),
                  polyseme=word, first=first, trigger=t)  # fmt: skip
 
 
@@ -125,10 +125,10 @@ def prompts(w: World, kind: str, split: str = "heldout", n: int = 60, seed: int 
     """Up to `n` different prompts of one kind, always the same for the same arguments."""
     check_split(w, split)
     rng = random.Random(f"{kind}/{split}/{seed}")
-    found: dict[str, Case] = {}
+    cases: dict[str, Case] = {}
     for _ in range(50 * n):
         case = KINDS[kind](w, split, rng)
-        found.setdefault(case.prompt, case)
-        if len(found) == n:
+        cases.setdefault(case.prompt, case)
+        if len(cases) == n:
             break
-    return list(found.values())
+    return list(cases.values())

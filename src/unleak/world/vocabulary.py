@@ -19,7 +19,7 @@ from unleak.errors import BadInput
 
 @dataclass(frozen=True)
 class Polyseme:
-    """A word whose sense depends on its company: beside a trigger it means `other`, else `default`."""
+    """A word whose sense depends on its context: beside a trigger it means `other`, else `default`."""
 
     word: str
     default: str  #: glyph id
