@@ -58,14 +58,14 @@ def main() -> None:
         )
 
     result, items = edited("ale"), [Item(target.word) for target in targets]
-    made = {"unleak.edit": result, **{f"{name}, blended": edited(one, blend=True) for name, one in OTHERS.items()}}
-    for name, one in made.items():
+    results = {"unleak.edit": result, **{f"{name}, blended": edited(one, blend=True) for name, one in OTHERS.items()}}
+    for name, one in results.items():
         there = judge.present(one.image[None], items)[0]
-        said = [f"{sense}: {'yes' if y else 'no'}" for sense, y in zip(judge.senses(items), there, strict=True)]
-        out.print(f"{name}: {', '.join(said)}")
+        answers = [f"{sense}: {'yes' if y else 'no'}" for sense, y in zip(judge.senses(items), there, strict=True)]
+        out.print(f"{name}: {', '.join(answers)}")
     result.save(f"{a.out}/")
     shown = [(title, [image]) for title, image in views(result)[:2]]
-    shown += [(name, [one.image]) for name, one in made.items()]
+    shown += [(name, [one.image]) for name, one in results.items()]
     write_atomic(a.out / "compared.png", png(contact_sheet(shown, side=192, across=3)))
     out.print(a.out / "index.html")
 

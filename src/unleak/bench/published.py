@@ -17,7 +17,7 @@ SCHNELL, DEV = f"{FLOW} v3, FLUX-schnell, chosen to leak", f"{FLOW} v3, FLUX-dev
 REMOVED = f"{FLOW} v3, 339 prompts, all redundant tokens removed"
 
 
-class Figure(NamedTuple):
+class Published(NamedTuple):
     """A published figure, and the row of ours that asks the same: its method, metric and subset."""
 
     method: str
@@ -28,22 +28,22 @@ class Figure(NamedTuple):
 
 
 FIGURES = (
-    Figure("none", "leak_rate", "all", 0.94, SCHNELL),
-    Figure("patch", "leak_rate", "all", 0.14, SCHNELL),
-    Figure("patch:bare", "leak_rate", "all", 0.14, SCHNELL),
-    Figure("none", "leak_rate", "all", 0.79, DEV),
-    Figure("patch", "leak_rate", "all", 0.20, DEV),
-    Figure("patch:bare", "leak_rate", "all", 0.20, DEV),
-    Figure("tokens", "representative_share", "all/items", 0.89, f"{FLOW} v3: items with a representative token"),
-    Figure("tokens", "representative_share", "all/tokens", 0.48, f"{FLOW} v3: of tokens of items that have several"),
-    Figure("prune", "prune_accuracy_before", "redundant", 0.8348, REMOVED),
-    Figure("prune", "prune_accuracy_after", "redundant", 0.8702, REMOVED),
-    Figure("prune", "prune_unaffected", "redundant", 0.989, REMOVED),
-    Figure("prune", "prune_improved", "redundant", 0.25, REMOVED),
-    Figure("knn", "classifier_precision", "grouped", 0.92, f"{FLOW} v1, k-NN"),
-    Figure("linear", "classifier_precision", "grouped", 0.90, f"{FLOW} v3, linear, FLUX-schnell"),
-    Figure("flow", "pairs_isolated", "pair", 0.89, f"{FLOW} v1"),
-    Figure("diagnosis", "verdict_share", "neglect", 0.07, f"{FLOW} v1: of cases; encoded, but not drawn"),
+    Published("none", "leak_rate", "all", 0.94, SCHNELL),
+    Published("patch", "leak_rate", "all", 0.14, SCHNELL),
+    Published("patch:bare", "leak_rate", "all", 0.14, SCHNELL),
+    Published("none", "leak_rate", "all", 0.79, DEV),
+    Published("patch", "leak_rate", "all", 0.20, DEV),
+    Published("patch:bare", "leak_rate", "all", 0.20, DEV),
+    Published("tokens", "representative_share", "all/items", 0.89, f"{FLOW} v3: items with a representative token"),
+    Published("tokens", "representative_share", "all/tokens", 0.48, f"{FLOW} v3: of tokens of items that have several"),
+    Published("prune", "prune_accuracy_before", "redundant", 0.8348, REMOVED),
+    Published("prune", "prune_accuracy_after", "redundant", 0.8702, REMOVED),
+    Published("prune", "prune_unaffected", "redundant", 0.989, REMOVED),
+    Published("prune", "prune_improved", "redundant", 0.25, REMOVED),
+    Published("knn", "classifier_precision", "grouped", 0.92, f"{FLOW} v1, k-NN"),
+    Published("linear", "classifier_precision", "grouped", 0.90, f"{FLOW} v3, linear, FLUX-schnell"),
+    Published("flow", "pairs_isolated", "pair", 0.89, f"{FLOW} v1"),
+    Published("diagnosis", "verdict_share", "neglect", 0.07, f"{FLOW} v1: of cases; encoded, but not drawn"),
 )
 
 
@@ -51,7 +51,7 @@ class Beside(NamedTuple):
     """One of our rows and a published figure that asks the same."""
 
     ours: Row
-    published: Figure
+    published: Published
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""

@@ -207,14 +207,15 @@ def command(
 
         run.__signature__ = inspect.Signature([*own, *ours])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (*own, *ours)}
-        told = type("Told", (_Told,), {"old": dict(old or {}), "presets": presets})
-        group.command(name or verb.__name__.replace("_", "-"), cls=told, help=escape(inspect.getdoc(verb) or ""))(run)
+        command_class = type("CompatibleCommand", (_CompatibleCommand,), {"old": dict(old or {}), "presets": presets})
+        text = escape(inspect.getdoc(verb) or "")
+        group.command(name or verb.__name__.replace("_", "-"), cls=command_class, help=text)(run)
         return verb
 
     return register
 
 
-class _Told(TyperCommand):
+class _CompatibleCommand(TyperCommand):
     """A command that still understands earlier spellings of its options, and whose help lists a table of presets."""
 
     old: Mapping[str, str] = {}

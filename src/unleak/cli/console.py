@@ -92,26 +92,26 @@ def prompts_of(file: Path, column: str | None = None) -> list[str]:
     bad = [line for line in lines if line.error is not None]
     if bad:
         say("note", f"{file}: {len(bad)} lines cannot be used, such as line {bad[0].number}: {bad[0].error}")
-    found = list(dict.fromkeys(line.text for line in lines if line.error is None))
-    if not found:
+    prompts = list(dict.fromkeys(line.text for line in lines if line.error is None))
+    if not prompts:
         raise BadInput(f"{file} holds no prompt")
-    return found
+    return prompts
 
 
 def fitting(prompts: list[str], check: Callable[[str], None]) -> list[str]:
     """Those that an encoder reads to their end; the others are noted. Raises BadInput if none is left."""
-    found, error = [], None
+    readable, error = [], None
     for prompt in prompts:
         try:
             check(prompt)
-            found.append(prompt)
+            readable.append(prompt)
         except PromptTruncated as e:
             error = e
     if error is not None:
-        say("note", f"{len(prompts) - len(found)} prompts are left out: {error}")
-    if not found:
+        say("note", f"{len(prompts) - len(readable)} prompts are left out: {error}")
+    if not readable:
         raise BadInput("no prompt is left")
-    return found
+    return readable
 
 
 def quiet_libraries() -> None:

@@ -36,8 +36,8 @@ def demo(cmd: Command) -> None:
 
     def add(title: str, note: str, images: Any) -> None:
         hits = judge.present(images, word)[:, 0]
-        said = note.format(count=f"{int(hits.sum())} of {len(hits)}", sense=sense)
-        evidence.append({"title": title, "note": said, "images": images})
+        caption = note.format(count=f"{int(hits.sum())} of {len(hits)}", sense=sense)
+        evidence.append({"title": title, "note": caption, "images": images})
 
     with ticking("drawing", (4 + len(ROWS)) * len(seeds)) as tick:
         drawing: dict[str, Any] = {"seeds": seeds, "call": cmd.call, "progress": tick}

@@ -55,25 +55,25 @@ def lint(
 
         linter, lines = Linter(pipe, fitted, **settings(cmd.model)), read_prompts(stream, form, watched, column)
         if fit is not None:
-            made = calibrate(linter, lines, Path(file).name)
-            write_atomic(fit, made.to_json())
-            print(fit, f"{made.leaks} of {made.items} items leak", sep="\t")
+            risk_calibration = calibrate(linter, lines, Path(file).name)
+            write_atomic(fit, risk_calibration.to_json())
+            print(fit, f"{risk_calibration.leaks} of {risk_calibration.items} items leak", sep="\t")
             return
         if not linter.calibrated:
             say("note", "no calibration belongs to these text encoders: the risk is a score, no probability; --fit")
         head = lint_file.header(linter, cmd.model, file, items=items, format=form, column=column)
         show = (lambda record: print(json.dumps(record, ensure_ascii=False))) if out is None else None
         with ticking("reading", total) as tick:
-            found = lint_file.run(linter, lines, head, out, show, tick)
+            summary = lint_file.run(linter, lines, head, out, show, tick)
     if html is not None:
-        write_atomic(html, report.page(found))
-    if found.bad:
-        numbers = [str(e["line"]) for e in found.errors] + ["..."] * (found.bad > len(found.errors))
-        say("note", f"{found.bad} lines could not be used: {', '.join(numbers)}")
+        write_atomic(html, report.page(summary))
+    if summary.bad:
+        numbers = [str(e["line"]) for e in summary.errors] + ["..."] * (summary.bad > len(summary.errors))
+        say("note", f"{summary.bad} lines could not be used: {', '.join(numbers)}")
     if out is not None:
-        for record in found.riskiest[:10]:
+        for record in summary.riskiest[:10]:
             worst = max(record["items"], key=lambda i: i["risk"])
             print(f"{record['risk']:.2f}", worst["text"], record["prompt"], sep="\t")
         print(out)
-    if limit is not None and found.risk >= limit:
+    if limit is not None and summary.risk >= limit:
         raise typer.Exit(3)

@@ -19,6 +19,6 @@ def methods(
     """Every repair, editor, mitigation and detector by name: what it does, where it comes from, what it takes."""
     from unleak.report.catalogue import methods as catalogue
 
-    found = catalogue(name)
-    parts = [found] if name is not None else [catalogue(kind) for kind in found.presets]
-    cmd.put(found.to_dict(), [str(part) for part in parts])
+    listing = catalogue(name)
+    parts = [listing] if name is not None else [catalogue(kind) for kind in listing.presets]
+    cmd.put(listing.to_dict(), [str(part) for part in parts])

@@ -34,43 +34,43 @@ def _walk(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def options(one: Any) -> dict[str, Any]:
     """The options of a command by flag; a short spelling stands with the long one: "-m, --model"."""
-    found = {}
+    by_flag = {}
     for option in one.params:
         if option.param_type_name == "option" and option.name != "help":
             short = [flag for flag in option.opts if not flag.startswith("--")]
             for flag in option.opts:
                 if flag not in short:
-                    found[", ".join([*short, flag])] = option
-    return found
+                    by_flag[", ".join([*short, flag])] = option
+    return by_flag
 
 
 def page() -> str:
     """The page, in Markdown."""
-    found = commands()
-    return "\n".join([HEAD, *_overview(found), "", *_flags(found), "", *_earlier(found), ""])
+    by_name = commands()
+    return "\n".join([HEAD, *_overview(by_name), "", *_flags(by_name), "", *_earlier(by_name), ""])
 
 
-def _overview(found: dict[str, Any]) -> Iterator[str]:
+def _overview(by_name: dict[str, Any]) -> Iterator[str]:
     yield "| command | |"
     yield "|---|---|"
-    for name, one in found.items():
+    for name, one in by_name.items():
         given = [p.name.upper() for p in one.params if p.param_type_name == "argument"]
         yield f"| `{' '.join(['unleak', name, *given])}` | {_cell(one.help.splitlines()[0])} |"
 
 
-def _flags(found: dict[str, Any]) -> Iterator[str]:
+def _flags(by_name: dict[str, Any]) -> Iterator[str]:
     """A row for each flag, a column for each command; a cell holds the default."""
     rows: dict[str, dict[str, Any]] = {}
-    for name, one in found.items():
+    for name, one in by_name.items():
         for flag, option in options(one).items():
             rows.setdefault(flag, {})[name] = option
     order = sorted(rows, key=lambda flag: -len(rows[flag]))
     yield "A cell holds the default: `•` where the flag is there and has none, `!` where it must be given."
     yield ""
-    yield f"| flag | {' | '.join(found)} | what it means |"
-    yield "|---" * (len(found) + 2) + "|"
+    yield f"| flag | {' | '.join(by_name)} | what it means |"
+    yield "|---" * (len(by_name) + 2) + "|"
     for flag in order:
-        cells = [_default(rows[flag][name]) if name in rows[flag] else "" for name in found]
+        cells = [_default(rows[flag][name]) if name in rows[flag] else "" for name in by_name]
         meaning = next(iter(rows[flag].values())).help
         yield f"| `{flag}` | {' | '.join(cells)} | {_cell(meaning)} |"
 
@@ -84,12 +84,12 @@ def _default(option: Any) -> str:
     return f"`{value}`"
 
 
-def _earlier(found: dict[str, Any]) -> Iterator[str]:
+def _earlier(by_name: dict[str, Any]) -> Iterator[str]:
     yield "Earlier spellings keep working, with a note:"
     yield ""
     yield "| command | earlier | now |"
     yield "|---|---|---|"
-    for name, one in found.items():
+    for name, one in by_name.items():
         for earlier, now in one.old.items():
             yield f"| {name} | `{earlier.replace('=', ' ')}` | `{now.format('...')}` |"
 

@@ -42,10 +42,10 @@ def diagnose(
 
     looks = cmd.looks(pipe, "without a judge the text rows are the only evidence: no verdict; look at the pictures")
     with ticking("drawing", None) as tick:
-        found = examine(pipe, text, named, seeds=numbers, judge=looks, senses=others, evidence=evidence,
-                        lens=(0.25, 0.5, 0.75) if lens else (), flow_images=flow_images,
-                        model=cmd.model, call=call, progress=tick)  # fmt: skip
-    cmd.show(found, cmd.folder / "diagnosis.png")
+        diagnosis = examine(pipe, text, named, seeds=numbers, judge=looks, senses=others, evidence=evidence,
+                            lens=(0.25, 0.5, 0.75) if lens else (), flow_images=flow_images,
+                            model=cmd.model, call=call, progress=tick)  # fmt: skip
+    cmd.show(diagnosis, cmd.folder / "diagnosis.png")
 
 
 @command(

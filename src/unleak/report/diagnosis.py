@@ -84,9 +84,9 @@ def _layers(d: Diagnosis) -> list[dict[str, Any]]:
 
 
 def _rates(d: Diagnosis, f: Finding) -> list[Rate | None]:
-    said = [f.evidence[name].rate if name in f.evidence else None for name in ("encoded", "alone")]
+    rates = [f.evidence[name].rate if name in f.evidence else None for name in ("encoded", "alone")]
     control = d.control.seen.get(f.sense) if d.control else None
-    return [f.present, *said, control, *([f.after] if d.after is not None else [])]
+    return [f.present, *rates, control, *([f.after] if d.after is not None else [])]
 
 
 def _cell(rate: Rate | None) -> str:

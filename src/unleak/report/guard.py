@@ -39,7 +39,7 @@ def page(p: Protection) -> str:
         for k, i in enumerate(p.items)
     ]  # fmt: skip
     return render(
-        "guard.html", title="unleak guard", p=p, said=p.sentences(), strips=strips, rates=rates,
+        "guard.html", title="unleak guard", p=p, sentences=p.sentences(), strips=strips, rates=rates,
         limit=None if p.copy_judge is None else p.copy_judge.threshold,
         positions=[] if a is None else a.by_position(), heat=None if a is None else _heat(a),
         settings={**p.method.to_dict(), "call": p.call},

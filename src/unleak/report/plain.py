@@ -15,8 +15,8 @@ from unleak.report.pictures import contact_sheet, png, seeds_of
 
 def pictures(result: Result) -> dict[str, bytes]:
     """Every image, and `sheet.png` of them all where there is any."""
-    found = sheet(result)
-    return {} if found is None else {**seeds_of(result), "sheet.png": png(found)}
+    image = sheet(result)
+    return {} if image is None else {**seeds_of(result), "sheet.png": png(image)}
 
 
 def sheet(result: Result) -> Image.Image | None:

@@ -47,11 +47,11 @@ def file_page(path: Path, limit: float | None = None) -> str:
     return _page(head, lambda: islice(records(path), 1, None), head["threshold"] if limit is None else limit)
 
 
-def _page(head: dict[str, Any], found: Callable[[], Iterator[dict[str, Any]]], limit: float | None) -> str:
+def _page(head: dict[str, Any], prompts: Callable[[], Iterator[dict[str, Any]]], limit: float | None) -> str:
     total = over = 0
     low, high = math.inf, -math.inf
     highest: list[tuple[float, int, dict[str, Any]]] = []
-    for total, r in enumerate(found(), 1):  # noqa: B007
+    for total, r in enumerate(prompts(), 1):  # noqa: B007
         low, high = min(low, r["score"]), max(high, r["score"])
         over += limit is not None and r["score"] >= limit
         entry = (r["score"], -r["line"], r)
@@ -61,7 +61,7 @@ def _page(head: dict[str, Any], found: Callable[[], Iterator[dict[str, Any]]], l
     return render(
         "scan.html",
         head=head, limit=limit, total=total, over=over, low=low, high=high,
-        bars=_bars(found(), low, high, limit), at=_place(limit, low, high),
+        bars=_bars(prompts(), low, high, limit), at=_place(limit, low, high),
         rows=[r for *_, r in sorted(highest, key=lambda e: e[:2], reverse=True)],
         others=[d for d in head["detectors"] if d != head["score"]],
         settings={k: v for k, v in head.items() if k != "input"},
@@ -75,11 +75,11 @@ def _place(score: float | None, low: float, high: float) -> float | None:
     return WIDE * (score - low) / (high - low)
 
 
-def _bars(found: Iterator[dict[str, Any]], low: float, high: float, limit: float | None) -> list[dict[str, Any]]:
+def _bars(prompts: Iterator[dict[str, Any]], low: float, high: float, limit: float | None) -> list[dict[str, Any]]:
     """The histogram's bars, as high as the logarithm of their counts, so that a few outliers are seen."""
     counts = [0] * BINS
     step = (high - low) / BINS or 1.0
-    for r in found:
+    for r in prompts:
         counts[min(BINS - 1, int((r["score"] - low) / step))] += 1
     scale = TALL / math.log1p(max(*counts, 1))
     bars = []

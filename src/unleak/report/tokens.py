@@ -64,8 +64,8 @@ def mosaic(images: np.ndarray, across: int = 2) -> np.ndarray:
 
 
 def _count(s: TokenStudy, i: int, view: str) -> str:
-    found = s.rate(i, view)
-    return f"{found['present']}/{found['seeds']}" if found else ""
+    rate = s.rate(i, view)
+    return f"{rate['present']}/{rate['seeds']}" if rate else ""
 
 
 def page(s: TokenStudy) -> str:
@@ -82,12 +82,12 @@ def page(s: TokenStudy) -> str:
 def _pieces(s: TokenStudy) -> list[dict[str, Any]]:
     """The prompt with the tokens of its items marked; shared characters belong to the first token."""
     states = {True: "ok", False: "redundant", None: "named"}
-    found: list[tuple[Chars, str]] = []
+    marks: list[tuple[Chars, str]] = []
     at = 0
     for i, item in sorted(enumerate(s.plan.items), key=lambda pair: pair[1].span):
         for k, token in enumerate(item.tokens):
             a, b = token.chars
             if b > at:
-                found.append(((max(a, at), b), states[s.representative(i, k)]))
+                marks.append(((max(a, at), b), states[s.representative(i, k)]))
                 at = b
-    return marked(s.plan.prompt, found)
+    return marked(s.plan.prompt, marks)

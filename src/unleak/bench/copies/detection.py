@@ -89,8 +89,8 @@ def _figures(name: str, scores: Mapping[str, np.ndarray], cost: int) -> list[Row
         for subset, against in [(kind, every), *((f"{kind}/{o}", scores[o]) for o in ORDINARY)]:
             n = len(scores[kind]) + len(against)
             out.append(Row.of(auroc(scores[kind], against), n, name, subset, "auroc"))
-            found, _ = tpr_at_fpr(scores[kind], against)
-            out.append(Row.of(found, len(scores[kind]), name, subset, "tpr_at_1fpr"))
+            tpr, _ = tpr_at_fpr(scores[kind], against)
+            out.append(Row.of(tpr, len(scores[kind]), name, subset, "tpr_at_1fpr"))
     return [*out, Row.exact(cost, name, "prompt", "denoiser_rows")]
 
 

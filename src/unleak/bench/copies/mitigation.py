@@ -160,26 +160,26 @@ def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], drawn: dic
         at = [i for i, p in enumerate(some) if subset in (_subset(p.kind), f"ordinary/{p.kind}")]
         if not at:  # a --limit may leave a subset without captions
             continue
-        mine, before = ({k: np.array(v)[at] for k, v in side.items()} for side in (drawn, plain))
-        copy, was = (side["similarity"] >= least for side in (mine, before))
+        values, before = ({k: np.array(v)[at] for k, v in side.items()} for side in (drawn, plain))
+        copy, was = (side["similarity"] >= least for side in (values, before))
         rows.append(share(copy, name, subset, "copy_rate"))
-        rows.append(share(mine["similarity"] >= least - CLOSE, name, subset, "near_copy_rate"))
+        rows.append(share(values["similarity"] >= least - CLOSE, name, subset, "near_copy_rate"))
         if subset in MEMORIZED:
-            own = mine["nearest"] == np.array([some[i].scene for i in at])[:, None]
+            own = values["nearest"] == np.array([some[i].scene for i in at])[:, None]
             rows.append(share(copy & own, name, subset, "copy_rate_own"))
         for metric in ("similarity", "alignment", "quality", "diversity"):
-            keep = ~np.isnan(mine[metric].reshape(len(at), -1)).any(1)
+            keep = ~np.isnan(values[metric].reshape(len(at), -1)).any(1)
             if not keep.any():
                 continue
             bounds = SHARE if metric == "alignment" else None
-            after, plainly = mine[metric][keep], before[metric][keep]
+            after, plainly = values[metric][keep], before[metric][keep]
             rows.append(mean(after, name, subset, metric, bounds))
             if name != "none" and metric in ("alignment", "quality"):
                 rows.append(paired_difference(after, plainly, name, subset, f"{metric}_lost", bounds))
         if name != "none":
             rows.append(paired_difference(copy, was, name, subset, "copies_stopped", SHARE))
         if name != "none" and subset not in MEMORIZED:
-            rows.append(share(mine["digest"] == before["digest"], name, subset, "ordinary_unchanged"))
+            rows.append(share(values["digest"] == before["digest"], name, subset, "ordinary_unchanged"))
     return rows
 
 

@@ -256,8 +256,8 @@ def comparison(rows: Sequence[Row]) -> str:
         if row.subset == "all":
             ours.setdefault(row.method, {})[row.metric] = row.value
     lines = [f"| method | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 1) + "|"]
-    for method, found in ours.items():
-        cells = (f"{found[name]:.4g}" if name in found else "-" for name in METRICS)
+    for method, means in ours.items():
+        cells = (f"{means[name]:.4g}" if name in means else "-" for name in METRICS)
         lines.append(f"| {method} | {' | '.join(cells)} |")
     for method, figures in PUBLISHED.items():
         lines.append(f"| {method}, published (arXiv 2412.04715) | {' | '.join(f'{v:g}' for v in figures)} |")

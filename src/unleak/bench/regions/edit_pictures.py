@@ -69,11 +69,11 @@ def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
             axes.imshow(image)
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(cells[0], several, strict=True):
-        axes.set_title("\n".join(_asked(scenes.cases[i])), fontsize=7)
+        axes.set_title("\n".join(_edit_lines(scenes.cases[i])), fontsize=7)
     return _png(figure)
 
 
-def _asked(case: EditCase) -> list[str]:
+def _edit_lines(case: EditCase) -> list[str]:
     """What becomes what, a line for each."""
     return [f"{s.phrase} > {t.phrase}" for s, t in zip(case.sources, case.targets, strict=True)]
 

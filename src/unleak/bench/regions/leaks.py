@@ -36,9 +36,9 @@ def outcome(case: EditCase, reading: Reading) -> Outcome:
     """What the judge's reading of an edited image says."""
     regions: list[list[Found]] = [[] for _ in case.edited]
     outside: list[Found] = []
-    for found in reading.found:
-        i = region_of(case, found)
-        (outside if i is None else regions[i]).append(found)
+    for sprite in reading.found:
+        i = region_of(case, sprite)
+        (outside if i is None else regions[i]).append(sprite)
     hits = tuple(any(_is(f, t) for f in own) for own, t in zip(regions, case.targets, strict=True))
     internal = any(
         f.glyph in case.misread or any(_brings(f, t) for j, t in enumerate(case.targets) if j != i)
@@ -53,23 +53,23 @@ def outcome(case: EditCase, reading: Reading) -> Outcome:
     return Outcome(hits, internal if len(hits) > 1 else None, external, sum(kept) / len(kept) if kept else None)
 
 
-def region_of(case: EditCase, found: Found) -> int | None:
+def region_of(case: EditCase, sprite: Found) -> int | None:
     """The edited object's square that holds at least half of what was found; None: the background."""
     for i, place in enumerate(case.places):
-        if _shared(found, place) * 2 >= SPAN * SPAN:
+        if _shared(sprite, place) * 2 >= SPAN * SPAN:
             return i
     return None
 
 
-def _shared(found: Found, place: Placement) -> int:
+def _shared(sprite: Found, place: Placement) -> int:
     """Cells that two sprites share."""
-    return max(0, SPAN - abs(found.x - place.x)) * max(0, SPAN - abs(found.y - place.y))
+    return max(0, SPAN - abs(sprite.x - place.x)) * max(0, SPAN - abs(sprite.y - place.y))
 
 
-def _is(found: Found, target: Thing) -> bool:
-    return found.glyph == target.glyph and target.tint in (None, found.tint)
+def _is(sprite: Found, target: Thing) -> bool:
+    return sprite.glyph == target.glyph and target.tint in (None, sprite.tint)
 
 
-def _brings(found: Found, target: Thing) -> bool:
+def _brings(sprite: Found, target: Thing) -> bool:
     """Whether what was found has something that only this target brings."""
-    return found.glyph == target.glyph or (target.tint is not None and found.tint == target.tint)
+    return sprite.glyph == target.glyph or (target.tint is not None and sprite.tint == target.tint)

@@ -109,8 +109,8 @@ def run(
         results.rows += counted(verdicts)
         if repairs:
             results.rows += own_repairs.rows(one, repairs, usable, verdicts, judge)
-    if wanted := [name for name in chosen if name in tokens.METHODS]:
-        results.rows += tokens.measured(one, wanted, usable, ["prompts"] * len(usable), judge)
+    if token_methods := [name for name in chosen if name in tokens.METHODS]:
+        results.rows += tokens.measured(one, token_methods, usable, ["prompts"] * len(usable), judge)
     if set(chosen) & set(flow.METHODS):
         pairs = [record for record in usable if len(record[1]) == 2]
         named = [[prompt, list(map(str, items))] for prompt, items in pairs]

@@ -66,7 +66,7 @@ class Detour(Gated):
         if chosen == ():
             return None
         here = tuple(range(len(cond))) if chosen is None else chosen
-        latents = ctx.latents(_asked(ctx)).to(cond)
+        latents = ctx.latents(_rows_label(ctx)).to(cond)
         picture = clean_latents(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
         copy = ctx.state.setdefault("copy", picture)
         leads = torch.cosine_similarity(picture, copy)
@@ -84,7 +84,7 @@ class Detour(Gated):
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""
         predictions = dict(zip(ctx.state.get("away", ()), preds.get(OTHER, ()), strict=True))
         if new := tuple(i for i in away if i not in predictions):
-            predictions |= dict(zip(new, ctx.predict([self._rows(ctx, new, _asked(ctx))])[OTHER], strict=True))
+            predictions |= dict(zip(new, ctx.predict([self._rows(ctx, new, _rows_label(ctx))])[OTHER], strict=True))
         ctx.state["away"] = tuple(away)
         return {i: predictions[i] for i in away}
 
@@ -93,6 +93,6 @@ class Detour(Gated):
         return Branch(OTHER, like, images, rows[0], pooled)
 
 
-def _asked(ctx: Context) -> str:
+def _rows_label(ctx: Context) -> str:
     """A label of this call's own rows: some pipelines call with and without prompt apart, on the same latents."""
     return "cond" if "cond" in ctx.rows.labels else "uncond"

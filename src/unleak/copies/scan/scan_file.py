@@ -119,7 +119,7 @@ class _Run:
                         raise BadInput(f"{path} has changed since {out} was begun: scan into another file with -o")
                     else:
                         self.kept.append((line, record))
-                        self._settle()
+                        self._count_full_batch()
                 if next(left, None) is not None:
                     raise BadInput(f"{path} is shorter than when {out} was begun: scan into another file with -o")
                 if self.waiting or not self.stream.count:
@@ -133,7 +133,7 @@ class _Run:
         self.summary.highest = [(s, -n, p) for s, n, p in sorted(self.summary.highest, reverse=True)]
         return self.summary
 
-    def _settle(self) -> None:
+    def _count_full_batch(self) -> None:
         """Count the records of a whole batch; those of the last, unfinished one are kept until it is known whether
         more prompts belong to it."""
         if len(self.kept) == self.plan.batch:

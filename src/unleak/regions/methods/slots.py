@@ -45,8 +45,8 @@ def among_things(prompt: str, items: Sequence[Item]) -> list[OwnText]:
     bare = [past_article(prompt, span) for span in spans]
     texts = []
     for i, kept in enumerate(spans):
-        found = [kept if j == i else at for j, at in enumerate(bare)]
-        text, phrases = without(prompt, found, {j for j in range(len(items)) if j != i})
+        own_spans = [kept if j == i else at for j, at in enumerate(bare)]
+        text, phrases = without(prompt, own_spans, {j for j in range(len(items)) if j != i})
         others = tuple((at, phrases[j].item) for j, at in enumerate(bare) if j != i)
         texts.append(OwnText(text, phrases[i].item, others))
     return texts

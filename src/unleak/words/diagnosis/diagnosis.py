@@ -160,8 +160,8 @@ class Diagnosis(Result):
             "seeds": self.seeds,
             "settings": {"call": self.call},
             "items": [self._item(i) for i in range(len(self.findings))],
-            "control": None if self.control is None else _seen(self.control),
-            "layers": [{"depth": depth, "seen": _seen(e)} for depth, e in self.layers.items()],
+            "control": None if self.control is None else _rates(self.control),
+            "layers": [{"depth": depth, "seen": _rates(e)} for depth, e in self.layers.items()],
             "flow": self.flow.to_dict(),
             "image_flow": None if self.image_flow is None else self.image_flow.to_dict(),
             "repair": None if self.repair is None else {"method": self.method, **self.repair.to_dict()},
@@ -183,7 +183,7 @@ class Diagnosis(Result):
             "present_after": _rate(f.after),
             "repaired": f.repaired,
             "instead": list(f.instead),
-            "evidence": {name: {"title": e.title, "seen": _seen(e)} for name, e in f.evidence.items()},
+            "evidence": {name: {"title": e.title, "seen": _rates(e)} for name, e in f.evidence.items()},
             "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
             "because": [{"item": item, "towards": name, "share": share} for item, name, share in self.leak_sources(i)],
             "reasons": self.reasons(i),
@@ -194,7 +194,7 @@ def _rate(rate: Rate | None) -> dict[str, Any] | None:
     return None if rate is None else {"k": rate.k, "n": rate.n, "low": rate.low, "high": rate.high}
 
 
-def _seen(e: Sighting) -> dict[str, Any]:
+def _rates(e: Sighting) -> dict[str, Any]:
     return {name: _rate(rate) for name, rate in e.seen.items()}
 
 

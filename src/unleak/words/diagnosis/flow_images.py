@@ -71,11 +71,11 @@ class ImageFlow:
         """Plain JSON data."""
         pairs = []
         for (i, j), change in self.changes.items():
-            seen = {
+            rates = {
                 name: {"beside": list(change.beside[name]), "without": list(change.without[name])}
                 for name in change.beside
             }
-            pairs.append({"item": i, "by": j, "kind": change.kind, "distance": change.distance, "seen": seen})
+            pairs.append({"item": i, "by": j, "kind": change.kind, "distance": change.distance, "seen": rates})
         return {"seeds": self.seeds, "pairs": pairs}
 
 
@@ -119,8 +119,8 @@ def image_flow(
     images = {pair: drawing.images(*job) for pair, job in jobs.items()}
     changes = {}
     for i, j in permutations(range(len(named)), 2):
-        seen = [_seen(judge, images[i, at], named, i, j, senses or {}) for at in (None, j)]
-        changes[i, j] = ImageChange(_distance(images[i, None], images[i, j]), seen[0].seen, seen[1].seen)
+        sightings = [_sighting(judge, images[i, at], named, i, j, senses or {}) for at in (None, j)]
+        changes[i, j] = ImageChange(_distance(images[i, None], images[i, j]), sightings[0].seen, sightings[1].seen)
     return ImageFlow(prompt, named, drawing.seeds, changes)
 
 
@@ -135,7 +135,7 @@ def _at(text: str, chars: Chars) -> Item:
     return Item(text[slice(*chars)], every.index(chars) + 1 if len(every) > 1 else None)
 
 
-def _seen(
+def _sighting(
     judge: Judge | None, images: np.ndarray, items: Sequence[Item], i: int, j: int, senses: Mapping[str, Sequence[str]]
 ) -> Sighting:
     """How often item i, its other senses and item j are there; nothing where the judge cannot read item i or j."""

@@ -47,27 +47,27 @@ class Lens(Intervention):
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         """``H = norm(hidden_states[l])``."""
         mask = call.tokenize(call.prompts).attention_mask
-        with _Watch(call.module) as watch:
+        with _ModuleCalls(call.module) as calls:
             whole = call.encode(call.ids, mask, {"output_hidden_states": True})
         last = len(whole.hidden_states) - 1
         rows = whole.hidden_states[round(self.depth * last)]
         if round(self.depth * last) == last:
             return None
         output = each_layer(lambda _: rows, call.output)
-        return type(output)(**{**output, "last_hidden_state": watch.norm(whole.last_hidden_state)(rows)})
+        return type(output)(**{**output, "last_hidden_state": calls.norm(whole.last_hidden_state)(rows)})
 
 
-class _Watch:
+class _ModuleCalls:
     """Finds the module that makes the last rows out of the last layer: the first to return them that changed them."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+        self.records: list[tuple[nn.Module, Tensor, Tensor]] = []
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _ModuleCalls:
         def note(part: nn.Module, args: tuple, output: Any) -> None:
             if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
-                self.seen.append((part, args[0], output))
+                self.records.append((part, args[0], output))
 
         self.hooks = [part.register_forward_hook(note) for part in self.module.modules()]
         return self
@@ -78,7 +78,7 @@ class _Watch:
 
     def norm(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
         """The final norm; the identity where the last layer is given out as it is."""
-        for part, given, returned in self.seen:
+        for part, given, returned in self.records:
             same = returned.shape == rows.shape and torch.equal(returned, rows)
             if same and given.shape == rows.shape and not torch.equal(given, rows):
                 return part

@@ -268,7 +268,7 @@ def repair(
         )  # fmt: skip
         drawn = _by_trial(drawing, prompt, todo, diagnosis)
     else:
-        drawn = _as_asked(drawing, prompt, todo)
+        drawn = _by_chosen_repair(drawing, prompt, todo)
     before, after = drawn.present_before, drawn.present_after
     outcomes = [
         ItemOutcome(
@@ -304,7 +304,7 @@ class _Drawn:
     drawn_by: list[str] = field(default_factory=list)
 
 
-def _as_asked(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
+def _by_chosen_repair(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
     """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
     before = drawing.images(prompt)
     present = drawing.present(before, todo.items)

@@ -86,7 +86,7 @@ def folds(items: np.ndarray, most: int = 5) -> list[tuple[np.ndarray, np.ndarray
     return list(GroupKFold(min(most, groups.max() + 1)).split(groups, groups=groups))
 
 
-def _choose(kind: str, X: np.ndarray, y: np.ndarray, items: np.ndarray, wanted: float) -> tuple[float, float]:
+def _choose(kind: str, X: np.ndarray, y: np.ndarray, items: np.ndarray, least_precision: float) -> tuple[float, float]:
     """Of all settings and thresholds that reach the precision on validation folds, those of greatest recall.
 
     `NEVER` stands where no setting is precise enough: nothing is then removed.
@@ -98,6 +98,6 @@ def _choose(kind: str, X: np.ndarray, y: np.ndarray, items: np.ndarray, wanted: 
             scores[test] = probabilities(kind, setting, X[learn], y[learn], X[test])
         precision, recall, thresholds = precision_recall_curve(y, scores)
         for p, r, t in zip(precision[:-1], recall[:-1], thresholds, strict=True):
-            if p >= wanted and r > best:
+            if p >= least_precision and r > best:
                 best, chosen = r, (setting, float(t))
     return chosen

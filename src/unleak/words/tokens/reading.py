@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Reader(Intervention):
+class _CollectRows(Intervention):
     """Collects the rows when the denoiser would run."""
 
     rows_of: dict[str, Tensor] = field(default_factory=dict)
@@ -37,7 +37,7 @@ def rows_read(pipe: Any, prompts: Sequence[str], batch: int = 32, **call: Any) -
     """
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch):
-        reader = _Reader()
+        reader = _CollectRows()
         rehearse(pipe, list(prompts[start : start + batch]), reader, **call)
         for name, rows in reader.rows_of.items():
             parts.setdefault(name, []).append(rows)

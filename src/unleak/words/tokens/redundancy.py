@@ -261,9 +261,9 @@ def tokens(
         pipe, prompt, todo.subsets, seeds=numbers, call=call, batch=batch, progress=progress,
         pad=pad, pooled=pooled, bank=bank,
     )  # fmt: skip
-    seen = {name: judge.present(drawn, named) for name, drawn in images.items()} if judge is not None else None
+    present = {name: judge.present(drawn, named) for name, drawn in images.items()} if judge is not None else None
     settings = {**options, "last_only": last_only, "call": dict(call or {})}
-    return TokenStudy(todo, numbers, settings, model, judge.name if judge else None, images, seen)
+    return TokenStudy(todo, numbers, settings, model, judge.name if judge else None, images, present)
 
 
 def causal(pipe: Any, encoder: str) -> bool:
