@@ -95,7 +95,7 @@ def _cell(rate: Rate | None) -> str:
 
 STORIES = {
     "ok": "drawn as it is meant",
-    "leak": "lost in the text encoder: in company its rows say something else, alone it is drawn",
+    "leak": "lost in the text encoder: beside the other items its rows say something else, alone it is drawn",
     "neglect": "encoded as it is meant, but not drawn",
     "unknown": "not drawn even alone: the model does not know it under this name",
 }
