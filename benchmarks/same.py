@@ -37,6 +37,8 @@ RESULTS, FILE = HERE.parent / "docs" / "results", HERE / "same.json"
 Figures = dict[str, list[Any]]  #: "method | subset | metric" -> [value, n]
 #: figures that another run need not give
 TIMES = ("seconds_ratio", "lint_prompts_per_minute")
+#: what is left out of outcomes: times, and intervals, which a calibration keeps with its threshold
+NOT_COMPARED = ("seconds", "seconds_ratio", "low", "high", "intervals", "compared")
 WORLD = "single,pair,triple,colour,expression,neutral,trigger,memorized"
 #: table -> options of the sample, which replace those of the committed command
 SAMPLE: dict[str, tuple[str, ...]] = {
@@ -144,7 +146,7 @@ def outcomes(folder: Path) -> dict[str, str]:
 
 def _scrubbed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _scrubbed(v) for k, v in value.items() if k not in ("seconds", "seconds_ratio", "low", "high")}
+        return {k: _scrubbed(v) for k, v in value.items() if k not in NOT_COMPARED}
     if isinstance(value, list):
         return [_scrubbed(v) for v in value if not (isinstance(v, dict) and v.get("metric") in TIMES)]
     return value
