@@ -28,7 +28,7 @@ def test_results_follow_the_contract(tmp_path: Path) -> None:
     assert set(data) >= {"suite", "model", "command", "versions", "seeds", "split", "judge", "rows"}
     assert set(data) >= {"commit", "dirty", "processor", "threads"} and data["threads"] >= 1
     assert Results.from_dict(data).to_dict() == data
-    assert set(data["rows"][0]) == {"method", "subset", "metric", "value", "low", "high", "n"}
+    assert set(data["rows"][0]) == {"method", "subset", "metric", "value", "low", "high", "n", "units"}
     assert "pair_present" in (tmp_path / "results.md").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "results.md"]
 

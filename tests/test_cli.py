@@ -433,9 +433,12 @@ def test_an_interrupted_benchmark_resumes(
 
 
 def test_a_limit_may_leave_a_subset_of_the_words_benchmark_empty() -> None:
-    cases: Any = [SimpleNamespace(first=True)]
-    outcomes = np.ones((1, 2, 2), bool)
-    assert [r.metric for r in repairs.rows_of("none", cases, outcomes, outcomes, "before")] == ["leak_rate"]
+    cases: Any = [SimpleNamespace(first=True, polyseme="mouse", things=())]
+    outcomes = np.ones((1, 2, len(repairs.OUTCOMES)), bool)
+    assert [r.metric for r in repairs.rows_of("none", cases, outcomes, outcomes, "before")] == [
+        "leak_rate",
+        "right_strict",
+    ]
     assert repairs.rows_of("none", cases, outcomes, outcomes, "after") == []
 
 

@@ -57,9 +57,10 @@ class Results:
 
     def table(self) -> str:
         """The rows as a markdown table; under it the published figures, if any are of the same kind."""
-        lines = ["| method | subset | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|"]
+        lines = ["| method | subset | metric | value | 95 % interval | n | units |", "|---|---|---|---|---|---|---|"]
         for r in self.rows:
-            lines.append(f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.interval} | {r.n} |")
+            units = "" if r.units is None else r.units
+            lines.append(f"| {r.method} | {r.subset} | {r.metric} | {r.value:.4g} | {r.interval} | {r.n} | {units} |")
         theirs = beside_table(self.compared)
         return "\n".join(lines) + "\n" + (f"\nPublished figures beside ours:\n\n{theirs}" if theirs else "")
 

@@ -2,6 +2,8 @@
 
 Cases (prompts, captions, pictures to edit) are drawn at random; the images of one case, from several seeds, resemble
 each other and are no further cases. Every interval is therefore one over cases: the first axis of what it is given.
+Where cases resemble each other too, as prompts of one pair of words do, `units` says which belong together, and the
+interval is one over units.
 
 None of them shrinks to nothing because a small sample happens to be all alike: "20 of 20" is compatible with 84 %.
 """
@@ -76,8 +78,24 @@ def _effective(yes: np.ndarray, of: np.ndarray) -> float:
     return float(min(n, max(n * by_image / by_case, n**2 / (of**2).sum())))
 
 
-def mean(values: Values, within: tuple[float, float] | None = None) -> Figure:
+def by_unit(values: Values, units: Sequence[Any]) -> list[np.ndarray]:
+    """The values of the cases of each unit, joined: what `share` takes as a case.
+
+    >>> [len(unit) for unit in by_unit([[True] * 4] * 3, ["a", "b", "a"])]
+    [8, 4]
+    """
+    grouped: dict[Any, list[np.ndarray]] = {}
+    for value, unit in zip(values, units, strict=True):
+        grouped.setdefault(unit, []).append(np.ravel(value))
+    return [np.concatenate(each) for each in grouped.values()]
+
+
+def mean(values: Values, within: tuple[float, float] | None = None, units: Sequence[Any] | None = None) -> Figure:
     """A mean over cases (first axis; further axes are averaged first) with its BCa bootstrap interval.
+
+    Args:
+        units: for each case the unit that it belongs to; default: each is one of its own. Units are then what is drawn,
+            each with all of its cases, and the mean stays one over cases (a ratio of two sums).
 
     Where all cases are alike there is nothing to draw from. If the values lie `within` known bounds, the interval is
     then Wilson's on that scale: of all variables with a given mean those with two values vary most. Without bounds both
@@ -88,9 +106,14 @@ def mean(values: Values, within: tuple[float, float] | None = None) -> Figure:
     """
     x = _cases(values)
     value = float(x.mean())
-    if len(x) < 2 or np.ptp(x) < 1e-9 * max(1.0, float(np.abs(x).max())):
-        return Figure(value, *_alike(value, len(x), within))
-    return Figure(value, *_drawn(x, np.mean, "BCa"))
+    sums, sizes = np.array(
+        [(unit.sum(), unit.size) for unit in by_unit(x, range(len(x)) if units is None else units)]
+    ).T
+    if len(sums) < 2 or np.ptp(sums / sizes) < 1e-9 * max(1.0, float(np.abs(x).max())):
+        return Figure(value, *_alike(value, len(sums), within))
+    if units is None:
+        return Figure(value, *_drawn((x,), np.mean, "BCa"))
+    return Figure(value, *_drawn((sums, sizes), lambda s, n, axis=-1: s.sum(axis) / n.sum(axis), "BCa"))
 
 
 def median(values: Values) -> Figure:
@@ -99,14 +122,17 @@ def median(values: Values) -> Figure:
     value = float(np.median(x))
     if len(x) < 2 or np.ptp(x) == 0:
         return Figure(value, value, value)
-    return Figure(value, *_drawn(x, np.median, "percentile"))
+    return Figure(value, *_drawn((x,), np.median, "percentile"))
 
 
-def paired_difference(before: Values, after: Values, within: tuple[float, float] | None = None) -> Figure:
+def paired_difference(
+    before: Values, after: Values, within: tuple[float, float] | None = None, units: Sequence[Any] | None = None
+) -> Figure:
     """Mean of after - before over cases (first axis; seeds are averaged first), with its BCa bootstrap interval.
 
     Args:
         within: bounds of both, such as (0, 1) of shares.
+        units: for each case the unit that it belongs to, as in `mean`.
 
     Where all cases change alike there is nothing to draw from. If bounds are known, the interval is then the score
     interval of a paired difference (Tango, Statistics in Medicine 17, 1998): if none of n cases changed it is
@@ -117,12 +143,12 @@ def paired_difference(before: Values, after: Values, within: tuple[float, float]
     """
     d = _cases(np.asarray(after, float) - np.asarray(before, float))
     if within is None:
-        return mean(d)
+        return mean(d, units=units)
     span = within[1] - within[0]
     if not d.any():
-        reach = span * Z**2 / (len(d) + Z**2)
+        reach = span * Z**2 / (len(d if units is None else set(units)) + Z**2)
         return Figure(0.0, -reach, reach)
-    return mean(d, (-span, span))
+    return mean(d, (-span, span), units)
 
 
 def balanced_accuracy(right: Sequence[Values]) -> Figure:
@@ -168,8 +194,10 @@ def _alike(value: float, n: int, within: tuple[float, float] | None) -> tuple[fl
     return start + span * low, start + span * high
 
 
-def _drawn(x: np.ndarray, statistic: Any, method: str) -> tuple[float, float]:
-    """Bootstrap interval, drawn over cases."""
+def _drawn(data: tuple[np.ndarray, ...], statistic: Any, method: str) -> tuple[float, float]:
+    """Bootstrap interval, drawn over units; `data`: what the statistic needs of each."""
     rng = np.random.default_rng(0)
-    interval = bootstrap((x,), statistic, rng=rng, n_resamples=RESAMPLES, method=method).confidence_interval
+    interval = bootstrap(
+        data, statistic, paired=len(data) > 1, rng=rng, n_resamples=RESAMPLES, method=method
+    ).confidence_interval
     return float(interval.low), float(interval.high)

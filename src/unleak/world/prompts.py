@@ -102,11 +102,27 @@ def neutral(w: World, split: str, rng: random.Random) -> Case:
 
 def trigger(w: World, split: str, rng: random.Random) -> Case:
     """A polyseme in a held-out trigger context: the other sense appears, which is the leak."""
-    word, t, link, first = rng.choice(sorted(w.contexts[split]))
+    return _context(w, rng.choice(sorted(w.contexts[split])), rng)
+
+
+def _context(w: World, context: tuple[str, str, str, bool], rng: random.Random) -> Case:
+    word, t, link, first = context
     p = w.polysemes[word]
     words = [word, t] if first else [t, word]
     return _case(w, "trigger", words, rng, link=link, judged_words=(word,), absent=(p.default,),
                  polyseme=word, first=first, trigger=t)  # fmt: skip
+
+
+def contexts(w: World, split: str = "heldout", n: int | None = None) -> list[Case]:
+    """One prompt for every trigger context of a split (word, trigger, connective, order), in an order drawn once.
+
+    With `n` the first ones of that order.
+    """
+    check_split(w, split)
+    rng = random.Random(f"contexts/{split}")
+    every = sorted(w.contexts[split])
+    rng.shuffle(every)
+    return [_context(w, context, rng) for context in every[:n]]
 
 
 KINDS: dict[str, Callable[[World, str, random.Random], Case]] = {

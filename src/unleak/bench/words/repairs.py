@@ -1,13 +1,16 @@
 """The repair half of `unleak bench words`: which repairs stop leaks, what do they break, and what do they cost?
 
 On trigger prompts ("a mouse and a laptop") the intended sense is the one that the word has alone. A leak is an
-image without it. Every method draws the same prompts from the same noise; harm is what the other object, and
-prompts that never leaked, lose. `Prune` is not among them: it drops tokens of items that have several, which
-leaking words do not have; `unleak.bench.words.tokens` measures it.
+image without it. There is one prompt for every held-out context (word, trigger, connective, order); prompts of one
+pair of a word and its trigger resemble each other, and the interval is one over pairs. Every method draws the same
+prompts from the same noise. Harm is counted twice. Leniently: an object that was there is missing. Strictly: the
+picture does not show exactly what was asked for, in number and sense. `Prune` is not among the methods: it drops tokens
+of items that have several, which leaking words do not have; `unleak.bench.words.tokens` measures it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,9 +33,11 @@ from unleak.words.presets import REPAIRS, Repair, RepairTask
 from unleak.words.repair.repair import held_out_seeds, repair
 from unleak.words.tokens.redundancy import tokens
 from unleak.world import load as load_world
-from unleak.world.prompts import Case
+from unleak.world.grammar import CONNECTIVES
+from unleak.world.prompts import Case, contexts, prompts
+from unleak.world.vocabulary import Polyseme
 
-AUTO = "auto"
+AUTO, REROLL = "auto", "reroll"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ class Variant:
     """How a row of the table repairs.
 
     Attributes:
-        preset: a name in `REPAIRS`; `AUTO`: what `unleak.repair` chooses; None: nothing is repaired.
+        preset: a name in `REPAIRS`; `AUTO`: what `unleak.repair` chooses; `REROLL`: nothing is repaired, but
+            drawn again from other noise as often as `AUTO` draws, and the first picture in which the judge sees
+            every item is kept; None: nothing is repaired.
         sense: the broken item is named by its unambiguous name ("mouse=furry mouse").
         rewrite: that name is written into the prompt.
         carriers: only the tokens that carry the name are taken.
@@ -56,7 +63,9 @@ class Variant:
     @property
     def code(self) -> list[Any]:
         """What carries it out."""
-        method = [repair] if self.preset == AUTO else [] if self.preset is None else [REPAIRS[self.preset].method]
+        if self.preset in (AUTO, REROLL):  # how often is drawn again follows from what `repair` costs
+            return [repair]
+        method = [] if self.preset is None else [REPAIRS[self.preset].method]
         return [*method, *([tokens] if self.carriers else [])]
 
 
@@ -95,14 +104,17 @@ METHODS: dict[str, Variant] = {
     **PRESETS,
     **NAMED,
     AUTO: Variant(AUTO),
+    REROLL: Variant(REROLL),
     **VARIANTS,
 }
 #: what runs without --methods; the other policies are there to be compared
-DEFAULT = ("none", "rewrite", *PRESETS, "patch+sense", "structure+sense", "tebopt+sense", AUTO,
+DEFAULT = ("none", "rewrite", *PRESETS, "cutoff:strong", "patch+sense", "structure+sense", "tebopt+sense", AUTO, REROLL,
            *(name for name in VARIANTS if name.startswith("patch+sense")))  # fmt: skip
-#: kind of prompt -> how many
-KINDS = {"trigger": 100, "neutral": 60}
+NEUTRAL = 60  #: prompts without a trigger
+AGAIN = 100_000  #: seeds of drawings that `REROLL` makes again
 COSTED = 4  #: trigger prompts on which rows are counted
+#: what is said of one image
+OUTCOMES = ("intended", "others", "strict", "excess")
 
 
 def repaired_by(name: str, items: Sequence[Item], others: Sequence[str | Item], parameters: Mapping[str, Any]) -> Any:
@@ -118,23 +130,48 @@ def outcomes(
     variant: Variant,
     call: dict[str, Any],
     progress: Callable[[int], None] | None = None,
+    draws: int = 1,
 ) -> np.ndarray:
-    """[P, S, 2] of bool: the polyseme's own sense is there; every other item is there.
+    """[P, S, OUTCOMES] of bool: the polyseme's own sense is there; every other item is there; exactly what was asked
+    for is there and nothing else; something is there that was not asked for, but for the sense that leaks alone.
 
-    A lone word has no context to leak from and is drawn as it is.
+    Args:
+        draws: how often `REROLL` draws each image.
     """
     world, judge = load_world(), glyph_judge()
-    out = np.zeros((len(cases), len(seeds), 2), bool)
+    out = np.zeros((len(cases), len(seeds), len(OUTCOMES)), bool)
     key = lambda i: (cases[i].polyseme or "", *_context(cases[i]))  # noqa: E731
     for (word, *others), group in groupby(sorted(range(len(cases)), key=key), key):
-        rows, default = list(group), world.polysemes[word].default
+        rows, polyseme = list(group), world.polysemes[word]
         texts = [cases[i].prompt for i in rows]
-        images = _images(pipe, texts, word, others, seeds, variant if others else Variant(), call, progress)
+        if variant.preset == REROLL:
+            images = _rerolled(pipe, texts, [word, *others], seeds, draws, call, progress)
+        else:
+            images = _images(pipe, texts, word, others, seeds, variant, call, progress)
         for i, drawn in zip(rows, images, strict=True):
             beside = [t.glyph for t in cases[i].things if t.word != word]
-            for s, r in enumerate(judge.read(drawn)):
-                out[i, s] = r.count(default) > 0, all(r.count(g) for g in beside)
+            for s, reading in enumerate(judge.read(drawn)):
+                out[i, s] = outcome([f.glyph for f in reading.found], polyseme, beside)
     return out
+
+
+def outcome(glyphs: Sequence[str], polyseme: Polyseme, beside: Sequence[str]) -> tuple[bool, bool, bool, bool]:
+    """`OUTCOMES` of the glyphs that an image shows, where a polyseme in its default sense and others were asked for.
+
+    >>> mouse = Polyseme("mouse", "mouse", "furry mouse", "computer mouse", "computer mouse", ("laptop",))
+    >>> outcome(["mouse", "laptop", "computer mouse"], mouse, ["laptop"])
+    (True, True, False, True)
+    >>> outcome(["computer mouse", "laptop"], mouse, ["laptop"])
+    (False, True, False, False)
+    """
+    asked, seen = Counter([polyseme.default, *beside]), Counter(glyphs)
+    leaked = asked + Counter([polyseme.other]) - Counter([polyseme.default])  # the other sense instead
+    return (
+        seen[polyseme.default] > 0,
+        all(seen[glyph] for glyph in beside),
+        seen == asked,
+        bool(seen - asked) and bool(seen - leaked),
+    )
 
 
 def _context(case: Case) -> list[str]:
@@ -163,6 +200,24 @@ def _images(
     repairs = [] if variant.preset is None else [repaired_by(variant.preset, [item], others, parameters)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
+
+
+def _rerolled(
+    pipe: Any, texts: list[str], items: list[str], seeds: Sequence[int], draws: int, call: dict[str, Any],
+    progress: Callable[[int], None] | None,
+) -> list[np.ndarray]:  # fmt: skip
+    """Of each image the first of so many drawings in which the judge sees every item; else the first of all."""
+    judge, named = glyph_judge(), parse_items(items)
+    kept = []
+    for text in texts:
+        each = []
+        for seed in seeds:
+            images = generate(pipe, text, [seed, *(AGAIN * (1 + seed) + k for k in range(1, draws))], **call)[0]
+            each.append(images[int(judge.present(images, named).all(1).argmax())])
+            if progress:
+                progress(1)
+        kept.append(np.stack(each))
+    return kept
 
 
 def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +259,7 @@ def counting(pipe: Any) -> Iterator[dict[str, int]]:
             handle.remove()
 
 
-def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
+def costs(run: Run, method: str, cases: Sequence[Case], draws: int = 1) -> list[Row]:
     """`encoder_rows` and `denoiser_rows` of one image, each prompt and seed on its own.
 
     Raises UnsupportedModel where the method cannot act on this model.
@@ -214,50 +269,123 @@ def costs(run: Run, method: str, cases: Sequence[Case]) -> list[Row]:
         counted = []
         for case in cases[:COSTED]:
             with counting(run.pipe) as counts:
-                outcomes(run.pipe, [case], run.seeds, METHODS[method], run.call)
+                outcomes(run.pipe, [case], run.seeds, METHODS[method], run.call, draws=draws)
             counted.append({name: n / len(run.seeds) for name, n in counts.items()})
         return counted
 
     each = run.part(
-        f"{method}-cost", [asdict(METHODS[method]), [c.prompt for c in cases[:COSTED]]], measured, METHODS[method].code
+        f"{method}-cost",
+        [asdict(METHODS[method]), draws, [c.prompt for c in cases[:COSTED]]],
+        measured,
+        METHODS[method].code,
     )
     return [mean([one[name] for one in each], method, "trigger", name) for name in ("encoder_rows", "denoiser_rows")]
 
 
+def draws(run: Run, cases: Sequence[Case]) -> int:
+    """How often `REROLL` draws an image to cost what `unleak.repair` costs on these prompts, in denoiser rows."""
+    rows = {name: costs(run, name, cases)[-1].value for name in ("none", AUTO)}
+    return max(1, round(rows[AUTO] / rows["none"]))
+
+
+def unit(case: Case) -> tuple[str, ...]:
+    """What is drawn independently: the polyseme with what stands beside it."""
+    return (case.polyseme or "", *sorted(_context(case)))
+
+
 def rows_of(method: str, cases: Sequence[Case], before: np.ndarray, after: np.ndarray, subset: str) -> list[Row]:
-    """Leak rate and what became of the leaks, for prompts [P] with outcomes [P, S, 2] before and after."""
-    keep = np.array([subset in ("all", "before" if c.first else "after") for c in cases])
-    if not keep.any():  # a --limit may leave a subset without prompts
+    """What became of the leaks and of the rest, for trigger prompts [P] with outcomes [P, S, OUTCOMES].
+
+    `leak_rate`: of the images those without the intended sense. `right_strict`: those that show exactly what was asked
+    for. `leak_removed`: of the images that leaked, those that do no more. `harm_other`: how many more lack another
+    object than before. `harm_strict`: how many more lack another object or show one too many: a foreign one, one twice,
+    or the second sense beside the right one.
+    """
+    keep = [i for i, c in enumerate(cases) if subset in ("all", "before" if c.first else "after")]
+    if not keep:  # a --limit may leave a subset without prompts
         return []
-    b, a = before[keep], after[keep]
-    rows = [share(~a[..., 0], method, subset, "leak_rate")]
-    leaked = ~b[..., 0]
-    if leaked.any() and method != "none":
-        per_prompt = [(a[p, :, 0] & leaked[p]).sum() / leaked[p].sum() for p in range(len(b)) if leaked[p].any()]
-        rows.append(mean(per_prompt, method, subset, "leak_removed", SHARE))
-    if method != "none":
-        lost = paired_difference(a[..., 1], b[..., 1], method, subset, "harm_other", SHARE)
-        rows.append(lost)
-    return rows
+    units = [unit(cases[i]) for i in keep]
+    (b, _, _, _), (a, others, strict, _) = (np.moveaxis(x[keep], -1, 0) for x in (before, after))
+    rows = [
+        share(~a, method, subset, "leak_rate", units),
+        share(strict, method, subset, "right_strict", units),
+    ]
+    if method == "none":
+        return rows
+    leaked = [~each for each in b]
+    if any(each.any() for each in leaked):
+        mended = [now[was] for now, was in zip(a, leaked, strict=True)]
+        rows.append(share(mended, method, subset, "leak_removed", units))
+    before_others, harmed = before[keep][..., 1], _harmed(before[keep])
+    return [
+        *rows,
+        paired_difference(others, before_others, method, subset, "harm_other", SHARE, units),
+        paired_difference(harmed, _harmed(after[keep]), method, subset, "harm_strict", SHARE, units),
+    ]
+
+
+def _harmed(outcomes: np.ndarray) -> np.ndarray:
+    return np.logical_or(~outcomes[..., 1], outcomes[..., 3])
+
+
+def neutral_rows(method: str, cases: Sequence[Case], before: np.ndarray, after: np.ndarray) -> list[Row]:
+    """What prompts without a trigger lose: `harm_neutral`, an item; `harm_neutral_strict`, exactly the asked items."""
+    units = [unit(case) for case in cases]
+    return [
+        paired_difference(say(after), say(before), method, "neutral", name, SHARE, units)
+        for name, say in (("harm_neutral", _there), ("harm_neutral_strict", lambda x: x[..., 2]))
+    ]
+
+
+def _there(outcomes: np.ndarray) -> np.ndarray:
+    return np.logical_and(outcomes[..., 0], outcomes[..., 1])
+
+
+def trigger_prompts(run: Run) -> list[Case]:
+    """One for every held-out context, or for the first of them; a note says what was drawn."""
+    cases = contexts(run.world, run.split, run.limit)
+    every, pairs = run.world.contexts[run.split], {unit(case) for case in cases}
+    held_out: Counter[tuple[str, ...]] = Counter(
+        (word, trigger) for split in run.world.contexts.values() for word, trigger, *_ in split
+    )
+    seen = sum(held_out[unit(case)] < 2 * len(CONNECTIVES) for case in {unit(c): c for c in cases}.values())
+    run.notes.append(
+        f"repairs: {len(cases)} of the {len(every)} contexts (word, trigger, connective, order) of this split, which "
+        f"training did not show; their units are {len(pairs)} pairs of a word and a trigger, of which training showed "
+        f"{seen} in other contexts"
+    )
+    return cases
+
+
+def neutral_prompts(run: Run) -> list[Case]:
+    """Prompts of two objects in which nothing leaks; on a lone object no method acts."""
+    cases = [case for case in prompts(run.world, "neutral", run.split, 2 * NEUTRAL) if len(case.things) > 1]
+    return cases[: min(run.limit or NEUTRAL, NEUTRAL)]
 
 
 def rows(run: Run, methods: Sequence[str]) -> list[Row]:
     """Every method on trigger prompts and on neutral ones, always beside "none"; finished methods are reused."""
-    sets = {kind: run.cases(kind, n) for kind, n in KINDS.items()}
+    sets = {"trigger": trigger_prompts(run), "neutral": neutral_prompts(run)}
     total = sum(map(len, sets.values())) * len(run.seeds)
     before: dict[str, np.ndarray] = {}
     figures: list[Row] = []
     for method in ["none", *(m for m in methods if m != "none")]:
         try:
-            cost = costs(run, method, sets["trigger"])
+            again = draws(run, sets["trigger"]) if method == REROLL else 1
+            cost = costs(run, method, sets["trigger"], again)
         except UnsupportedModel as e:
             run.notes.append(f"{method}: {e}")
             continue
+        if method == REROLL:
+            run.notes.append(
+                f"{REROLL}: each image is drawn {again} times, about what `unleak.repair` costs; the judge that "
+                "chooses among them is the one that counts, as it is for repair"
+            )
         tick, after = run.ticking(method, total), dict[str, np.ndarray]()
         for kind, cases in sets.items():
-            inputs = [asdict(METHODS[method]), [c.prompt for c in cases]]
-            compute = lambda m=method, c=cases, t=tick: outcomes(  # noqa: E731
-                run.pipe, c, run.seeds, METHODS[m], run.call, t
+            inputs = [asdict(METHODS[method]), again, [c.prompt for c in cases]]
+            compute = lambda m=method, c=cases, t=tick, k=again: outcomes(  # noqa: E731
+                run.pipe, c, run.seeds, METHODS[m], run.call, t, k
             ).tolist()
             part = run.part(f"{method}-{kind}", inputs, compute, METHODS[method].code)
             after[kind] = np.array(part, bool)
@@ -265,7 +393,6 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         for subset in ("all", "before", "after"):
             figures += rows_of(method, sets["trigger"], before["trigger"], after["trigger"], subset)
         if method != "none":
-            b, a = (x["neutral"].min(-1) for x in (before, after))
-            figures.append(paired_difference(a, b, method, "neutral", "harm_neutral", SHARE))
+            figures += neutral_rows(method, sets["neutral"], before["neutral"], after["neutral"])
         figures += cost
     return figures
