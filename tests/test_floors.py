@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "unleak"
 
 FLOORS = (
     {"errors"},
+    {"saved"},
     {"world", "models"},
     {"text"},
     {"files", "stats"},

@@ -37,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibration(folder: Path) -> Calibration:
     return Calibration(
         model=str(folder), fingerprint=fingerprint_of(models.load(folder)), detector="magnitude", threshold=1e9,
-        fpr=0.01, steps=1, seeds=2, call={}, auroc=1.0, tpr_at_1fpr=1.0, intervals={}, memorized=1, ordinary=1,
+        fpr=0.01, steps=1, seeds=2, call=models.settings(folder), auroc=1.0, tpr_at_1fpr=1.0, intervals={},
+        memorized=1, ordinary=1,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from unleak.report import lint as report
 from unleak.text.encoder_calls import encoder_calls
 from unleak.words.lint import lint_file
 from unleak.words.lint.calibration import RiskCalibration, fit, shipped
-from unleak.words.lint.lint import CHUNK, Linter, PromptLint, calibrate
+from unleak.words.lint.lint import CHUNK, ItemLint, Linter, PromptLint, calibrate
 from unleak.words.lint.lint_file import lint
 from unleak.words.lint.neutral import NEUTRAL, ReferenceStatistics
 from unleak.words.lint.prompt_file import line, read_prompts
@@ -327,7 +327,8 @@ class Echo:
 
     def chunk(self, lines):
         self.encoded += len(lines)
-        return [PromptLint(x.number, x.prompt, error=x.error) for x in lines]
+        item = ItemLint("mouse", (2, 7), 0.0, 0.0, "text_encoder", None, {})
+        return [PromptLint(x.number, x.prompt, [item], x.error) for x in lines]
 
 
 def run_to(path: Path) -> int:

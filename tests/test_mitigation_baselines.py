@@ -230,7 +230,8 @@ def test_neurons_need_cross_attention():
 def calibration(pipe, **changes):
     values = {
         "model": "tiny", "fingerprint": fingerprint_of(pipe), "detector": "magnitude", "threshold": 0.0, "fpr": 0.01,
-        "steps": 1, "seeds": 2, "call": {}, "auroc": 1.0, "tpr_at_1fpr": 1.0, "intervals": {},
+        "steps": 1, "seeds": 2, "call": {"num_inference_steps": 1, "height": 64, "width": 64},
+        "auroc": 1.0, "tpr_at_1fpr": 1.0, "intervals": {},
         "memorized": 1, "ordinary": 1,
     }  # fmt: skip
     return Calibration(**{**values, **changes})
@@ -243,7 +244,7 @@ def test_a_calibration_is_a_gate(sd1, bare):
     with attach(sd1, made) as run:
         draw(sd1, PROMPT, steps=1, seeds=(0, 1), num_images_per_prompt=2)
     assert len(run.results["gate"]) == 2
-    with attach(sd1, made), pytest.raises(BadInput, match="two seeds"):
+    with attach(sd1, made), pytest.raises(BadInput, match="seeds 2, not 1"):
         draw(sd1, PROMPT, steps=1)
 
 

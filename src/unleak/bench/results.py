@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,30 @@ from unleak.bench.published import Beside, beside, beside_table
 from unleak.bench.rows import Row
 from unleak.files.atomic import write_atomic
 from unleak.files.provenance import made_by, versions
+from unleak.saved import Number, Saved, Seed
 
 MADE_BY = ("commit", "dirty", "processor", "threads")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `results.json` holds beside the published figures, which follow from its rows."""
+
+    suite: str
+    model: str
+    command: str
+    seeds: list[Seed]
+    split: str
+    judge: dict[str, Any]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    commit: str | None = None
+    dirty: bool | None = None
+    processor: str | None = None
+    threads: Number | None = None
+
+
+FILE = Saved("results.json of a benchmark", Written, "run the benchmark again", "unleak/bench/1")
 
 
 @dataclass
@@ -43,12 +65,14 @@ class Results:
         return {"schema": "unleak/bench/1", **head, **self.made_by, "rows": rows, "published": published}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], headline: Sequence[str] = ()) -> Results:
-        """What `to_dict` gave; of older results it is not known who made them."""
-        known = ("suite", "model", "command", "versions", "seeds", "split", "judge", "notes")
-        provenance: dict[str, Any] = {name: data[name] for name in MADE_BY if name in data}
-        rows = [Row(**row) for row in data["rows"]]
-        return cls(**{name: data[name] for name in known}, rows=rows, headline=headline, made_by=provenance)
+    def from_dict(
+        cls, data: dict[str, Any], headline: Sequence[str] = (), path: str | Path = "results.json"
+    ) -> Results:
+        """What `to_dict` gave; of older results it is not known who made them. Raises BrokenFile."""
+        head = FILE.parse({k: v for k, v in data.items() if k != "published"} if isinstance(data, dict) else data, path)
+        made_by = {name: data[name] for name in MADE_BY if name in data}
+        known = {f.name: getattr(head, f.name) for f in fields(head) if f.name not in MADE_BY}
+        return cls(**known, versions=data.get("versions", {}), headline=headline, made_by=made_by)
 
     @property
     def compared(self) -> list[Beside]:

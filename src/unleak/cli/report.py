@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from unleak.cli.command import Command, command
 from unleak.errors import BadInput, BrokenFile
+from unleak.saved import parse_json, read_document, regular
 
 
 @command("html")
@@ -21,46 +21,57 @@ def report(
     """Show results again: the table of a benchmark, or a scan or a lint, also as a page."""
     cmd.reads(results=file)
     kinds = {"unleak/bench/1": _bench, "unleak/scan/1": _scan, "unleak/lint/1": _lint}
-    records = _records(file)
-    head: Any = next(records, None)
+    head, records = _records(regular(file, "results"))
     schema = head.get("schema") if isinstance(head, dict) else None
-    if schema not in kinds:
+    if not isinstance(schema, str) or schema not in kinds:
         raise BadInput(f"{file} holds no results that can be shown again: give one of {', '.join(kinds)}")
-    try:
-        kinds[schema](cmd, file, head, records)
-    except (KeyError, TypeError, AttributeError, IndexError) as e:
-        raise BrokenFile(f"{file} is damaged ({type(e).__name__}: {e}): write it again") from e
+    kinds[schema](cmd, file, head, records)
 
 
-def _records(file: Path) -> Iterator[Any]:
-    """The records of a JSONL file, or the one document of a JSON file. Raises BadInput."""
+def _records(file: Path) -> tuple[Any, Iterator[tuple[str, Any]]]:
+    """The first record of a JSONL file, and where the others stand and what they are; or the one document of a JSON
+    file and nothing. Raises BrokenFile."""
+
+    def parse(text: str | bytes, where: str) -> Any:
+        try:
+            return parse_json(text)
+        except ValueError as e:
+            raise BrokenFile(f"cannot read the results {where}: {e}; write them again") from e
+
+    def others() -> Iterator[tuple[str, Any]]:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if number > 1 and line.strip():
+                    where = f"{file}, line {number}"
+                    yield where, parse(line, where)
+
     try:
         with file.open(encoding="utf-8") as lines:
             first = lines.readline()
-            try:
-                yield json.loads(first)
-            except ValueError:
-                yield json.loads(first + lines.read())
-            yield from (json.loads(line) for line in lines if line.strip())
-    except (OSError, ValueError, RecursionError) as e:
-        raise BadInput(f"cannot read the results {file}: {e}") from e
+        head = parse_json(first)
+    except ValueError:
+        return parse(read_document(file, "results"), str(file)), iter(())
+    return head, others()
 
 
-def _bench(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[Any]) -> None:
+def _bench(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tuple[str, Any]]) -> None:
     from unleak.bench.results import Results
 
     if cmd.html is not None:
         raise BadInput("a benchmark has no page, but a table: leave --html out")
-    print(Results.from_dict(head).table(), end="")
+    print(Results.from_dict(head, path=file).table(), end="")
 
 
-def _scan(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[Any]) -> None:
+def _scan(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tuple[str, Any]]) -> None:
     from heapq import nlargest
 
+    from unleak.copies.scan.scan_file import FILE, HIGHEST, RECORD
     from unleak.files.atomic import write_atomic
     from unleak.report.scan import file_page
 
-    highest = nlargest(10, ((r["score"], -r["line"], r["prompt"]) for r in records))
+    FILE.parse(head, file)
+    every = (RECORD.parse(record, where) for where, record in records)
+    highest = nlargest(HIGHEST, ((r.score, -r.line, r.prompt) for r in every))
     if cmd.html is not None:
         write_atomic(cmd.html, file_page(file))
     print("score", "line", "prompt", sep="\t")
@@ -68,11 +79,13 @@ def _scan(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[Any]
         print(f"{score:.6g}", -line, " ".join(prompt.split()), sep="\t")
 
 
-def _lint(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[Any]) -> None:
-    from unleak.words.lint.lint_file import Summary
+def _lint(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tuple[str, Any]]) -> None:
+    from unleak.words.lint.lint_file import FILE, RECORD, Summary
 
+    FILE.parse(head, file)
     summary = Summary(head)
-    for record in records:
+    for where, record in records:
+        RECORD.parse(record, where)
         summary.add(record)
     if cmd.html is not None:
         summary.save(cmd.html)

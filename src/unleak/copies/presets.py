@@ -40,7 +40,7 @@ from unleak.errors import BadInput
 class MitigationPreset(Preset):
     """A named mitigation."""
 
-    hidden: tuple[str, ...] = ("reads", "model")
+    hidden: tuple[str, ...] = ("reads", "made_at")
 
     @property
     def gated(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unleak.copies.methods.attenuate import ATTENUATED
+from unleak.copies.methods.gate import Gated
 from unleak.copies.presets import MITIGATIONS
 from unleak.copies.scan.calibrate import Calibration
 from unleak.core.intervention import Intervention
@@ -194,12 +195,16 @@ def guard(
         name, method = type(preset).__name__, preset
     else:
         raise BadInput("an intervention has its gate and parameters already: give a preset's name, or leave them out")
-    if isinstance(gate, Calibration):
-        gate.check(pipe)
     check_prompt(prompt)
     drawing = Drawing(pipe, seeds, call, judge, progress)
+    made_at = method.made_at if isinstance(method, Gated) else None
+    if made_at is not None:
+        made_at.check(pipe, len(drawing.seeds), drawing.call)
     drawing.rehearse(prompt, method)
-    (before, plain), (after, run) = ((drawing.images(prompt, one), drawing.run) for one in (_CountRows(), method))
+    batch = None if made_at is None else made_at.seeds  # a prompt's images are judged together
+    (before, plain), (after, run) = (
+        (drawing.images(prompt, one, batch=batch), drawing.run) for one in (_CountRows(), method)
+    )
     assert plain is not None and run is not None
     rows = [sum(entry["denoiser_rows"] for entry in one.log) for one in (plain, run)]
     present = (judge.present(before, named), judge.present(after, named)) if judge is not None and named else None

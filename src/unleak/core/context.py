@@ -82,6 +82,11 @@ class Context:
         return self._run.grid
 
     @property
+    def pixels(self) -> tuple[int | None, int | None]:
+        """Height and width of the image that the pipeline was asked for; None where it does not tell."""
+        return self._run.pixels
+
+    @property
     def encoded(self) -> Encoded:
         """Prompts, encoder calls and encoded rows of the current generation."""
         return self._run.encoded

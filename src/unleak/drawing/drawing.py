@@ -45,14 +45,16 @@ class Drawing:
         """Everything that comes before the denoiser; see `unleak.drawing.generate.rehearse`, also for its errors."""
         return rehearse(self.pipe, prompt, *interventions, **self.call)
 
-    def images(self, prompt: str, *interventions: Intervention, seeds: Iterable[int] | None = None) -> np.ndarray:
-        """Images [S, H, W, 3] uint8, at the drawing's seeds or at others.
+    def images(
+        self, prompt: str, *interventions: Intervention, seeds: Iterable[int] | None = None, batch: int | None = None
+    ) -> np.ndarray:
+        """Images [S, H, W, 3] uint8, at the drawing's seeds or at others; `batch` of them in one call.
 
         Raises BadInput, NotFinite: see `unleak.drawing.generate.generate`; and what the interventions raise.
         """
         with attach(self.pipe, *interventions) as self.run:
             chosen = self.seeds if seeds is None else seeds
-            images = generate(self.pipe, prompt, chosen, progress=self.progress, **self.call)[0]
+            images = generate(self.pipe, prompt, chosen, batch, progress=self.progress, **self.call)[0]
         self.log.extend(self.run.log)
         return images
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from unleak.errors import BadInput, BrokenFile
 from unleak.files.atomic import locked
+from unleak.saved import Saved
 
 
 def encode(record: Mapping[str, Any], ascii: bool = False) -> bytes:
@@ -31,7 +32,7 @@ class Stream:
     Args:
         header: all that decides the records, and as "schema": "unleak/<verb>/1".
         batch: records that are written together; only the last batch of a file may have fewer.
-        ascii: whether the file holds ASCII only.
+        ascii: whether the file holds ASCII only. record: what each of its records is.
 
     Attributes:
         count: whole records that earlier runs have left.
@@ -42,8 +43,15 @@ class Stream:
         BrokenFile: a line before the last batch is damaged.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any], batch: int, ascii: bool = False) -> None:
-        self.path, self.batch, self.ascii = path, batch, ascii
+    def __init__(
+        self,
+        path: Path,
+        header: Mapping[str, Any],
+        batch: int,
+        ascii: bool = False,
+        record: Saved[Any] | None = None,
+    ) -> None:
+        self.path, self.batch, self.ascii, self.record = path, batch, ascii, record
         self.count = self._end = self._kept = 0  # bytes: up to the last whole record, and to the last whole batch
         self._header, self._written = encode(header, ascii), False
         self._verb = header["schema"].split("/")[1]
@@ -67,11 +75,14 @@ class Stream:
                 self._file.truncate(self._end)  # what a kill left of a record that nobody asks for any more
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The whole records that earlier runs have left, one at a time."""
+        """The whole records that earlier runs have left, one at a time. Raises BrokenFile: one is not what it was."""
         with self.path.open("rb") as file:
             file.readline()
-            for _ in range(self.count):
-                yield json.loads(file.readline())
+            for line in range(2, self.count + 2):
+                value = json.loads(file.readline())
+                if self.record is not None:
+                    self.record.parse(value, f"{self.path}, line {line}")
+                yield value
 
     def write(self, *records: Mapping[str, Any]) -> None:
         """Append one batch and wait until it is on the disk. The first time, what a kill left of one makes room, and
@@ -108,7 +119,9 @@ class Stream:
         own = json.loads(self._header)
         if there is None or there.get("schema") != own["schema"]:
             raise BadInput(f"{self.path} is there already and is no {self._verb}: choose another file with -o")
-        other = [key for key in {**own, **there} if there.get(key, ...) != own.get(key, ...)]
+        other = [
+            key for key in {**own, **there} if key not in own or key not in there or not _same(own[key], there[key])
+        ]
         if other:
             raise BadInput(f"{self.path} holds a {self._verb} with another {', '.join(other)}: choose another file"
                            " with -o, or delete it")  # fmt: skip
@@ -126,6 +139,11 @@ class Stream:
             yield
         except OSError as e:
             raise BadInput(f"cannot write {self.path}: {e.strerror or e}; choose another file with -o") from e
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Equal as JSON, where 1 is not true."""
+    return json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unleak.errors import BadInput, UnsupportedModel, choose
+from unleak.saved import Name, Number, Rule, Saved, conform
 
 EMBEDDED = ("emoji-sd", "emoji-flux")
 INDEX = "model_index.json"
@@ -221,25 +223,44 @@ def check_weights(part: Path) -> None:
     raise BadInput(f"{part} has a config but no weights (*.safetensors); the folder is incomplete")
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model's `unleak.json` recommends.
+
+    Attributes:
+        call: arguments of the pipeline. guidance: the argument that sets how strong guidance is.
+        edit: options of `unleak.edit`, of which each method takes those it knows. Under a preset's name stand those
+            for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
+    """
+
+    call: dict[str, Any] = field(default_factory=dict)
+    guidance: Annotated[Name, Rule("an argument of the pipeline", str.isidentifier)] = "guidance_scale"
+    edit: dict[str, Any] = field(default_factory=dict)
+
+
+def _check_call(read: ModelSettings) -> None:
+    for name in read.call.keys() & _CALL.keys():
+        conform(_CALL[name], read.call[name], f"call.{name}")
+
+
+EXAMPLE = '{"call": {"num_inference_steps": 20}, "guidance": "true_cfg_scale", "edit": {"steps": 15}}'
+FILE = Saved("settings of a model", ModelSettings, f"it must look like {EXAMPLE}", check=_check_call)
+_CALL: dict[str, Any] = {
+    **dict.fromkeys(("num_inference_steps", "height", "width", "max_sequence_length"), Number | None),
+    **dict.fromkeys(("guidance_scale", "true_cfg_scale"), float | None),
+    **dict.fromkeys(("negative_prompt",), str | list[str] | None),
+}
+"""Arguments of many pipelines, and their types."""
+
+
 def settings(model: str | Path) -> dict[str, Any]:
-    """The call arguments that a model's folder recommends (`unleak.json`), or none."""
-    file, data = _settings(model)
-    call = data.get("call")
-    if not isinstance(call, dict):
-        raise BadInput(f'{file} must look like {{"call": {{"num_inference_steps": 20}}}}')
-    return call
+    """The call arguments that a model's folder recommends (`unleak.json`), or none. Raises BrokenFile."""
+    return recommended(model).call
 
 
 def edit_settings(model: str | Path) -> dict[str, Any]:
-    """The options of `unleak.edit` that a model's folder recommends, or none: each method takes those it knows.
-
-    Under a preset's name stand those for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
-    """
-    file, data = _settings(model)
-    options = data.get("edit", {})
-    if not isinstance(options, dict):
-        raise BadInput(f'{file} must look like {{"edit": {{"steps": 15}}}}')
-    return options
+    """The options of `unleak.edit` that a model's folder recommends, or none. Raises BrokenFile."""
+    return recommended(model).edit
 
 
 def guidance(model: str | Path) -> str:
@@ -247,14 +268,11 @@ def guidance(model: str | Path) -> str:
 
     In FLUX's pipeline `guidance_scale` is an input of distilled models, and `true_cfg_scale` is guidance.
     """
-    file, data = _settings(model)
-    name = data.get("guidance", "guidance_scale")
-    if not isinstance(name, str):
-        raise BadInput(f'{file} must name an argument of the pipeline, like {{"guidance": "true_cfg_scale"}}')
-    return name
+    return recommended(model).guidance
 
 
-def _settings(model: str | Path) -> tuple[Path, dict[str, Any]]:
+def recommended(model: str | Path) -> ModelSettings:
+    """What the folder of a model recommends. Raises BrokenFile: its `unleak.json` cannot be used."""
     folder = embedded_folder(str(model)) if str(model) in EMBEDDED else Path(model).expanduser()
     file = folder / SETTINGS
-    return file, _read(file) if file.is_file() else {"call": {}}
+    return FILE.load(file) if file.exists() else ModelSettings()

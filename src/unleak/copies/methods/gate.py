@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unleak.copies.detect.detectors import Detector, by_prompt
-from unleak.copies.scan.calibrate import Calibration, fingerprint_of
+from unleak.copies.scan.calibrate import SIZE, Calibration, Settings
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import guidance
 from unleak.errors import BadInput, NotFinite
@@ -35,15 +36,16 @@ class Gated(Intervention):
 
     Attributes:
         gate: act on the prompts whose score at the first step reaches this threshold; a `Calibration` gives
-            the threshold, what is read, and the model that it holds for.
+            the threshold, what is read, and the settings that it holds for.
         reads: (detector, weight) pairs whose weighted sum is the score, the mean over the prompt's images in the call,
             as in `unleak.scan`. A call that names no prompts (`prompt_embeds`) is judged image by image.
-        model: fingerprint of the model that the threshold was made for; another is refused.
+        made_at: the settings that the threshold was made at; in a generation at others it is refused, as far as a
+            pipeline tells them (model, scheduler, steps, size, guidance, images of a prompt).
     """
 
     gate: Calibration | float | None = field(default=None, kw_only=True)
     reads: tuple[tuple[str, float], ...] = field(default=(("magnitude", 1.0),), kw_only=True)
-    model: str | None = field(default=None, kw_only=True)
+    made_at: Settings | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,8 +54,10 @@ class Gated(Intervention):
             if calibration.steps != 1:
                 raise BadInput(f"a gate decides at the first step; this calibration is of {calibration.steps} steps")
             object.__setattr__(self, "reads", tuple(calibration.weights.items()) or ((calibration.detector, 1.0),))
-            object.__setattr__(self, "model", calibration.fingerprint)
+            object.__setattr__(self, "made_at", calibration.made_at)
             object.__setattr__(self, "gate", calibration.threshold - calibration.bias)
+        if isinstance(self.made_at, Mapping):  # as `from_dict` has it
+            object.__setattr__(self, "made_at", Settings(**self.made_at))
         if self.gate is None:
             return
         if not isinstance(self.gate, int | float) or math.isnan(self.gate):
@@ -83,8 +87,8 @@ class Gated(Intervention):
     def decide(self, ctx: Context, preds: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """`chosen`, once the gate has looked at these predictions if it had not yet."""
         if self.undecided(ctx):
-            self._check_model(ctx)
             guidance_pair(preds)
+            self._check_settings(ctx)
             score = torch.stack([weight * d.measure(ctx, preds) for d, weight in self._detectors()]).sum(0)
             if ctx.encoded.prompts:
                 score = by_prompt(ctx, score, torch.mean)
@@ -97,12 +101,18 @@ class Gated(Intervention):
             decisions += [{"score": value, "acted": value >= threshold} for value in score.tolist()]
         return self.chosen(ctx)
 
-    def _check_model(self, ctx: Context) -> None:
-        """Once per session: the threshold belongs to these weights."""
-        if self.model is None or ctx.results.get("gate"):
+    def _check_settings(self, ctx: Context) -> None:
+        """The threshold belongs to the settings that it was made at."""
+        if self.made_at is None:
             return
-        if fingerprint_of(ctx.pipe) != self.model:
-            raise BadInput("the gate was calibrated on another model: make one for this with `unleak calibrate`")
+        pipe: Any = ctx.pipe
+        told = {"guidance_scale": getattr(pipe, "guidance_scale", None), **dict(zip(SIZE, ctx.pixels, strict=True))}
+        told["num_inference_steps"] = getattr(pipe.scheduler, "num_inference_steps", None) or ctx.steps
+        accepts = inspect.signature(pipe.__call__).parameters
+        seen = {name: value for name, value in told.items() if value is not None and name in accepts}
+        of_prompts = Counter(ctx.encoded.image_prompts).values() if ctx.encoded.prompts else (None,)
+        for seeds in sorted(set(of_prompts), key=str):
+            self.made_at.check_running(pipe, seeds, seen)
 
     def guided(self, ctx: Context, preds: Mapping[str, Tensor], combine: Combine, scale: float | None = None) -> Any:
         """The combined prediction: `combine` of the chosen images, plain guidance of the others; None if none is."""

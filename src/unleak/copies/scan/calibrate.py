@@ -7,18 +7,31 @@ and the steps that were looked at, and refuses any other.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.result import Result
+from unleak.drawing.generate import image_size
 from unleak.errors import BadInput
+from unleak.saved import Count, Name, Number, Rule, Saved, Share, length
 from unleak.text.encode import fingerprint
 
 SCHEMA = "unleak/calibration/1"
+Triple = Annotated[list[float], length(3, 3)]
+"""A figure and its interval: [value, low, high]."""
+
+
+class Compared(TypedDict):
+    """The figures of one detector."""
+
+    auroc: Triple
+    tpr_at_1fpr: Triple
+    threshold: float
 
 
 def fingerprint_of(pipe: Any) -> str:
@@ -27,6 +40,62 @@ def fingerprint_of(pipe: Any) -> str:
     parts = [fingerprint(part) for part in (anatomy.denoiser, *(e.module for e in anatomy.encoders))]
     settings = {k: v for k, v in sorted(pipe.scheduler.config.items()) if not k.startswith("_")}
     return hashlib.sha256(json.dumps([*parts, settings], default=str).encode()).hexdigest()[:32]
+
+
+SIZE = ("height", "width")
+
+
+def resolved(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call with the pipeline's defaults where none is given, and the size that it draws."""
+    accepts = inspect.signature(pipe.__call__).parameters
+    defaults = {name: p.default for name, p in accepts.items() if p.default is not p.empty}
+    size = image_size(pipe, call) or (None, None)
+    return {**defaults, **call, **dict(zip(SIZE, size, strict=True))}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a score depends on beside its prompt.
+
+    model       its name;  fingerprint  digest of its weights and its scheduler (`fingerprint_of`)
+    seeds       images per prompt;  steps  how many are looked at from the first on (None: all)
+    call        arguments of the pipeline; one that is left out has the pipeline's default
+    """
+
+    model: str
+    fingerprint: str
+    seeds: int
+    steps: int | None
+    call: Mapping[str, Any]
+
+    def check(self, pipe: Any, seeds: int | None, call: Mapping[str, Any], steps: int | None = 1) -> None:
+        """Refuse others. Raises BadInput, which names all that differ. `seeds`: None where it cannot be known."""
+        self._compare(pipe, seeds, call, steps, {*self.call, *call, *SIZE})
+
+    def check_running(self, pipe: Any, seeds: int | None, seen: Mapping[str, Any]) -> None:
+        """The same inside a call, of whose arguments only those in `seen` are known. Raises BadInput."""
+        self._compare(pipe, seeds, seen, 1, {*seen, *SIZE})
+
+    def check_model(self, pipe: Any) -> None:
+        """Refuse another model. Raises BadInput."""
+        if fingerprint_of(pipe) != self.fingerprint:
+            raise BadInput(
+                f"this calibration was made for another model: other weights or another scheduler ({self.model!r}). A "
+                "threshold holds for one model only: make one for this model with `unleak calibrate`"
+            )
+
+    def _compare(
+        self, pipe: Any, seeds: int | None, call: Mapping[str, Any], steps: int | None, names: set[str]
+    ) -> None:
+        self.check_model(pipe)
+        before, now = resolved(pipe, self.call), resolved(pipe, call)
+        pairs = {f"the call's {name}": (before.get(name), now.get(name)) for name in sorted(names)}
+        pairs |= {"looked-at steps": (self.steps, steps), "seeds": (self.seeds, self.seeds if seeds is None else seeds)}
+        if other := [f"{name} {made!r}, not {asked!r}" for name, (made, asked) in pairs.items() if made != asked]:
+            raise BadInput(
+                f"the calibration holds for {'; '.join(other)}: use it as it was made, or make another with "
+                "`unleak calibrate`"
+            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,21 +114,21 @@ class Calibration(Result):
 
     verb: ClassVar[str] = "calibration"
     model: str
-    fingerprint: str
-    detector: str
+    fingerprint: Name
+    detector: Name
     threshold: float
-    fpr: float
-    steps: int | None
-    seeds: int
+    fpr: Annotated[float, Rule("above 0 and below 1", lambda x: 0 < x < 1)]
+    steps: Number | None
+    seeds: Number
     call: dict[str, Any]
-    auroc: float
-    tpr_at_1fpr: float
-    intervals: dict[str, tuple[float, float]]
-    memorized: int
-    ordinary: int
+    auroc: Share
+    tpr_at_1fpr: Share
+    intervals: dict[str, tuple[Share, Share]]
+    memorized: Count
+    ordinary: Count
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
-    compared: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compared: dict[str, Compared] = field(default_factory=dict)
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -73,12 +142,13 @@ class Calibration(Result):
         return self.bias + sum(weight * scores[name] for name, weight in self.weights.items())
 
     def check(self, pipe: Any) -> None:
-        """Refuse another model. Raises BadInput."""
-        if fingerprint_of(pipe) != self.fingerprint:
-            raise BadInput(
-                f"this calibration was made for other weights or another scheduler ({self.model!r}), and a threshold "
-                "holds for one model only: make one for this model with `unleak calibrate`"
-            )
+        """Refuse another model; `made_at.check` compares everything. Raises BadInput."""
+        self.made_at.check_model(pipe)
+
+    @property
+    def made_at(self) -> Settings:
+        """What else its scores depend on: the threshold holds for these settings alone."""
+        return Settings(self.model, self.fingerprint, self.seeds, self.steps, self.call)
 
     def data(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,15 +166,8 @@ class Calibration(Result):
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what `save` wrote. Raises BadInput for a file that is missing or is no calibration."""
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as e:
-            raise BadInput(f"cannot read the calibration {path}: {e}") from e
-        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
-            raise BadInput(f"{path} is no calibration ({SCHEMA}): make one with `unleak calibrate`")
-        data.pop("versions", None)
-        try:
-            return cls(**{**data, "intervals": {k: tuple(v) for k, v in data["intervals"].items()}})
-        except (KeyError, TypeError, AttributeError) as e:
-            raise BadInput(f"{path} is damaged ({e}): make it again with `unleak calibrate`") from e
+        """Read what `save` wrote. Raises BadInput for a file that is missing, BrokenFile for one that is none."""
+        return FILE.load(path)
+
+
+FILE = Saved("calibration", Calibration, "make one with `unleak calibrate`", SCHEMA)

@@ -83,15 +83,12 @@ def plan(
     if lonely := [d.name for d in detectors if d.compares and len(numbers) < 2]:
         raise BadInput(f"{', '.join(lonely)} compares the images of a prompt: give at least two seeds")
     if calibration:
-        calibration.check(pipe)
-        there = {"steps": steps, "seeds": len(numbers), "call": call}
-        other = [
-            f"{k} {getattr(calibration, k)!r}, not {v!r}" for k, v in there.items() if getattr(calibration, k) != v
-        ]
         if missing := [name for name in calibration.detectors if name not in names]:
-            other.append(f"detector {', '.join(missing)}, which is not among {', '.join(names)}")
-        if other:
-            raise BadInput(f"the calibration holds for {'; '.join(other)}: scan as it was made, or make another")
+            raise BadInput(
+                f"the calibration holds for detector {', '.join(missing)}, which is not among {', '.join(names)}: scan "
+                "as it was made, or make another"
+            )
+        calibration.made_at.check(pipe, len(numbers), call, steps)
     batch = batch or max(1, images_at_once(pipe, call) // len(numbers))
     return ScanPlan(detectors, numbers, steps, batch, call, calibration)
 

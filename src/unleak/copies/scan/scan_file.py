@@ -12,9 +12,9 @@ import hashlib
 import heapq
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import ScanPlan, fits, measure
@@ -22,8 +22,47 @@ from unleak.errors import BadInput, PromptTruncated
 from unleak.files.atomic import replacing
 from unleak.files.jsonl import Stream, encode
 from unleak.files.prompt_file import Entry, read_prompts
+from unleak.saved import Name, Number, Saved, Seed, length
 
 SCHEMA = "unleak/scan/1"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a scan's output: everything that decides the records, so that only an equal scan goes on.
+
+    weights, bias: of a calibration that joins several detectors.
+    """
+
+    input: str
+    model: str
+    fingerprint: Name
+    detectors: Annotated[list[Name], length(1)]
+    score: Name
+    steps: Number | None
+    seeds: Annotated[list[Seed], length(1)]
+    batch: Number
+    call: dict[str, Any]
+    calibrated: bool
+    threshold: float | None
+    weights: dict[str, float] = field(default_factory=dict)
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One scanned prompt; `images` holds the score of each image by detector."""
+
+    line: Number
+    prompt: Name
+    score: float
+    memorized: bool | None
+    scores: dict[str, float]
+    images: dict[str, list[float]]
+
+
+FILE = Saved("output of unleak scan", Header, "scan again into another file", SCHEMA)
+RECORD = Saved("record of unleak scan", Record, "scan again into another file")
 
 HIGHEST = 20  #: prompts that a summary names
 
@@ -82,18 +121,20 @@ def scan_file(
     if limit is None and plan.calibration:
         limit = plan.calibration.threshold
     check = fits(pipe, plan)
-    with Stream(out, header_of(pipe, path, plan, model), plan.batch, ascii=True) as stream:
+    with Stream(out, header_of(pipe, path, plan, model), plan.batch, ascii=True, record=RECORD) as stream:
         return _Run(pipe, plan, check, stream, limit, progress).over(path, column)
 
 
 def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[str, Any]:
-    """Everything that decides the records, so that only an equal scan may go on with a file."""
-    return {
-        "schema": SCHEMA, "input": Path(path).name, "model": model, "fingerprint": fingerprint_of(pipe),
-        "detectors": list(plan.names), "score": plan.score_name, "steps": plan.steps, "seeds": list(plan.seeds),
-        "batch": plan.batch, "call": dict(plan.call), "calibrated": plan.calibration is not None,
-        "threshold": plan.calibration.threshold if plan.calibration else None,
-    }  # fmt: skip
+    """The first line of the output, see `Header`."""
+    known = plan.calibration
+    header = Header(
+        input=Path(path).name, model=model, fingerprint=fingerprint_of(pipe), detectors=list(plan.names),
+        score=plan.score_name, steps=plan.steps, seeds=list(plan.seeds), batch=plan.batch, call=dict(plan.call),
+        calibrated=known is not None, threshold=known.threshold if known else None,
+        weights=dict(known.weights) if known else {}, bias=known.bias if known else 0.0,
+    )  # fmt: skip
+    return {"schema": SCHEMA, **asdict(header)}
 
 
 class _Run:

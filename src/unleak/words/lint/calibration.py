@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from unleak import models
 from unleak.errors import BadInput
+from unleak.saved import Name, Number, Rule, Saved, length
 
 SCHEMA = "unleak/lint-calibration/1"
 FEWEST = 20  #: items that leak, and items that do not
@@ -31,11 +33,11 @@ class RiskCalibration:
         source: what the labelled prompts were.
     """
 
-    slope: float
+    slope: Annotated[float, Rule("above 0", lambda x: x > 0)]
     intercept: float
-    encoders: Mapping[str, str]
-    items: int
-    leaks: int
+    encoders: Annotated[Mapping[Name, Name], length(1)]
+    items: Number
+    leaks: Number
     source: str
 
     def risk(self, z: float) -> float:
@@ -50,20 +52,11 @@ class RiskCalibration:
 
     @staticmethod
     def load(path: str | Path) -> RiskCalibration:
-        """A file of `to_json`. Raises BadInput for anything else."""
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-            if data.pop("schema") != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            read = RiskCalibration(**data)
-            if not np.isfinite([read.slope, read.intercept]).all() or read.slope <= 0:
-                raise ValueError("its numbers are of no use")
-            read.fits({})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-            raise BadInput(
-                f"{path} is no calibration of unleak lint ({e}): fit one with unleak lint FILE --fit"
-            ) from None
-        return read
+        """A file of `to_json`. Raises BadInput for a file that is missing, BrokenFile for one that is none."""
+        return FILE.load(path)
+
+
+FILE = Saved("calibration of unleak lint", RiskCalibration, "fit one with `unleak lint FILE --fit`", SCHEMA)
 
 
 def fit(z: Sequence[float], leaks: Sequence[bool], encoders: Mapping[str, str], source: str) -> RiskCalibration:

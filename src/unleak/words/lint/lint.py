@@ -12,6 +12,7 @@ from itertools import islice, tee
 from typing import Any, NamedTuple
 
 from unleak.errors import BadInput
+from unleak.saved import Count, Share
 from unleak.text.encode import weights_digest
 from unleak.text.encoder_calls import encoder_calls
 from unleak.text.items import Item
@@ -70,8 +71,8 @@ class ItemLint:
     """One item: its characters in the prompt, its risk in 0..1, the largest z-score and where it comes from."""
 
     text: str
-    span: tuple[int, int]
-    risk: float
+    span: tuple[Count, Count]
+    risk: Share
     z: float
     encoder: str
     by: str | None

@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import heapq
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from unleak.core.result import Result
 from unleak.errors import BadInput
 from unleak.files.jsonl import Stream
 from unleak.files.provenance import versions
+from unleak.saved import Number, Saved, Share, Wrong
 from unleak.text.items import Item, parse_items
 from unleak.words.lint.calibration import RiskCalibration
-from unleak.words.lint.lint import CHUNK, Linter, PromptLint, lines_of
+from unleak.words.lint.lint import CHUNK, ItemLint, Linter, PromptLint, lines_of
 from unleak.words.lint.prompt_file import Line
 
 SCHEMA = "unleak/lint/1"
-
-
 SHOWN = 100  #: prompts on a page
-
-
 LISTED = 20  #: bad lines whose reason is kept
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a lint's output: all that the others depend on."""
+
+    model: str
+    encoders: dict[str, str]
+    calibrated: bool
+    calibration: dict[str, float]
+    source: str
+    settings: dict[str, Any]
+
+
+class _Numbered(TypedDict):
+    line: Number
+    prompt: str
+
+
+class Record(_Numbered, total=False):
+    """One further line: what `PromptLint.to_dict` gives, and the digest of its `question`."""
+
+    risk: Share
+    items: list[ItemLint]
+    error: str
+    question: str
+
+
+def _check_record(record: Record) -> None:
+    if "error" not in record and not (record.get("items") and "risk" in record):
+        raise Wrong("items", "is missing or empty")
+
+
+FILE = Saved("output of unleak lint", Header, "lint again into another file", SCHEMA)
+RECORD = Saved("record of unleak lint", Record, "lint again into another file", check=_check_record)
 
 
 @dataclass(repr=False)
@@ -155,14 +189,15 @@ def run(
     """
     summary = Summary(head)
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(Stream(out, head, CHUNK)) if out is not None else None
+        stream = stack.enter_context(Stream(out, head, CHUNK, record=RECORD)) if out is not None else None
         earlier = stream.records() if stream is not None else iter(())
         if emit:
             emit(head)
         source = iter(lines)
         while chunk := list(islice(source, CHUNK)):
             done = list(_same(islice(earlier, len(chunk)), chunk, out))
-            new = [r.to_dict() for r in linter.chunk(chunk)] if len(done) < len(chunk) else []
+            results = linter.chunk(chunk) if len(done) < len(chunk) else []
+            new = [{**r.to_dict(), "question": question(line)} for r, line in zip(results, chunk, strict=bool(results))]
             if stream is not None and new:
                 stream.write(*new)
             for record in new or done:
@@ -182,6 +217,12 @@ def run(
 def _same(records: Iterable[dict[str, Any]], chunk: list[Line], out: Path | None) -> Iterator[dict[str, Any]]:
     """The records, each of which must be that of its line."""
     for record, given in zip(records, chunk, strict=False):
-        if record.get("line") != given.number or record.get("prompt") != given.prompt:
+        if (record["line"], record.get("question")) != (given.number, question(given)):
             raise BadInput(f"line {given.number} of the prompts has changed since {out} was written: choose another")
         yield record
+
+
+def question(line: Line) -> str:
+    """A digest of all that a line asks: its prompt, and its items with their places and senses; or why it cannot."""
+    asked = [line.prompt, [[i.text, i.occurrence, i.sense] for i in line.items], line.spans, line.error]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]

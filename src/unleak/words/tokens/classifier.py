@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
 from unleak.errors import BrokenFile, WrongEncoder
+from unleak.saved import Name, Rule, Saved, length, parse_json, regular
 from unleak.text.encode import weights_digest
 from unleak.text.items import Item
 from unleak.text.spans import token_span, tokenize
@@ -95,17 +96,19 @@ class Classifier:
         report: precision, recall, accuracy and base rate under cross-validation, sample sizes.
     """
 
-    kind: str
-    setting: float
-    threshold: float
-    encoder: str
-    encoders: dict[str, str]
+    kind: Annotated[str, Rule("knn or linear", KINDS.__contains__)]
+    setting: Annotated[float, Rule("above 0", lambda x: x > 0)]
+    threshold: Annotated[float, Rule("between 0 and 2", lambda x: 0 <= x <= 2)]
+    encoder: Name
+    encoders: Annotated[dict[Name, Name], length(1)]
     arrays: dict[str, np.ndarray]
     extras: bool = False
     report: dict[str, Any] = field(default_factory=dict)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        """Probability [n] that each of the tokens with features [n, D] is redundant."""
+        """Probability [n] that each of the tokens with features [n, D] is redundant. Raises WrongEncoder: another D."""
+        if x.shape[1] != (size := self.arrays["weight" if self.kind == "linear" else "rows"].shape[-1]):
+            raise WrongEncoder(f"this classifier reads {size} features of a token, not {x.shape[1]}: train it again")
         if self.kind == "linear":
             return 1 / (1 + np.exp(-(x @ self.arrays["weight"] + self.arrays["bias"][0])))
         return probabilities("knn", self.setting, self.arrays["rows"], self.arrays["labels"].astype(bool), x)
@@ -141,33 +144,37 @@ class Classifier:
     def load(file: str | Path) -> Classifier:
         """Read a classifier. Raises BrokenFile for anything but what `to_bytes` made."""
         try:
-            with safe_open(str(file), framework="numpy") as f:
+            with safe_open(str(regular(file, FILE.what)), framework="numpy") as f:
                 meta = f.metadata() or {}
                 arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-            if meta.get("schema") != SCHEMA:
-                raise ValueError(f"its schema is {meta.get('schema')!r}, not {SCHEMA!r}")
-            classifier = Classifier(**json.loads(meta["classifier"]), arrays=arrays)
-            _check(classifier)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise BrokenFile(f"{file} holds no classifier of redundant tokens ({e}): train it again.") from e
-        return classifier
+            head = parse_json(meta.get("classifier", "{}"))
+            if not isinstance(head, dict):
+                raise ValueError("its header holds no JSON object")
+        except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as e:
+            raise e if isinstance(e, BrokenFile) else FILE.broken(file, e) from e
+        return FILE.parse({**head, "schema": meta.get("schema"), "arrays": arrays}, file)
 
 
 def _check(classifier: Classifier) -> None:
-    """Raises ValueError or KeyError where the parts of a classifier do not fit together."""
-    if (
-        classifier.kind not in KINDS
-        or not 0 <= classifier.threshold <= 2
-        or not classifier.encoders[classifier.encoder]
-    ):
-        raise ValueError("its settings are out of range")
-    if classifier.kind == "linear":
-        fits = classifier.arrays["weight"].ndim == 1 and classifier.arrays["bias"].shape == (1,)
-    else:
-        rows, labels = classifier.arrays["rows"], classifier.arrays["labels"]
-        fits = rows.ndim == 2 and labels.shape == rows.shape[:1] and 1 <= classifier.setting <= len(rows)
-    if not fits or not all(np.isfinite(a).all() for a in classifier.arrays.values()):
-        raise ValueError("its arrays do not fit together")
+    """Raises ValueError where the parts of a classifier do not fit together."""
+    if classifier.encoder not in classifier.encoders:
+        raise ValueError(f"the field encoder is {classifier.encoder!r}, of which encoders has no digest")
+    arrays, names = classifier.arrays, ("weight", "bias") if classifier.kind == "linear" else ("rows", "labels")
+    for name in names:
+        if name not in arrays:
+            raise ValueError(f"the array {name} is missing")
+        if arrays[name].dtype.kind not in "fiub" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"the array {name} holds what are no finite numbers")
+    first, second = (arrays[name] for name in names)
+    if classifier.kind == "linear" and not (first.ndim == 1 and len(first) > 1 and second.shape == (1,)):
+        raise ValueError(f"the arrays weight {first.shape} and bias {second.shape} are not of shapes (D,) and (1,)")
+    if classifier.kind == "knn" and not (first.ndim == 2 and first.size and second.shape == first.shape[:1]):
+        raise ValueError(f"the arrays rows {first.shape} and labels {second.shape} are not of shapes (N, D) and (N,)")
+    if classifier.kind == "knn" and not 1 <= classifier.setting <= len(first):
+        raise ValueError(f"the field setting is {classifier.setting:g}, not one of 1 to {len(first)} neighbours")
+
+
+FILE = Saved("classifier of redundant tokens", Classifier, "train it again with `unleak redundancy`", SCHEMA, _check)
 
 
 def read_by(pipe: Any, prompt: str, **call: Any) -> dict[str, str]:
