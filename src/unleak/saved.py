@@ -93,7 +93,7 @@ class Saved(Generic[T]):
 
     def broken(self, path: str | Path, problem: object) -> BrokenFile:
         """The error that says so of a file."""
-        return BrokenFile(f"{str(path)!r} is no {self.what}: {problem}; {self.remedy}")
+        return BrokenFile(f"{str(path)!r} is no {self.what}, or is damaged: {problem}; {self.remedy}")
 
 
 def _without_schema(value: Any, schema: str) -> dict[str, Any]:

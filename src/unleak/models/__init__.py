@@ -244,7 +244,9 @@ def _check_call(read: ModelSettings) -> None:
 
 
 EXAMPLE = '{"call": {"num_inference_steps": 20}, "guidance": "true_cfg_scale", "edit": {"steps": 15}}'
-FILE = Saved("settings of a model", ModelSettings, f"it must look like {EXAMPLE}", check=_check_call)
+FILE = Saved(
+    "settings of a model", ModelSettings, f"it must look like {EXAMPLE}, and must name an argument", check=_check_call
+)
 _CALL: dict[str, Any] = {
     **dict.fromkeys(("num_inference_steps", "height", "width", "max_sequence_length"), Number | None),
     **dict.fromkeys(("guidance_scale", "true_cfg_scale"), float | None),
