@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from tiny import save_tiny, tiny
 from unleak import models
+from unleak.bench.regions import ale_bench
 from unleak.bench.results import Results
 from unleak.bench.rows import Row
 from unleak.cli import app
@@ -446,3 +448,36 @@ def test_results_of_a_benchmark_are_typed(unleak: Any, tmp_path: Path) -> None:
     assert unleak("report", written(tmp_path / "r.json", whole)).code == 0
     (tmp_path / "folder.json").mkdir()
     assert "folder" in unleak("report", "folder.json").err
+
+
+def test_a_damaged_picture_or_its_list_is_drawn_again_with_a_note(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(notes=[])
+    about, made_with = tmp_path / "prompt.json", {"model": "m", "options": {"steps": 3}}
+    text = json.dumps({"made_with": made_with, "prompts": {"1": {"edits": [["mouse", "cat"]]}}})
+    about.write_text(text)
+    assert ale_bench._written(run, about, made_with) and not run.notes
+    assert ale_bench._written(run, about, {**made_with, "model": "n"}) == {} and not run.notes
+    for bad in (text[:30], "", "[]", "{}", text.replace("{", "[", 1), '{"made_with": {}, "prompts": NaN}'):
+        run.notes.clear()
+        about.write_text(bad)
+        assert ale_bench._written(run, about, made_with) == {} and "prompt.json" in run.notes[0]
+    picture = tmp_path / "edit_1.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    whole = picture.read_bytes()
+    assert ale_bench._picture(run, picture) is not None and ale_bench._picture(run, tmp_path / "none.png") is None
+    for bytes_ in (b"", whole[:40], b"no picture"):
+        run.notes.clear()
+        picture.write_bytes(bytes_)
+        assert ale_bench._picture(run, picture) is None and "edit_1.png" in run.notes[0]
+
+
+def test_what_is_no_calibration_is_a_typed_error_in_python(sd1: Any) -> None:
+    for wrong in ("cal.json", {"threshold": 1.0}, risk_calibration(), 0.5):
+        with pytest.raises(BadInput, match="calibration"):
+            plan(sd1, 2, calibration=wrong, call=CALL)  # type: ignore[arg-type]
+    for wrong in ("cal.json", {"slope": 1.0}, 0.5):
+        with pytest.raises(BadInput, match="takes a RiskCalibration"):
+            lint(sd1, "a [cat] and a [dog]", calibration=wrong)  # type: ignore[arg-type]
+    for wrong in ("cal.json", risk_calibration(), NAN):
+        with pytest.raises(BadInput, match="a calibration or a threshold"):
+            Detour(gate=wrong)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ Pooled = Annotated[
     str, typer.Option("--pooled", help="The pooled vector: of the pad rows, the full prompt, or the item.")
 ]
 Split = Annotated[str, typer.Option("--split", help="Of the prompts: heldout (report) or dev (tune).")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many prompts of each kind.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, max=10**9, help="At most this many prompts of each kind.")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma separated.")]
 METHOD = "The method, one of those above."
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help=METHOD)]

@@ -181,7 +181,10 @@ def _csv(stream: BinaryIO, column: str | None) -> Iterator[Entry]:
     lines = feed()
     header = next(lines, "")
     delimiter = max(",;\t", key=header.count)
-    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as e:
+        raise BadInput(f"the header of the table cannot be read ({e})") from None
     place = names.index(_choose(names, column))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:

@@ -23,13 +23,14 @@ from unleak.bench.regions.edit_each import EVERY_PRESET, EXACT, all_options, edi
 from unleak.bench.results import Results
 from unleak.bench.rows import Row, mean
 from unleak.bench.run import Run
-from unleak.errors import BadInput, choose
+from unleak.errors import BadInput, BrokenFile, choose
 from unleak.files.atomic import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.regions.plan import Edit
 from unleak.report.pictures import png
+from unleak.saved import Saved
 
 SIDE = 1000  #: pixels at which results are measured
 TOGETHER = 8  #: pictures that are drawn, and kept, together
@@ -132,8 +133,8 @@ def drawn(
         "masks": masks, "seed": run.seeds[0],
     }  # fmt: skip
     files = [folder / f"edit_{case.index}.png" for case in some]
-    prompts = _written(about, made_with)
-    todo = [i for i, case in enumerate(some) if str(case.index) not in prompts or not files[i].is_file()]
+    prompts = _written(run, about, made_with)
+    todo = [i for i, case in enumerate(some) if str(case.index) not in prompts or _picture(run, files[i]) is None]
     for chunk in (todo[i : i + TOGETHER] for i in range(0, len(todo), TOGETHER)):
         few = [some[i] for i in chunk]
         edits = [_edits(data, case, masks) for case in few]
@@ -151,8 +152,19 @@ def drawn(
         if str(case.index) not in prompts:
             yield case, None
             continue
+        yield case, _picture(run, file)
+
+
+def _picture(run: Run, file: Path) -> np.ndarray | None:
+    """An edited picture [1000, 1000, 3]; None where there is none, or it is damaged, which is noted."""
+    if not file.is_file():
+        return None
+    try:
         with Image.open(file) as opened:
-            yield case, np.asarray(opened.convert("RGB"))
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as e:  # PIL has SyntaxError for a broken PNG
+        run.notes.append(f"the picture {file.name} was damaged and is drawn again ({e})")
+        return None
 
 
 def _edits(data: Path, case: AleCase, masks: str) -> list[Edit]:
@@ -161,12 +173,27 @@ def _edits(data: Path, case: AleCase, masks: str) -> list[Edit]:
     return [Edit(source, target, mask) for (source, target), mask in zip(case.edits, planes, strict=True)]
 
 
-def _written(about: Path, made_with: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Written:
+    """What `prompt.json` says of a folder: the settings of its pictures, and their edits by index."""
+
+    made_with: dict[str, Any]
+    prompts: dict[str, Any]
+
+
+FILE = Saved("prompt.json of edited pictures", Written, "its pictures are drawn again")
+
+
+def _written(run: Run, about: Path, made_with: dict[str, Any]) -> dict[str, Any]:
     """The prompts that this folder holds already, if they were drawn with the same settings."""
-    if not about.is_file():
+    if not about.exists():
         return {}
-    saved = json.loads(about.read_text("utf-8"))
-    return dict(saved["prompts"]) if saved["made_with"] == made_with else {}
+    try:
+        saved = FILE.load(about)
+    except BrokenFile as e:
+        run.notes.append(str(e))
+        return {}
+    return saved.prompts if saved.made_with == json.loads(json.dumps(made_with)) else {}
 
 
 def measured(

@@ -71,6 +71,11 @@ def plan(
         BadInput: unknown detectors; one that needs more steps or seeds than are given; a calibration that was made for
             another model or other settings.
     """
+    if not isinstance(calibration, Calibration | None):
+        raise BadInput(
+            f"calibration={type(calibration).__name__}: a scan takes a Calibration, from unleak.calibrate or "
+            "unleak.Calibration.load(file)"
+        )
     numbers, steps = tuple(parse_seeds(seeds)), first_steps
     detectors = each_once(detectors_ or (calibration.detectors if calibration else DEFAULT))
     names, call = [d.name for d in detectors], dict(call or {})
