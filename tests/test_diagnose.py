@@ -253,7 +253,7 @@ def test_the_first_repair_that_works_on_held_out_seeds_is_kept(looks: list, kept
             raise answer
         return answer
 
-    found = try_repairs(TASK, ALL, look)
+    found = try_repairs(TASK, ALL, range(4), look)
     assert len(found) == tried and [t.trial.name for t in found if t.kept] == ([kept] if kept else [])
     assert all(str(t) for t in found)
 
@@ -274,7 +274,7 @@ def test_what_is_untried_is_neither_kept_nor_impossible_and_nothing_where_none_w
     def look(*made: object) -> np.ndarray:
         return seen(1, 4) if made == (trials(TASK)[0].repair,) else seen(3 if made else 0, 4)
 
-    tried = try_repairs(TASK, ALL, look)
+    tried = try_repairs(TASK, ALL, range(4), look)
     assert [t.trial.name for t in tried] == ["patch", "patch-word"] and tried[1].kept
     assert [t.name for t in untried(TASK, tried)] == ["patch", "patch-masked", "boost"]
     tried[0].failed = "no memory"

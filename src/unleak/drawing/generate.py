@@ -54,6 +54,18 @@ def parse_seeds(seeds: Seeds) -> list[int]:
     return list(numbers)
 
 
+def written_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as the text that `parse_seeds` reads.
+
+    >>> written_seeds([0, 1, 2, 3]), written_seeds([1, 5, 7]), written_seeds([7])
+    ('0:4', '1,5,7', '7')
+    """
+    first, last = seeds[0], seeds[-1]
+    if len(seeds) > 1 and list(seeds) == list(range(first, last + 1)):
+        return f"{first}:{last + 1}"
+    return ",".join(map(str, seeds))
+
+
 def check_call(call: Mapping[str, Any]) -> None:
     """Refuse pipeline arguments that no pipeline can follow. Raises BadInput."""
     for name, value in call.items():

@@ -21,7 +21,7 @@ _pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoesc
 
 def render(template: str, *, settings: dict[str, Any], **content: Any) -> str:
     """A template that extends base.html, with the settings and versions at its end."""
-    shown = json.dumps(settings, ensure_ascii=False)
+    shown = json.dumps(settings, ensure_ascii=False, default=str)
     return _pages.get_template(template).render(settings=shown, versions=versions(), **content)
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 from PIL import Image
 
+from unleak.drawing.generate import written_seeds
+from unleak.report.diagnosis import story
 from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png, seeds_of
 from unleak.stats.rate import Rate
-from unleak.words.repair.repair import ItemOutcome, Repaired
+from unleak.words.diagnosis.diagnosis import described
+from unleak.words.repair.automatic import Attempt
+from unleak.words.repair.repair import ItemOutcome, Repaired, said_of
 
 
 def pictures(r: Repaired) -> dict[str, bytes]:
@@ -42,6 +46,32 @@ def state(i: ItemOutcome) -> str:
     return "ok" if i.before.mean() >= 0.5 else "fixed" if i.after.mean() >= 0.5 else "leak"
 
 
+def verdicts(r: Repaired) -> list[dict[str, str]]:
+    """Of each missing item the verdict of the diagnosis, and why."""
+    if r.diagnosis is None:
+        return []
+    broken = [i for i, f in enumerate(r.diagnosis.findings) if f.verdict not in (None, "ok")]
+    return [
+        {"item": r.items[i].text, "verdict": r.diagnosis.verdict_text(i), "story": story(r.diagnosis, i)}
+        for i in broken
+    ]
+
+
+def tried(attempt: Attempt) -> dict[str, Any]:
+    """A row of the table of what was tried."""
+    seen = [f"{name} {before} → {after} of {len(attempt.seeds)}" for name, before, after in attempt.counts]
+    seeds = written_seeds(attempt.seeds)
+    return {
+        "name": attempt.trial.name,
+        "python": described(attempt.trial.repair),
+        "seeds": seeds if attempt.redraw else f"{seeds} (held out)",
+        "seen": seen or ["nothing was drawn"],
+        "drawings": attempt.drawings,
+        "state": "good" if attempt.kept else "faint",
+        "reason": attempt.reason,
+    }
+
+
 def page(r: Repaired, evidence: list[dict[str, Any]] | None = None, title: str = "unleak repair") -> str:
     """One self-contained HTML page: prompt, verdict, before and after, numbers, settings. No script needed.
 
@@ -51,6 +81,7 @@ def page(r: Repaired, evidence: list[dict[str, Any]] | None = None, title: str =
     return render(
         "repair.html", title=title, r=r, pieces=marked(r.prompt, [(i.span, state(i)) for i in r.items]),
         rates=rates(r), evidence=rows,
-        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after],
+        before=[data_uri(x) for x in r.before], after=[data_uri(x) for x in r.after], tried=[tried(a) for a in r.tried],
+        verdicts=verdicts(r), repair=described(r.repair) if r.repair else None, drawings=said_of(r.drawings),
         settings=r.settings,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from unleak.core.intervention import ALL, Intervention, Window
 from unleak.core.result import Result
+from unleak.drawing.generate import written_seeds
 from unleak.stats.rate import Rate
 from unleak.text.items import Item
 from unleak.text.match import Chars
@@ -209,16 +211,39 @@ def described(repair: Intervention) -> str:
     parts = [part for value in changed.values() for part in (value if isinstance(value, list) else [value])]
     if any(isinstance(part, dict) for part in parts):
         return f"{name}.from_dict({plain!r})"
-    given = [repr(items[0] if len(items) == 1 else items)] * bool(items)
+    alone = len(items) == 1 and "," not in items[0]  # a text is read as items with commas between
+    given = [repr(items[0] if alone else items)] * bool(items)
     return f"{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in changed.items())])})"
 
 
-def code(repair: Intervention, prompt: str, seeds: Sequence[int], call: Mapping[str, Any]) -> str:
-    """Lines of Python that draw a prompt with a repair, for a `pipe`."""
-    return (
-        f"import unleak\n\nwith unleak.attach(pipe, {described(repair)}):\n"
-        f"    result = unleak.generate(pipe, {prompt!r}, seeds={list(seeds)}, call={dict(call)})"
+def code(repair: Intervention, prompt: str, seeds: Sequence[int], call: Mapping[str, Any], model: str = "") -> str:
+    """Lines of Python that draw a prompt with a repair.
+
+    They load `model` if it is named, else they are for a `pipe`. Arguments of the call that cannot be written, such as
+    functions and tensors, are named in a comment.
+    """
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in call.items()}
+    written = {key: value for key, value in values.items() if _is_literal(value)}
+    own = [key for key in call if key not in written]
+    return "\n".join(
+        [
+            "import unleak",
+            "",
+            *([f"pipe = unleak.models.load({model!r})"] if model else []),
+            *([f"# add to call, of your own: {', '.join(own)}"] if own else []),
+            f"prompt, call = {prompt!r}, {written}",
+            f"with unleak.attach(pipe, {described(repair)}):",
+            f"    result = unleak.generate(pipe, prompt, seeds={written_seeds(seeds)!r}, call=call)",
+        ]
     )
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether Python reads back what it writes of a value."""
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError, TypeError, RuntimeError):
+        return False
 
 
 def _counts(f: Finding) -> str:

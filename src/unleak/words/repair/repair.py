@@ -7,16 +7,20 @@ Without a judge every named item is patched, and no rate is claimed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
 
+from unleak import models
 from unleak.core.intervention import Intervention
-from unleak.core.result import Result
+from unleak.core.result import WIDEST, Result
 from unleak.drawing.drawing import Drawing
-from unleak.drawing.generate import Seeds
+from unleak.drawing.generate import Seeds, written_seeds
 from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
 from unleak.text.items import Item, find_all, parse_items
@@ -25,7 +29,7 @@ from unleak.text.prompt import check_prompt
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.diagnosis import Diagnosis, code, described
 from unleak.words.methods.prune import Prune
-from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_parameters
+from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_parameters, trials
 from unleak.words.repair.automatic import Attempt, Best, try_repairs, untried
 from unleak.words.tokens.classifier import Classifier
 
@@ -40,6 +44,7 @@ class ItemOutcome:
     repaired: bool
     before: np.ndarray | None  #: [S] bool, None without a judge
     after: np.ndarray | None
+    verdict: str | None = None  #: of the diagnosis, where there was one
 
     @property
     def name(self) -> str:
@@ -60,8 +65,10 @@ class Repaired(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds, and what the judge says of each item.
 
     ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``diagnosis``
-    says why, ``tried`` what each repair did on held-out seeds, and ``drawn_by`` which one drew each image of ``after``:
-    another repair where the kept one left an item out and the other did not, "none" where the original shows more.
+    says why, ``tried`` what each repair did on held-out seeds, ``not_tried`` what stood behind the one that was kept,
+    and ``drawn_by`` which one drew each image of ``after``: another repair where the kept one left an item out and the
+    other did not, "none" where the original shows more. ``command`` draws before and after with the kept repair once
+    more, None where a command line cannot say it.
     """
 
     verb: ClassVar[str] = "repair"
@@ -79,11 +86,56 @@ class Repaired(Result):
     tried: list[Attempt] = field(default_factory=list)
     drawn_by: list[str] = field(default_factory=list)
     repair: Intervention | None = None
+    not_tried: list[str] = field(default_factory=list)
+    command: str | None = None
 
     @property
     def code(self) -> str | None:
-        """Lines of Python that draw with the repair that was kept, for a `pipe`; None if nothing was repaired."""
-        return None if self.repair is None else code(self.repair, self.prompt, self.seeds, self.settings["call"])
+        """Lines of Python that draw with the repair that was kept; None if nothing was repaired."""
+        if self.repair is None:
+            return None
+        return code(self.repair, self.prompt, self.seeds, self.settings["call"], self.model)
+
+    @property
+    def why(self) -> list[str]:
+        """Why this repair was kept, or none, one sentence each."""
+        chosen, judged = next((one for one in self.tried if one.kept), None), self.judge is not None
+        if chosen is not None:
+            how = (
+                "The first repair after which each item that it acts on is on half of the held-out images or more."
+                if chosen.works
+                else "None of the repairs brings every item back; this one gains most."
+            )
+            left = f"Not tried, since they come after it: {', '.join(self.not_tried)}."
+            return [how, "What treats the verdict comes first, then what costs least.", *[left] * bool(self.not_tried)]
+        if self.tried:
+            return ["None of the repairs that were tried shows more items on held-out images, so nothing is changed."]
+        if self.repair is not None:
+            asked = self.settings["with"] != "auto"
+            how = "It was asked for, so no other was tried." if asked else "Without a judge no repair can be tried."
+            return [how] if judged or asked else [how, "Every item that is named is repaired."]
+        missing = [i for i in self.items if i.before is not None and i.before.mean() < 0.5]
+        if missing:
+            known = ", ".join(f"“{i.text}” is {i.verdict}" if i.verdict else f"“{i.text}” is missing" for i in missing)
+            return [f"No repair is known for what is missing: {known}."]
+        return ["Every item is on half of the images or more, so nothing needs a repair."]
+
+    @property
+    def drawings(self) -> dict[str, int]:
+        """How many images were drawn, and what for."""
+        evidence = [e for f in self.diagnosis.findings for e in f.evidence.values()] if self.diagnosis else []
+        if self.diagnosis is not None and self.diagnosis.control is not None:
+            evidence.append(self.diagnosis.control)
+        trials = [one for one in self.tried if not one.redraw]
+        counts = {
+            "the prompt": len(self.before),
+            "what its rows say": sum(len(e.images) for e in evidence),
+            "the prompt at held-out seeds": len(trials[0].seeds) if trials else 0,
+            "repairs at held-out seeds": sum(one.drawings for one in trials),
+            "the kept repair": 0 if self.repair is None else len(self.after),
+            "single images again": sum(one.drawings for one in self.tried if one.redraw),
+        }
+        return {what: count for what, count in counts.items() if count}
 
     @property
     def undone(self) -> list[int]:
@@ -98,13 +150,25 @@ class Repaired(Result):
     def lines(self) -> list[str]:
         who = f"judge {self.judge}" if self.judge else "no judge, so no rate is claimed: look at the pictures"
         lines = [self.prompt, f"  {who}; seeds {', '.join(map(str, self.seeds))}"]
-        lines += [f"  {i.name:<24} {'repaired' if i.repaired else 'left':<9}{i.counts}".rstrip() for i in self.items]
+        for i in self.items:
+            verdict = f", {i.verdict}" if i.verdict else ""
+            lines.append(f"  {i.name:<24} {'repaired' if i.repaired else 'left':<9}{i.counts}{verdict}".rstrip())
         lines += [f"  tried {attempt}" for attempt in self.tried]
         for name in dict.fromkeys(name for name in self.drawn_by if self.changed and name != self.method):
             seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.drawn_by, strict=True) if one == name)
             lines.append(f"  seed {seeds}: " + ("the original image" if name == "none" else f"{name} shows more"))
-        kept = f"  kept: {self.method}, {described(self.repair)}" if self.repair else "  nothing needs a repair"
-        return [*lines, kept]
+        lines.append(
+            f"  kept: {self.method}, {described(self.repair)}" if self.repair else "  kept: the original images"
+        )
+        lines += [f"  why: {sentence}" for sentence in self.why]
+        lines.append(f"  drawn: {sum(self.drawings.values())} images: " + said_of(self.drawings))
+        if self.code and all(
+            len(line) <= WIDEST - 4 for line in self.code.splitlines()
+        ):  # a line that is cut is no code
+            lines += ["  in Python:", *(f"    {line}" for line in self.code.splitlines() if line)]
+        if self.command and len(self.command) <= WIDEST - 4:
+            lines += ["  as a command:", f"    {self.command}"]
+        return lines
 
     def views(self) -> dict[str, np.ndarray]:
         return {"before": self.before, "after": self.after}
@@ -121,6 +185,7 @@ class Repaired(Result):
             "items": [
                 {
                     "text": i.text, "sense": i.sense, "span": list(i.span), "repaired": i.repaired,
+                    "verdict": i.verdict,
                     "present_before": total(i.before), "present_after": total(i.after), "seeds": len(self.seeds),
                 }
                 for i in self.items
@@ -131,14 +196,21 @@ class Repaired(Result):
                     "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
                     "present_before": t.before.sum(0).tolist(),
                     "present_after": None if t.after is None else t.after.sum(0).tolist(),
-                    "seeds": len(t.before), "failed": t.failed or None,
+                    "seeds": len(t.before), "drawn_at": list(t.seeds), "drawings": t.drawings, "redraw": t.redraw,
+                    "better": list(t.better), "reason": t.reason, "failed": t.failed or None,
                 }
                 for t in self.tried
             ],
+            "not_tried": self.not_tried, "why": self.why, "drawings": self.drawings,
             "repair": None if self.repair is None else self.repair.to_dict(), "code": self.code,
-            "by": self.drawn_by, "undone": self.undone,
+            "command": self.command, "by": self.drawn_by, "undone": self.undone,
             "images": self.file_names(),
         }  # fmt: skip
+
+
+def said_of(drawings: Mapping[str, int]) -> str:
+    """``{"the prompt": 4}`` as text."""
+    return ", ".join(f"{count} of {what}" for what, count in drawings.items())
 
 
 @dataclass(frozen=True)
@@ -274,6 +346,7 @@ def repair(
         ItemOutcome(
             item.text, sense, span, hit,
             None if before is None else before[:, k], None if after is None else after[:, k],
+            None if drawn.diagnosis is None else drawn.diagnosis.findings[k].verdict,
         )
         for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
@@ -285,8 +358,41 @@ def repair(
     settings = {"with": with_, **{name: written[name] for name in parameters}, **dropped, "call": drawing.call}
     return Repaired(
         prompt, model, drawn.method, settings, outcomes, drawing.seeds, drawn.before, drawn.after,
-        judge.name if judge else None, drawing.log, drawn.diagnosis, drawn.tried, drawn.drawn_by, kept,
+        judge.name if judge else None, drawing.log, drawn.diagnosis, drawn.tried, drawn.drawn_by, kept, drawn.not_tried,
+        None if kept is None else _command(prompt, todo, drawn, kept, model, drawing),
     )  # fmt: skip
+
+
+def _command(
+    prompt: str, todo: RepairPlan, drawn: _Drawn, kept: Intervention, model: str, drawing: Drawing
+) -> str | None:
+    """`unleak repair` with the kept repair; None where a command line cannot say the items, the call or the repair."""
+    repair, texts = REPAIRS[drawn.method], [str(item) for item in todo.items]
+    items, only = (",".join(compress(texts, which)) for which in ([True] * len(texts), drawn.target))
+    taken = todo.method != "auto" or repair.method is REPAIRS[DEFAULT].method  # its parameters are for these
+    try:
+        options = _call_options(model, drawing.call)
+        sets = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in todo.parameters.items() if taken]
+        again = plan(prompt, items, with_=drawn.method, only=only, **repair.parse(sets))
+        if not model or options is None or again.items != todo.items or again.build(again.forced or []) != kept:
+            return None
+    except (UnleakError, TypeError):
+        return None
+    words = ["--items", items, "-m", model, "--with", drawn.method, "--only", only]
+    words += ["--seeds", written_seeds(drawing.seeds), *options, *(word for one in sets for word in ("--set", one))]
+    return "unleak repair " + shlex.join([*words, "--", prompt] if prompt.startswith("-") else [prompt, *words])
+
+
+def _call_options(model: str, call: Mapping[str, Any]) -> list[str] | None:
+    """Options of the command line that call the pipeline so; None where it has none for an argument of the call."""
+    recommended, size = models.settings(model), ("height", "width")
+    flags = {"num_inference_steps": "--steps", models.guidance(model): "--guidance", **dict.fromkeys(size, "--size")}
+    changed = {key: value for key, value in call.items() if recommended.get(key) != value}
+    numbers = all(isinstance(value, int | float) for value in changed.values())
+    if not numbers or changed.keys() - flags.keys() or recommended.keys() - call.keys():
+        return None
+    options = [word for key in changed if key not in size for word in (flags[key], str(changed[key]))]
+    return [*options, "--size", f"{call['height']}x{call['width']}"] if changed.keys() & {*size} else options
 
 
 @dataclass
@@ -302,6 +408,7 @@ class _Drawn:
     diagnosis: Diagnosis | None = None
     tried: list[Attempt] = field(default_factory=list)
     drawn_by: list[str] = field(default_factory=list)
+    not_tried: list[str] = field(default_factory=list)
 
 
 def _by_chosen_repair(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
@@ -323,8 +430,9 @@ def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, diagnosis: Diagno
     judge, seeds, items, before = drawing.judge, drawing.seeds, todo.items, diagnosis.images
     present = judge.present(before, items)
     task = _reasoned(todo.task(todo.forced or diagnosis.suspects), diagnosis)
-    judged = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out_seeds(seeds)), items)  # noqa: E731
-    tried = try_repairs(task, items, judged, **todo.parameters) if task.broken else []
+    held_out = held_out_seeds(seeds)
+    judged = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out), items)  # noqa: E731
+    tried = try_repairs(task, items, held_out, judged, **todo.parameters) if task.broken else []
     kept = next((t.trial for t in tried if t.kept), None)
     best = Best(before.copy(), present.copy(), ["none"] * len(seeds))
     if kept is None:
@@ -339,7 +447,11 @@ def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, diagnosis: Diagno
         _redraw(drawing, prompt, items, best, other, tried)
     target = [kept is not None and item in kept.items for item in items]
     method = kept.name if kept else "none"
-    return _Drawn(before, best.images, present, best.present, method, target, diagnosis, tried, best.drawn_by)
+    seen = [one.trial.repair for one in tried]
+    not_tried = [trial.name for trial in trials(task, **todo.parameters) if trial.repair not in seen] if kept else []
+    return _Drawn(
+        before, best.images, present, best.present, method, target, diagnosis, tried, best.drawn_by, not_tried
+    )
 
 
 def held_out_seeds(seeds: Sequence[int]) -> list[int]:
@@ -356,12 +468,16 @@ def _reasoned(task: RepairTask, diagnosis: Diagnosis) -> RepairTask:
 def _redraw(
     drawing: Drawing, prompt: str, items: Sequence[Item], best: Best, trial: Trial, tried: list[Attempt]
 ) -> None:
-    """Draw by another repair what still misses an item; `tried` learns of it where the pipeline cannot."""
+    """Draw by another repair what still misses an item; `tried` learns of it."""
     assert drawing.judge is not None
     rows = best.incomplete
+    seeds, before = [drawing.seeds[row] for row in rows], best.present[rows]
     try:
-        images = drawing.images(prompt, trial.repair, seeds=[drawing.seeds[row] for row in rows])
+        images = drawing.images(prompt, trial.repair, seeds=seeds)
     except UnleakError as e:
-        tried.append(Attempt(trial, best.present[rows], None, failed=str(e)))
+        tried.append(Attempt(trial, items, seeds, before, None, failed=str(e), redraw=True))
         return
-    best.consider(rows, images, drawing.judge.present(images, items), trial.name)
+    present = drawing.judge.present(images, items)
+    taken = best.consider(rows, images, present, trial.name)
+    better = [drawing.seeds[row] for row in taken]
+    tried.append(Attempt(trial, items, seeds, before, present, redraw=True, better=better))
