@@ -204,6 +204,13 @@ def test_settings_of_a_model_are_typed(tmp_path: Path) -> None:
         assert all(read.call.get(n) is None or type(read.call[n]) is int for n in CALL)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody", "a\0b", "x/y\0", "\udcff/a", "a/" * 3000])
+def test_a_name_that_can_be_no_model_is_a_typed_error(name: str) -> None:
+    assert models.settings(name) == {}
+    with pytest.raises(BadInput):
+        models.load(name)
+
+
 # -- in commands -----------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Only safetensors are loaded and never remote code. The network is used only for 
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -149,6 +150,11 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
+def _folder(model: str | Path) -> Path:
+    """The folder that a name may stand for; whatever the name, nothing is raised."""
+    return Path(os.path.expanduser(model))  # noqa: PTH111 (Path's own raises where there is no such user)
+
+
 def _locate(model: str | Path) -> str:
     """A checked folder, or a hub id that is cached or can be reached."""
     if str(model) in EMBEDDED:
@@ -156,8 +162,8 @@ def _locate(model: str | Path) -> str:
         if not (folder / INDEX).is_file():
             raise BadInput(f"the files of {model!r} are not installed in {folder}; reinstall unleak")
         return str(folder)
-    folder, text = Path(model).expanduser(), str(model)
-    if not text or not folder.exists():
+    folder, text = _folder(model), str(model)
+    if not text or not os.path.exists(folder):  # noqa: PTH110 (also of what can be no path)
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
             raise BadInput(f"no model {text!r}: give a pipeline folder, a hub id like owner/name, or one of {EMBEDDED}")
         check_hub(text)
@@ -275,6 +281,5 @@ def guidance(model: str | Path) -> str:
 
 def recommended(model: str | Path) -> ModelSettings:
     """What the folder of a model recommends. Raises BrokenFile: its `unleak.json` cannot be used."""
-    folder = embedded_folder(str(model)) if str(model) in EMBEDDED else Path(model).expanduser()
-    file = folder / SETTINGS
-    return FILE.load(file) if file.exists() else ModelSettings()
+    file = (embedded_folder(str(model)) if str(model) in EMBEDDED else _folder(model)) / SETTINGS
+    return FILE.load(file) if os.path.lexists(file) else ModelSettings()
