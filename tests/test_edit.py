@@ -23,6 +23,7 @@ from unleak.core.presets import Preset
 from unleak.drawing import photo
 from unleak.drawing.doctor import _marks
 from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
+from unleak.files import pictures
 from unleak.judges.glyphs import glyph_judge
 from unleak.regions.check import judged
 from unleak.regions.edit import edit
@@ -269,13 +270,13 @@ def test_any_kind_of_picture_is_read_alike(tmp_path):
         np.asarray(grey) / 255,
         tmp_path / "deep.png",
     ):
-        assert np.abs(np.asarray(photo.read(given)).astype(int) - wanted).max() <= 1
-    assert (np.asarray(photo.read(clear)) == 255).all()
+        assert np.abs(np.asarray(pictures.photo(given)).astype(int) - wanted).max() <= 1
+    assert (np.asarray(pictures.photo(clear)) == 255).all()
     turned = picture(8, 16)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert photo.read(tmp_path / "turned.jpg").size == (8, 16)
+    assert pictures.photo(tmp_path / "turned.jpg").size == (8, 16)
 
 
 def test_pictures_that_cannot_be_meant_are_refused(tmp_path, monkeypatch):
@@ -285,11 +286,11 @@ def test_pictures_that_cannot_be_meant_are_refused(tmp_path, monkeypatch):
     for wrong in (tmp_path / "half.png", tmp_path / "text.png", tmp_path / "none.png", tmp_path, np.zeros((4, 4, 2)),
                   np.full((4, 4), np.nan), np.full((4, 4, 3), 7.0), np.zeros((4, 4), np.int64)):  # fmt: skip
         with pytest.raises(BadInput):
-            photo.read(wrong)
-    monkeypatch.setattr(photo, "MOST_PIXELS", 1000)
+            pictures.photo(wrong)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
     for huge in (picture(), tmp_path / "whole.png"):
         with pytest.raises(BadInput, match="smaller"):
-            photo.read(huge)
+            pictures.photo(huge)
 
 
 @pytest.mark.parametrize(

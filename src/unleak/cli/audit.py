@@ -36,13 +36,14 @@ def audit(
     limit = None if cmd.fail_over in (None, "threshold") else number(str(cmd.fail_over), "--fail-over")
     from unleak.copies.presets import MITIGATIONS
     from unleak.drawing import photo
+    from unleak.files import pictures
 
     if preset is None and settings:
         raise BadInput("--set is of a mitigation: name one with --preset")
     methods = {"bare": None}
     if preset is not None:
         methods[preset] = MITIGATIONS[preset].make(**MITIGATIONS[preset].parse(settings or ()))
-    picture, seeds, call, pipe = photo.read(image), cmd.numbers, cmd.call, cmd.open()
+    picture, seeds, call, pipe = pictures.photo(image), cmd.numbers, cmd.call, cmd.open()
     import numpy as np
 
     from unleak.copies.audit import audit as examine

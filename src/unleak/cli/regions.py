@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def edit_image(
 
     named = [Edit.parse(text) for text in edits]
     plan(named, prompt)
-    cmd.reads(picture=image)
+    cmd.reads(picture=image, **{f"mask of {one.source}": Path(one.mask) for one in named if one.mask})
     size = cmd.pixels
     from unleak.models import edit_settings
     from unleak.regions import presets
@@ -46,9 +47,11 @@ def edit_image(
     options = {k: v for k, v in given.items() if v is not None} | editor.parse(settings or ())
     editor.make(**options)
     options = {**presets.recommended(preset, edit_settings(cmd.model)), **options}
-    from unleak.drawing import photo
+    from unleak.files import pictures
 
-    picture = photo.read(image)
+    picture = pictures.photo(image)
+    masks = [one.mask and pictures.mask(one.mask, f"the mask of {one.source!r}") for one in named]
+    named = [replace(one, mask=mask) for one, mask in zip(named, masks, strict=True)]
     from unleak.regions.masks.own_masks import FROM
 
     masker: Any = masks_from[0] if masks_from and masks_from[0] in FROM else FROM[0]
@@ -83,6 +86,10 @@ def draw_regions(
 
     where = [RegionPrompt.parse(text) for text in region]
     cmd.reads(**{f"mask of {one.phrase}": Path(one.where) for one in where if isinstance(one.where, str)})
+    from unleak.files import pictures
+
+    read = [pictures.mask(one.where, f"the mask of {one.phrase!r}") if not one.is_box else one.where for one in where]
+    where = [replace(one, where=mask) for one, mask in zip(where, read, strict=True)]
     seeds, call, pipe = cmd.numbers, cmd.call, cmd.open()
     with ticking("drawing", len(seeds)) as tick:
         result = regions(pipe, prompt, where, seeds=seeds, model=cmd.model, call=call, progress=tick)

@@ -212,8 +212,9 @@ def check(pipe: Any) -> None:
 
 def latents_of(pipe: Any, image: np.ndarray) -> Tensor:
     """`unleak.drawing.photo.to_latents` of an image [H, W, 3] uint8. Raises BadInput: it is none."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise BadInput(f"an image to attack is RGB, [H, W, 3] uint8, not {image.dtype} {image.shape}")
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        kind = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise BadInput(f"an image to attack is RGB, [H, W, 3] uint8, not {kind}; `files.pictures.photo` reads files")
     return to_latents(pipe, image)
 
 

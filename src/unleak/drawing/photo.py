@@ -1,78 +1,17 @@
-"""A photo for a pipeline: read, brought to a size the model draws, and into its latents and back."""
+"""A photo for a pipeline: brought to a size the model draws, and into its latents and back."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from unleak.drawing.generate import image_size
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
-
-MOST_PIXELS = 100_000_000
-
-
-def read(image: Any) -> Image.Image:
-    """An RGB picture from a file, a PIL image or an array [H, W], [H, W, 3 or 4] (uint8, uint16 or 0..1 floats).
-
-    Orientation tags are followed, transparent pixels are laid on white, 16 bits are reduced to 8.
-
-    Raises BadInput: it is no picture, is truncated, holds NaN or has more than `MOST_PIXELS` pixels.
-    """
-    if isinstance(image, str | Path):
-        return _opened(Path(image))
-    if isinstance(image, Image.Image):
-        return _rgb(image)
-    array = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
-    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise BadInput(f"an image array is [height, width] or [height, width, 3], not {array.shape}")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise BadInput("an image of floats holds numbers from 0 to 1")
-        array = (array * 255).round().astype(np.uint8)
-    elif array.dtype == np.uint16:
-        array = (array // 257).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise BadInput(f"an image array holds uint8, uint16 or floats from 0 to 1, not {array.dtype}")
-    return _rgb(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array))
-
-
-def _opened(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as opened:
-            _check_pixels(opened.size)
-            return _rgb(opened)
-    except BadInput:
-        raise
-    except UnidentifiedImageError:
-        raise BadInput(f"{str(file)!r} is no picture that can be read: give a PNG or JPEG") from None
-    except Image.DecompressionBombError as e:
-        raise BadInput(f"{str(file)!r} is too large: {e}") from e
-    except (OSError, ValueError, SyntaxError) as e:
-        raise BadInput(f"cannot read the image {str(file)!r}: {e}") from e
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    _check_pixels(image.size)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        deep = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if deep.max() > 255 else 255.0
-        image = Image.fromarray((deep.clip(0, top) / top * 255).round().astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _check_pixels(size: tuple[int, int]) -> None:
-    if math.prod(size) > MOST_PIXELS:
-        raise BadInput(f"the image has {size[0]}x{size[1]} pixels; no model draws as many, make it smaller first")
 
 
 def working_size(pipe: Any, image: Image.Image, size: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from unleak.drawing import photo
 from unleak.drawing.generate import for_each, memory_errors, pixels, rehearse
 from unleak.engine.session import attach
 from unleak.errors import BadInput
+from unleak.files import pictures
 from unleak.regions.edited import Edited
 from unleak.regions.masks import masks as masking
 from unleak.regions.masks.own_masks import own_masks
@@ -94,7 +95,7 @@ class Editor:
         """An image at its working size. Raises what can be wrong with it, its edits and its masks by themselves."""
         if any(not isinstance(one, Edit) for one in edits):
             raise BadInput('edits are a list of unleak.Edit("yellow car", "red car", mask=...)')
-        whole = photo.read(image)
+        whole = pictures.photo(image)
         picture = photo.resized(whole, photo.working_size(self.pipe, whole, size))
         planned = plan(edits, caption)
         sizes = (picture.height, picture.width), (whole.height, whole.width)

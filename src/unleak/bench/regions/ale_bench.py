@@ -24,6 +24,7 @@ from unleak.bench.results import Results
 from unleak.bench.rows import Row, mean
 from unleak.bench.run import Run
 from unleak.errors import BadInput, BrokenFile, choose
+from unleak.files import pictures
 from unleak.files.atomic import write_atomic
 from unleak.metrics import background
 from unleak.metrics.leakage import Score, leakage
@@ -113,8 +114,8 @@ def soft_masks(data: Path, case: AleCase) -> np.ndarray:
         file = data / "masks" / case.image / f"{source}_mask.png"
         if not file.is_file():
             raise BadInput(f"there is no mask {file}")
-        with Image.open(file) as opened:
-            masks.append(np.asarray(opened.convert("L").resize((SIDE, SIDE)), np.float64) / 255.0)
+        plane = Image.fromarray(pictures.levels(file)).resize((SIDE, SIDE))
+        masks.append(np.asarray(plane, np.float64) / 255.0)
     return np.stack(masks)
 
 
@@ -160,9 +161,8 @@ def _picture(run: Run, file: Path) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
-        with Image.open(file) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as e:  # PIL has SyntaxError for a broken PNG
+        return np.asarray(pictures.photo(file))
+    except BadInput as e:
         run.notes.append(f"the picture {file.name} was damaged and is drawn again ({e})")
         return None
 
@@ -253,11 +253,7 @@ def run(
 
 def _source(data: Path, case: AleCase) -> np.ndarray:
     file = data / "images" / f"{case.image}.jpg"
-    try:
-        with Image.open(file) as opened:
-            return np.asarray(opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    except OSError as e:
-        raise BadInput(f"cannot read {file}: {e}") from e
+    return np.asarray(pictures.photo(file).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def rows_of(method: str, values: Sequence[tuple[AleCase, dict[str, float]]]) -> list[Row]:

@@ -6,17 +6,16 @@ A mask is bool [H, W]; a stack of K masks is [K, H, W]. Fractions are of the ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
 from unleak.errors import BadInput, EmptyMask
+from unleak.files import pictures
 
 OVERLAP = ("smallest", "order", "background")
 FOREGROUND = ("single", "multiscale")
@@ -44,22 +43,18 @@ def read_mask(mask: Any, size: tuple[int, int], name: str = "the mask", drawn: t
 
     `drawn` is the size of the picture it was drawn on, where that has other proportions than `size`.
 
-    Grey levels, and alpha where the picture has but one grey, count from the middle of their range on; arrays are
-    bool, 0..1 floats, or integers of 0/1 or 0..255. Masks of the image's proportions are resized.
+    It is read by `files.pictures.mask`: alpha or luminance, from the middle of their range on. Masks of the image's
+    proportions are resized.
 
     Raises:
-        BadInput: it cannot be read, holds NaN, or has other proportions than the image.
+        BadInput: it cannot be read, or has other proportions than the image.
         EmptyMask: nothing is left of it at this size.
     """
-    levels = _levels(mask, name)
-    if levels.ndim != 2 or not levels.size:
-        raise BadInput(f"{name} has shape {levels.shape}: give one plane [height, width]")
-    if not any(_alike(levels.shape, other) for other in (size, drawn or size)):
+    plane = pictures.mask(mask, name)
+    if not any(_alike(plane.shape, other) for other in (size, drawn or size)):
         height, width = drawn or size
-        raise BadInput(f"{name} is {levels.shape[0]}x{levels.shape[1]} and the image {height}x{width}: draw it on that")
-    if not np.isfinite(levels).all():
-        raise BadInput(f"{name} holds NaN or infinity")
-    resized = to_grid(torch.from_numpy(levels >= 0.5), size)
+        raise BadInput(f"{name} is {plane.shape[0]}x{plane.shape[1]} and the image {height}x{width}: draw it on that")
+    resized = to_grid(torch.from_numpy(plane), size)
     if not resized.any():
         raise EmptyMask(f"{name} holds nothing at {size[0]}x{size[1]}: mark what may change in white")
     return resized
@@ -70,39 +65,10 @@ def _alike(one: tuple[int, ...], two: tuple[int, int]) -> bool:
     return abs(one[0] * two[1] - one[1] * two[0]) <= max(*one, *two)
 
 
-def _levels(mask: Any, name: str) -> np.ndarray:
-    """Levels 0..1 of whatever a mask came as."""
-    if isinstance(mask, str | Path):
-        try:
-            with Image.open(mask) as opened:
-                opened.load()
-                mask = opened
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-            raise BadInput(f"{name} {str(mask)!r} cannot be read: {e}") from e
-    if isinstance(mask, Image.Image):
-        return _grey(mask)
-    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-    if array.dtype.kind not in "biuf":
-        raise BadInput(f"{name} is neither a file, an image nor an array of numbers")
-    if array.dtype.kind in "iu" and array.size and array.max() > 1:
-        return array / 255.0
-    return array.astype(np.float64)
-
-
-def _grey(mask: Image.Image) -> np.ndarray:
-    if mask.mode.startswith("I") or mask.mode == "F":
-        deep = np.asarray(mask, dtype=np.float64)
-        return deep / (65535.0 if deep.max() > 255 else 255.0)
-    grey = np.asarray(mask.convert("L"), dtype=np.float64) / 255.0
-    if grey.min() == grey.max() and "A" in mask.getbands():
-        return np.asarray(mask.getchannel("A"), dtype=np.float64) / 255.0
-    return grey
-
-
 def to_grid(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Masks [..., H, W] at another (height, width), nearest: cell i is what stands at floor(i * scale)."""
-    planes = masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    return (F.interpolate(planes, size=tuple(size), mode="nearest") > 0.5).reshape(*masks.shape[:-2], *size)
+    planes = masks.reshape(-1, 1, *masks.shape[-2:]).to(torch.uint8)
+    return F.interpolate(planes, size=tuple(size), mode="nearest").bool().reshape(*masks.shape[:-2], *size)
 
 
 def dilate(masks: Tensor, fraction: float) -> Tensor:
