@@ -126,7 +126,7 @@ def test_published_prompt_sets_and_lines_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "says"), [
-    ("x.json", "[", "no JSON lists"), ("x.json", "[1]", "no JSON lists"), ("x.json", "{}", "no prompt with items"),
+    ("x.json", "[", "no JSON document"), ("x.json", "[1]", "int, not text"), ("x.json", "{}", "no prompt with items"),
     ("x.jsonl", '{"prompt": "a cat", "items": ["cat"], "sense": {"dog": "hound"}}', "no items of this prompt"),
     ("x.jsonl", '{"prompt": "a cat", "items": ["cat"], "sense": "hound"}', "intended senses"),
     ("x.txt", "a plain sentence", "no item is named"), ("x.txt", "", "is empty"),

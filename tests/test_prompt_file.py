@@ -78,7 +78,7 @@ def test_an_open_quote_costs_its_record_and_says_how_far_it_goes(tmp_path: Path)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff"), max_size=40), max_size=12))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff\0"), max_size=40), max_size=12))
 def test_nothing_is_lost(tmp_path: Path, texts: list[str]):
     usable = [(i, t) for i, t in enumerate(texts, 1) if t.strip()]
     plain = read(tmp_path, "p.txt", "".join(t + "\n" for t in texts).encode())

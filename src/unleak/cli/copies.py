@@ -51,7 +51,7 @@ def seeds_of(cmd: Command) -> list[int]:
          presets="unleak.copies.presets:DETECTORS")  # fmt: skip
 def scan(
     cmd: Command,
-    file: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .csv, or one a line.")],
+    file: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line.")],
     detector: Detectors = None,
     calibration: CalibrationFile = None,
     first_steps: FirstSteps = "1",
@@ -67,9 +67,9 @@ def scan(
     if cmd.fail_over == "threshold" and calibration is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
     cmd.reads(prompts=file, calibration=calibration)
-    from unleak.files.prompt_file import count_lines
+    from unleak.files.prompt_file import count_entries
 
-    lines, seeds, call, out = count_lines(file), seeds_of(cmd), cmd.call, cmd.out
+    lines, seeds, call, out = count_entries(file), seeds_of(cmd), cmd.call, cmd.out
     from unleak.copies.scan.calibrate import Calibration
 
     known = Calibration.load(calibration) if calibration else None

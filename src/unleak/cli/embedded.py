@@ -40,12 +40,18 @@ def world_items(model: str) -> tuple[Any, ...]:
 
 def known_items(model: str, prompt: str) -> list[str] | None:
     """The words of the embedded world that stand in the prompt, for the embedded models; None: look for brackets."""
-    if not is_embedded(model) or "[" in prompt:
+    if not is_embedded(model):
         return None
-    from unleak.text.items import known
+    from unleak.text.items import bracketed, known
     from unleak.world import load
 
-    return [str(item) for item in known(prompt, load().words)] or None
+    if "[" not in prompt:
+        return [str(item) for item in known(prompt, load().words)] or None
+    plain, items = bracketed(prompt)
+    taken = {item.text for item in items}
+    if others := sorted({item.text for item in known(plain, load().words)} - taken):
+        say("note", f"known words outside the brackets are left out: {', '.join(others)}")
+    return None
 
 
 def known_senses(model: str) -> dict[str, list[str]]:

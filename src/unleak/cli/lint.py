@@ -18,9 +18,11 @@ from unleak.errors import BadInput
 @command(*MODEL, "fail_over", "out", "html")
 def lint(
     cmd: Command,
-    file: Annotated[str, typer.Argument(help="Prompts: text lines, .jsonl or .csv; - for stdin.")],
+    file: Annotated[str, typer.Argument(help="Prompts: text lines, .jsonl, .json, .csv, .tsv; - for stdin.")],
     items: SomeItems = None,
-    form: Annotated[str | None, typer.Option("--format", help="text, jsonl or csv; default: by the ending.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="text, jsonl, json, csv, tsv or parquet; default: by the ending.")
+    ] = None,
     column: Column = None,
     calibration: CalibrationFile = None,
     fit: Annotated[Path | None, typer.Option(help="Fit a calibration on labelled prompts and write it here.")] = None,
@@ -42,7 +44,7 @@ def lint(
     out, html = cmd.out, cmd.html
     cmd.writes("--fit", fit)
     cmd.reads(prompts=None if file == "-" else Path(file), calibration=calibration)
-    with opened(file) as (stream, total):
+    with opened(file, form) as (stream, total):
         from unleak.words.lint.calibration import RiskCalibration
 
         fitted = RiskCalibration.load(calibration) if calibration else None
@@ -53,7 +55,8 @@ def lint(
         from unleak.words.lint import lint_file
         from unleak.words.lint.lint import Linter, calibrate
 
-        linter, lines = Linter(pipe, fitted, **settings(cmd.model)), read_prompts(stream, form, watched, column)
+        linter = Linter(pipe, fitted, **settings(cmd.model))
+        lines = read_prompts(stream, form, watched, column, repr(file))
         if fit is not None:
             risk_calibration = calibrate(linter, lines, Path(file).name)
             write_atomic(fit, risk_calibration.to_json())
@@ -70,6 +73,10 @@ def lint(
     if summary.bad:
         numbers = [str(e["line"]) for e in summary.errors] + ["..."] * (summary.bad > len(summary.errors))
         say("note", f"{summary.bad} lines could not be used: {', '.join(numbers)}")
+    if (first := summary.first_left_out) is not None:
+        words = ", ".join(first.left_out)
+        say("note", f"{summary.left_out} prompts hold known words outside their brackets, which are left out, such as "
+            f"line {first.number}: {words}")  # fmt: skip
     if out is not None:
         for record in summary.riskiest[:10]:
             worst = max(record["items"], key=lambda i: i["risk"])

@@ -19,7 +19,7 @@ import torch
 from unleak.core.intervention import Intervention
 from unleak.drawing.first_steps import first_steps
 from unleak.engine.run import Run
-from unleak.errors import BadInput, NotFinite, UnleakError, UnsupportedModel
+from unleak.errors import BadInput, NotFinite, PromptTruncated, UnleakError, UnsupportedModel
 from unleak.text.prompt import check_prompt
 
 MOST_SEEDS = 10_000
@@ -118,7 +118,8 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
     Raises:
         BadInput: the pipeline refuses the arguments, or would draw another size.
         UnsupportedModel: it draws no prompts, or unleak cannot attach to it.
-        PromptTruncated: an encoder would drop the end of a prompt; and what the interventions raise.
+        PromptTruncated: an encoder would drop the end of a prompt or of the negative one; and what the interventions
+        raise.
     """
     check_call(call)
     accepts = inspect.signature(pipe.__call__).parameters
@@ -131,8 +132,17 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
     if call.get("height") is not None and (call["height"] % step or call["width"] % step):
         raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    negative = call.get("negative_prompt")
     try:
         generator = torch.Generator("cpu").manual_seed(0)
+        if negative:  # a pipeline cuts it without a word
+            alone = {name: value for name, value in call.items() if name != "negative_prompt"}
+            unwanted = [negative] if isinstance(negative, str) else list(negative)
+            try:
+                first_steps(pipe, 0, prompt=unwanted, generator=generator, **for_each(alone, len(unwanted)))
+            except PromptTruncated as e:
+                raise PromptTruncated(f"the negative prompt: {e}") from None
+            generator.manual_seed(0)
         return first_steps(pipe, 0, *interventions, prompt=texts, generator=generator, **for_each(call, len(texts)))
     except UnleakError:
         raise

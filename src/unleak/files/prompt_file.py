@@ -1,6 +1,6 @@
-"""Prompts from a file of any length: JSONL, CSV or plain lines. An entry is usable, or it says why it is not.
+"""Prompts from a file of any length: plain lines, JSON, tables. An entry is usable, or it says why it is not.
 
-Nothing is held but the current entry, so memory does not grow with the file.
+Nothing is held but the current entry, so memory does not grow with the file; only a JSON document is read at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unleak.errors import BadInput, choose
+from unleak.files.lines import LONGEST, blocks, count_lines, lines, open_file
+from unleak.saved import parse_json
 from unleak.text.prompt import check_prompt
 
-FORMATS = ("text", "jsonl", "csv")
+FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 NAMES = ("prompt", "caption", "text")  #: columns and keys that hold a prompt, in any case, the first that is there
-LONGEST = 100_000  #: bytes of one line; csv itself stops at 131,072 characters of a field
-_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+DOCUMENT = 2**28  #: bytes of a JSON document, which is read at once
+EMPTY = "the prompt is empty: give a sentence to draw"
+#: how a text begins that is no list of prompts
+OTHER_TEXT = ('{"', "[{", '["', "[[", "<?xml", "<!doctype", "<html")
 
 
 @dataclass(frozen=True)
@@ -46,65 +51,89 @@ def format_of(path: Path | str, given: str | None = None) -> str:
     """The format of a file: as given, else by its ending, else text lines. Raises BadInput."""
     if given is not None:
         return choose("format", given, FORMATS)
-    return _ENDINGS.get(Path(path).suffix.lower(), "text")
+    return ENDINGS.get(Path(path).suffix.lower(), "text")
 
 
-def count_lines(file: str | Path) -> int:
-    """How many lines a file has. Raises BadInput: it cannot be read."""
-    lines, last = 0, b"\n"
-    with _open(file) as stream:
-        while block := stream.read(2**20):
-            lines, last = lines + block.count(b"\n"), block[-1:]
-    return lines + (last != b"\n")
+def count_entries(file: str | Path, form: str | None = None) -> int | None:
+    """How many lines a file has; None for JSON documents and parquet, whose records are not counted beforehand.
 
-
-def _open(file: str | Path) -> BinaryIO:
-    try:
-        return Path(file).open("rb")
-    except OSError as e:
-        raise BadInput(f"cannot read {str(file)!r}: {e.strerror or e}") from e
+    Raises BadInput: it cannot be read, or holds no text.
+    """
+    if (form or format_of(file)) in ("json", "parquet"):
+        with open_file(file):
+            return None
+    return count_lines(file)
 
 
 @contextmanager
-def opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def opened(file: str, form: str | None = None) -> Iterator[tuple[BinaryIO, int | None]]:
     """The bytes of a file (`-`: stdin) and its number of lines, where that can be known.
 
-    Raises BadInput: it cannot be read, or is empty.
+    Raises BadInput: it cannot be read, holds no text, or is empty.
     """
     if file == "-":
+        if sys.stdin is None or sys.stdin.closed:
+            raise BadInput("there is no standard input: name a file")
         yield sys.stdin.buffer, None
         return
-    if not (lines := count_lines(file)):
+    if (count := count_entries(file, form)) == 0:
         raise BadInput(f"{file!r} is empty")
-    with _open(file) as stream:
-        yield stream, lines
+    with open_file(file) as stream:
+        yield stream, count
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> Iterator[Entry]:
-    """`read` of a file; its suffix decides what it holds.
+    """`read` of a file; its ending decides what it holds.
 
     Raises:
-        BadInput: the file cannot be read, or its header has no such column.
+        BadInput: the file cannot be read, holds something else, or its header has no such column.
     """
-    with _open(path) as file:
-        yield from read(file, format_of(path), column)
+    with open_file(path) as file:
+        yield from read(file, format_of(path), column, repr(str(path)))
 
 
-def read(stream: BinaryIO, form: str = "text", column: str | None = None) -> Iterator[Entry]:
+def read(
+    stream: BinaryIO, form: str = "text", column: str | None = None, name: str = "the file of prompts"
+) -> Iterator[Entry]:
     """Every entry of a file in order, empty lines too.
 
     Args:
-        form: one of `FORMATS`. JSONL holds strings or objects, a table has a header (separated by comma, semicolon or
-            tab), text is one prompt a line.
+        form: one of `FORMATS`. Text is one prompt a line. JSONL holds strings or objects, one a line. A JSON document
+            is a list of them, or an object of such lists (their names do not matter), or one object. A table (CSV, TSV,
+            parquet) has a header; CSV is separated by comma, semicolon or tab.
         column: names the key or column of the prompt; default: the first of `NAMES` that is there.
+        name: of the file, for errors.
+
+    Encodings and line ends: see `unleak.files.lines`. The number of an entry is that of its first line; of JSON
+    documents and parquet that of its record.
 
     Raises:
-        BadInput: the header has no such column.
+        BadInput: the file is no text, or not of this format; the header has no such column.
     """
-    if form == "csv":
-        return _csv(stream, column)
+    if form == "parquet":
+        return _parquet(stream, column, name)
+    if form == "json":
+        return _document(stream, column, name)
+    numbered = enumerate(lines(stream, name), 1)
+    if form in ("csv", "tsv"):
+        return _table(numbered, column, "\t" if form == "tsv" else None)
     parse = _json(column) if form == "jsonl" else _plain
-    return (_entry(number, text, parse) for number, text in _lines(stream))
+    return (_entry(number, text, parse) for number, text in (numbered if form == "jsonl" else _prompts(numbered, name)))
+
+
+def _prompts(numbered: Iterator[tuple[int, str]], name: str) -> Iterator[tuple[int, str]]:
+    """The same lines. Raises BadInput: the first that is not empty begins another format."""
+    begun = False
+    for number, text in numbered:
+        start = text.strip().lower()
+        if not begun and start:
+            begun = True
+            if start in ("[", "{") or start.startswith(OTHER_TEXT):
+                raise BadInput(
+                    f"{name} begins with {start[:20]!r} and holds no prompts line by line: name it by what it holds "
+                    f"({', '.join(ENDINGS)})"
+                )
+        yield number, text
 
 
 Parsed = tuple[Any, Mapping[str, Any]]
@@ -120,23 +149,11 @@ def _entry(number: int, text: str, parse: Callable[[str], Parsed]) -> Entry:
     fields: Mapping[str, Any] = {}
     try:
         if len(text) > LONGEST:
-            raise BadInput(f"the line is longer than {LONGEST} bytes")
+            raise BadInput(f"the line is longer than {LONGEST} characters")
         prompt, fields = parse(text)
         return Entry(number, check_prompt(prompt), None, fields)
     except BadInput as e:
         return Entry(number, text[:200], str(e), fields)
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """(number, text without its end) of every line; bytes that are no UTF-8 stay as surrogates, to be refused."""
-    number = 0
-    while raw := stream.readline(LONGEST + 1):
-        number += 1
-        part = raw
-        while len(part) > LONGEST and not part.endswith(b"\n"):
-            part = stream.readline(LONGEST + 1)
-        text = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-        yield number, text.rstrip("\r\n")
 
 
 def _json(column: str | None) -> Callable[[str], Parsed]:
@@ -144,18 +161,80 @@ def _json(column: str | None) -> Callable[[str], Parsed]:
         if not text.strip():
             return "", {}
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise BadInput(f"no JSON ({e})") from None
-        fields: dict[str, Any] = value if isinstance(value, dict) else {}
-        if fields:
-            names = {name.lower(): name for name in fields}
-            value = fields[names[_choose(list(names), column)]]
-        if not isinstance(value, str):
-            raise BadInput(f"the prompt is a {type(value).__name__}, not text")
-        return value, fields
+            return _prompt_in(parse_json(text), column)
+        except ValueError as e:
+            raise e if isinstance(e, BadInput) else BadInput(f"no JSON: {e}") from None
 
     return parse
+
+
+def _prompt_in(value: Any, column: str | None) -> Parsed:
+    """The prompt of a JSON record. Raises BadInput: it has none."""
+    fields: dict[str, Any] = value if isinstance(value, dict) else {}
+    if fields:
+        names = {name.lower(): name for name in fields}
+        value = fields[names[_choose(list(names), column)]]
+    if not isinstance(value, str):
+        raise BadInput(f"the prompt is a {type(value).__name__}, not text")
+    return value, fields
+
+
+def _document(stream: BinaryIO, column: str | None, name: str) -> Iterator[Entry]:
+    """The records of a JSON document, in order."""
+    for number, record in enumerate(records(stream, name), 1):
+        fields: Mapping[str, Any] = record if isinstance(record, dict) else {}
+        try:
+            prompt, fields = _prompt_in(record, column)
+            yield Entry(number, check_prompt(prompt), None, fields)
+        except BadInput as e:
+            shown = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
+            yield Entry(number, shown[:200], str(e), fields)
+
+
+def records(stream: BinaryIO, name: str) -> list[Any]:
+    """The records of a JSON document: of a list its entries, of an object of lists those of each list, else itself.
+
+    Raises BadInput: it is larger than `DOCUMENT`, no JSON, or neither a list nor an object.
+    """
+    parts, size = [], 0
+    for block in blocks(stream, name):
+        parts.append(block)
+        size += len(block)
+        if size > DOCUMENT:
+            raise BadInput(f"{name} is a JSON document of more than {DOCUMENT} characters: save it as JSONL")
+    text = "".join(parts)
+    try:
+        value = parse_json(text)
+    except ValueError as e:
+        several = "; if it holds one record a line, name it .jsonl" if "Extra data" in str(e) else ""
+        raise BadInput(f"{name} is no JSON document: {e}{several}") from None
+    if isinstance(value, dict) and value and all(isinstance(one, list) for one in value.values()):
+        return [record for one in value.values() for record in one]
+    if not isinstance(value, dict | list):
+        raise BadInput(f"{name} holds a {type(value).__name__}: a JSON document of prompts is a list")
+    return value if isinstance(value, list) else [value]
+
+
+def _parquet(stream: BinaryIO, column: str | None, name: str) -> Iterator[Entry]:
+    """The rows of a parquet file, batch by batch."""
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise BadInput(f"{name} is read with pyarrow: pip install 'unleak[cluster]', or save it as JSONL") from None
+    try:
+        table, number = ParquetFile(stream), 0
+        _choose([one.lower() for one in table.schema_arrow.names], column)
+        for batch in table.iter_batches(1024):
+            for fields in batch.to_pylist():
+                number += 1
+                try:
+                    prompt, _ = _prompt_in(fields, column)
+                    yield Entry(number, check_prompt(prompt), None, fields)
+                except BadInput as e:
+                    yield Entry(number, str(fields)[:200], str(e), fields)
+    except (ArrowException, OSError) as e:
+        raise BadInput(f"{name} cannot be read as parquet: {e}") from e
 
 
 def _choose(names: list[str], column: str | None) -> str:
@@ -166,8 +245,7 @@ def _choose(names: list[str], column: str | None) -> str:
     raise BadInput(f"there is no {' or '.join(map(repr, candidates))} among {names[:20]}; name it with --column")
 
 
-def _csv(stream: BinaryIO, column: str | None) -> Iterator[Entry]:
-    numbered = _lines(stream)
+def _table(numbered: Iterator[tuple[int, str]], column: str | None, delimiter: str | None) -> Iterator[Entry]:
     at = 0
     taken: list[str] = []  # of the record that is being read
 
@@ -178,15 +256,15 @@ def _csv(stream: BinaryIO, column: str | None) -> Iterator[Entry]:
             taken.append(text[:200])
             yield text + "\n"
 
-    lines = feed()
-    header = next(lines, "")
-    delimiter = max(",;\t", key=header.count)
+    fed = feed()
+    header = next(fed, "")
+    delimiter = delimiter or max(",;\t", key=header.count)
     try:
         names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     except csv.Error as e:
         raise BadInput(f"the header of the table cannot be read ({e})") from None
     place = names.index(_choose(names, column))
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = csv.reader(fed, delimiter=delimiter, strict=True)
     while True:
         start = at + 1
         taken.clear()
@@ -198,7 +276,7 @@ def _csv(stream: BinaryIO, column: str | None) -> Iterator[Entry]:
             yield Entry(start, " ".join(taken)[:200], f"lines {start} to {at}: {e}")
             continue
         if not row:
-            yield Entry(start, "", "the prompt is empty: give a sentence to draw")
+            yield Entry(start, "", EMPTY)
         elif len(row) != len(names):
             yield Entry(start, " ".join(taken)[:200], f"{len(row)} fields, and the header names {len(names)}")
         else:

@@ -29,7 +29,7 @@ class Item:
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", self.text.strip())
         if not self.text:
-            raise BadInput("An item is empty: name a word or an expression of the prompt.")
+            raise BadInput("An item is empty: name a word or an expression of the prompt, without a comma too many.")
         if self.occurrence is not None and self.occurrence < 1:
             raise BadInput(f"Occurrences of {self.text!r} are counted from 1, not from {self.occurrence}.")
         if self.sense is not None and not self.sense.strip():
@@ -44,6 +44,10 @@ class Item:
         text, mark, k = words.rpartition("#")
         if not (mark and k.strip().isdecimal()):
             text, k = words, ""
+        elif len(k.strip()) > 6:
+            raise BadInput(
+                f"There is no occurrence #{k.strip()[:12]}... of {text.strip()[:40]!r}: it has {len(k)} digits."
+            )
         return cls(text.strip(), int(k) if k else None, sense.strip() if equals else None)
 
     def written(self) -> str:
@@ -91,6 +95,10 @@ def written(value: str | Item | Iterable[str | Item]) -> tuple[str, ...]:
     return tuple(item.written() for item in items)
 
 
+#: what stands in brackets of other tools: alternatives, escapes, and what is exchanged from a step on
+_OTHER_MARKS = re.compile(r"[|\\]|:\s*[\d.]+\s*$")
+
+
 def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
     """``"a [mouse] and a [laptop]"`` -> ``("a mouse and a laptop", (Item("mouse"), Item("laptop")))``.
 
@@ -98,7 +106,8 @@ def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
     literal brackets cannot use this notation: name its items in a list instead.
 
     Raises:
-        BadInput: brackets are nested, unbalanced or empty, or hold only a part of a word.
+        BadInput: brackets are nested, unbalanced or empty, hold only a part of a word, or mean something else: prompt
+            editing (``[mouse:laptop:0.5]``), alternation (``[mouse|laptop]``) or an escape of other tools.
     """
     parts = re.split(r"\[([^\[\]]*)\]", prompt)  # plain, item, plain, item, ..., plain
     if any(bracket in part for part in parts for bracket in "[]"):
@@ -107,6 +116,11 @@ def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
     items, at = [], 0
     for index, part in enumerate(parts):
         if index % 2:
+            if _OTHER_MARKS.search(part):
+                raise BadInput(
+                    f"'[{part}]' is prompt editing of other tools, which no pipeline of diffusers reads, and no item: "
+                    "leave it out, or write 'a [mouse] and a [laptop]'."
+                )
             items.append(_item_at(plain, part, at))
         at += len(part)
     return plain, tuple(items)

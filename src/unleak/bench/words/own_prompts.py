@@ -7,7 +7,6 @@ chance. Every method draws the same prompts from the same noise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from unleak.judges import Judge
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.flow import flow as flow_between
 from unleak.words.diagnosis.neglect import VERDICTS
-from unleak.words.lint.prompt_file import Line, line, read_prompts
+from unleak.words.lint.prompt_file import read_prompts
 from unleak.words.repair.repair import held_out_seeds
 from unleak.words.tokens.learn import Record
 from unleak.words.tokens.redundancy import check as check_items
@@ -42,38 +41,18 @@ def check(methods: Sequence[str] | None) -> None:
 def read(file: Path, limit: int | None = None) -> tuple[list[Record], list[str]]:
     """The usable prompts of a file, at most `limit`, and what is wrong with the others.
 
-    JSONL and CSV as in `unleak.words.lint.prompt_file`; JSON as Attend-and-Excite publishes it: lists by name of
-    ``{"prompt": "a dog and a frog", "indices": [2, 5]}``, words counted from 1, or of records with `items`.
+    As in `unleak.words.lint.prompt_file`; JSON also as Attend-and-Excite publishes it: lists by name of
+    ``{"prompt": "a dog and a frog", "indices": [2, 5]}``, words counted from 1.
 
     Raises BadInput where no prompt can be used.
     """
-    with opened(str(file)) as (stream, _):
-        every = _listed(stream.read()) if file.suffix.lower() == ".json" else read_prompts(stream, format_of(file))
-        lines = list(islice(every, limit))
+    form = format_of(file)
+    with opened(str(file), form) as (stream, _):
+        lines = list(islice(read_prompts(stream, form, name=repr(str(file))), limit))
     records = [(one.prompt, one.items) for one in lines if one.error is None]
     if not records:
         raise BadInput(f"{file} holds no prompt with items" + (f": {lines[0].error}" if lines else ""))
     return records, [f"{file.name}, {one.number}: {one.error}" for one in lines if one.error is not None]
-
-
-def _listed(data: bytes) -> list[Line]:
-    try:
-        lists = json.loads(data)
-        records = [record for one in (lists.values() if isinstance(lists, dict) else [lists]) for record in one]
-        return [_line(number, record) for number, record in enumerate(records, 1)]
-    except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise BadInput(f'no JSON lists of {{"prompt": "a dog and a frog", "indices": [2, 5]}} ({e})') from e
-
-
-def _line(number: int, record: dict[str, Any]) -> Line:
-    prompt, items = record.get("prompt"), record.get("items")
-    try:
-        if items is None and isinstance(prompt, str):
-            words = prompt.split()
-            items = [words[index - 1] for index in record.get("indices", ()) if 0 < index <= len(words)]
-        return line(number, prompt, items)
-    except BadInput as e:
-        return Line(number, error=str(e))
 
 
 def run(

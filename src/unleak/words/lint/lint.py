@@ -149,7 +149,7 @@ class Linter:
 
     def _prepare(self, given: Line) -> Work | PromptLint:
         if given.error is not None:
-            return PromptLint(given.number, error=given.error)
+            return PromptLint(given.number, given.prompt, error=given.error)
         sentences: dict[Any, Sentence] = dict(variants(given.prompt, given.spans))
         sentences.update(_by_sense(given))
         try:

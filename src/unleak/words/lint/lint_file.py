@@ -72,6 +72,8 @@ class Summary(Result):
     bad: int = 0
     riskiest: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
+    left_out: int = 0  #: prompts whose brackets leave out known words
+    first_left_out: Line | None = None
 
     def add(self, record: dict[str, Any]) -> None:
         if "error" in record:
@@ -200,6 +202,10 @@ def run(
             new = [{**r.to_dict(), "question": question(line)} for r, line in zip(results, chunk, strict=bool(results))]
             if stream is not None and new:
                 stream.write(*new)
+            for line in chunk:
+                if line.left_out:
+                    summary.left_out += 1
+                    summary.first_left_out = summary.first_left_out or line
             for record in new or done:
                 summary.add(record)
                 if emit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO
 from unleak.errors import BadInput
 from unleak.files import prompt_file
 from unleak.text.items import Item, bracketed, find_all, parse_items, present
-from unleak.text.match import Chars
+from unleak.text.match import Chars, occurrences
 from unleak.text.prompt import check_prompt
 
 MOST_ITEMS = 12  #: of one prompt
@@ -23,7 +24,8 @@ class Line:
         number: of its first line in the file, from 1.
         spans: the items' characters in the prompt.
         leaks: for each item, whether it is known to leak; None where the file has no labels.
-        error: why there is nothing to work with; None for a usable line.
+        left_out: words to look for that stand in the prompt, but not in its [brackets], which name its items.
+        error: why there is nothing to work with; None for a usable line. The prompt is then what stands there instead.
     """
 
     number: int
@@ -31,11 +33,16 @@ class Line:
     items: tuple[Item, ...] = ()
     spans: tuple[Chars, ...] = ()
     leaks: tuple[bool, ...] | None = None
+    left_out: tuple[str, ...] = ()
     error: str | None = None
 
 
 def read_prompts(
-    stream: BinaryIO, form: str = "text", items: Sequence[Item] = (), column: str | None = None
+    stream: BinaryIO,
+    form: str = "text",
+    items: Sequence[Item] = (),
+    column: str | None = None,
+    name: str = "the file of prompts",
 ) -> Iterator[Line]:
     """Every prompt of a file; empty lines are skipped.
 
@@ -43,28 +50,35 @@ def read_prompts(
     item without a sense has that of the same word in `items`.
 
     Args:
-        form, column: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
+        form, column, name: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
             ``"leaks": [...]`` (in a table: separated by commas) and the intended sense of an item: as
-            ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``.
+            ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``. Instead of items there
+            may be "indices" of words, counted from 1, as Attend-and-Excite has them.
     """
-    for entry in prompt_file.read(stream, form, column):
+    for entry in prompt_file.read(stream, form, column, name):
         if entry.blank:
             continue
         try:
             if entry.error is not None:
                 raise BadInput(entry.error)
-            yield line(entry.number, entry.text, _with_senses(entry.fields), entry.fields.get("leaks"), items)
+            named = _by_index(entry.text, entry.fields) or _with_senses(entry.fields)
+            yield line(entry.number, entry.text, named, entry.fields.get("leaks"), items)
         except BadInput as e:
-            yield Line(entry.number, error=str(e))
+            yield Line(entry.number, entry.text, error=str(e))
 
 
 def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched: Sequence[Item] = ()) -> Line:
     """A usable line, checked. Raises BadInput (and its kinds) for whatever cannot be used."""
     check_prompt(prompt)
+    left_out: tuple[str, ...] = ()
     if items:
         named = parse_items(_names("items", items))
     else:
         prompt, named = bracketed(prompt) if "[" in prompt else (prompt, ())
+        if named:
+            inside = find_all(prompt, named)
+            others = [one for one in present(prompt, watched) if not _overlaps(one.find(prompt), inside)]
+            left_out = tuple(dict.fromkeys(one.text for one in others))
         named = named or present(prompt, watched)
     if not named:
         raise BadInput("no item is named: give items in the file, in [brackets] or with --items")
@@ -74,23 +88,46 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
     named = tuple(replace(item, sense=item.sense or senses.get(item.text)) for item in named)
     spans = tuple(find_all(prompt, named))
     if leaks is None:
-        return Line(number, prompt, named, spans)
+        return Line(number, prompt, named, spans, left_out=left_out)
     wrong = set(_names("leaks", leaks))
     if unknown := wrong - {item.text for item in named}:
         raise BadInput(f"'leaks' names {sorted(unknown)}, which are no items of this prompt")
-    return Line(number, prompt, named, spans, tuple(item.text in wrong for item in named))
+    return Line(number, prompt, named, spans, tuple(item.text in wrong for item in named), left_out)
+
+
+def _overlaps(span: Chars, spans: Sequence[Chars]) -> bool:
+    return any(a < span[1] and span[0] < b for a, b in spans)
+
+
+def _by_index(prompt: str, record: Mapping[str, Any]) -> list[str]:
+    """The items that the record's "indices" name, as "word#occurrence"; none where it has items of its own."""
+    indices = record.get("indices")
+    if indices is None or record.get("items") is not None:
+        return []
+    words = [(m.group(), m.start()) for m in re.finditer(r"\S+", prompt)]
+    if not isinstance(indices, list) or not all(type(i) is int and 1 <= i <= len(words) for i in indices):
+        raise BadInput(f"'indices' must be numbers of words, 1 to {len(words)} in this prompt, not {str(indices)[:80]}")
+    named = []
+    for word, start in (words[i - 1] for i in indices):
+        text = word.strip(".,;:!?\"'()")
+        at = start + word.find(text)
+        places = [a for a, _ in occurrences(prompt, text)] if text else []
+        if at not in places:
+            raise BadInput(f"'indices' name {word!r}, which is no word")
+        named.append(f"{text}#{places.index(at) + 1}" if len(places) > 1 else text)
+    return named
 
 
 def _with_senses(record: Mapping[str, Any]) -> Any:
     """The record's items, with the senses that it names."""
     items, senses = record.get("items"), record.get("sense")
-    if not senses:
+    if senses in (None, "", {}):
         return items
     if not isinstance(senses, dict) or not all(isinstance(text, str) for pair in senses.items() for text in pair):
         raise BadInput('\'sense\' must name items and their intended senses: {"mouse": "furry mouse"}')
     named = _names("items", items or list(senses))
     if unknown := [text for text in senses if text not in named]:
-        raise BadInput(f"'sense' names {unknown}, which are no items of this prompt")
+        raise BadInput(f"'sense' names {unknown}, which are no items of this prompt: they are {named}")
     return [f"{text}={senses[text]}" if text in senses else text for text in named]
 
 

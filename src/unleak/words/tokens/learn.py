@@ -75,8 +75,9 @@ def check_kind(kind: str | None) -> None:
 def read_records(file: Path) -> list[Record]:
     """Prompts and items of a file. Raises BadInput with the first line that is wrong."""
     records = []
-    with opened(str(file)) as (stream, _):
-        for one in read_prompts(stream, format_of(file)):
+    form = format_of(file)
+    with opened(str(file), form) as (stream, _):
+        for one in read_prompts(stream, form, name=repr(str(file))):
             try:
                 if one.error is not None:
                     raise BadInput(one.error)
