@@ -20,7 +20,7 @@ MADE_BY = ("commit", "dirty", "processor", "threads")
 
 
 @dataclass(frozen=True)
-class Written:
+class SavedResults:
     """What `results.json` holds beside the published figures, which follow from its rows."""
 
     suite: str
@@ -37,7 +37,7 @@ class Written:
     threads: Number | None = None
 
 
-FILE = Saved("results.json of a benchmark", Written, "run the benchmark again", "unleak/bench/1")
+FILE = Saved("results.json of a benchmark", SavedResults, "run the benchmark again", "unleak/bench/1")
 
 
 @dataclass

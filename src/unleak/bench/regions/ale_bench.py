@@ -174,14 +174,14 @@ def _edits(data: Path, case: AleCase, masks: str) -> list[Edit]:
 
 
 @dataclass(frozen=True)
-class Written:
+class EditedFolder:
     """What `prompt.json` says of a folder: the settings of its pictures, and their edits by index."""
 
     made_with: dict[str, Any]
     prompts: dict[str, Any]
 
 
-FILE = Saved("prompt.json of edited pictures", Written, "its pictures are drawn again")
+FILE = Saved("prompt.json of edited pictures", EditedFolder, "its pictures are drawn again")
 
 
 def _written(run: Run, about: Path, made_with: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unleak.copies.detect.detectors import Detector, by_prompt
-from unleak.copies.scan.calibrate import SIZE, Calibration, Settings
+from unleak.copies.scan.calibrate import SIZE, Calibration, ScanSettings
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import guidance
 from unleak.errors import BadInput, NotFinite
@@ -45,7 +45,7 @@ class Gated(Intervention):
 
     gate: Calibration | float | None = field(default=None, kw_only=True)
     reads: tuple[tuple[str, float], ...] = field(default=(("magnitude", 1.0),), kw_only=True)
-    made_at: Settings | None = field(default=None, kw_only=True)
+    made_at: ScanSettings | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +57,7 @@ class Gated(Intervention):
             object.__setattr__(self, "made_at", calibration.made_at)
             object.__setattr__(self, "gate", calibration.threshold - calibration.bias)
         if isinstance(self.made_at, Mapping):  # as `from_dict` has it
-            object.__setattr__(self, "made_at", Settings(**self.made_at))
+            object.__setattr__(self, "made_at", ScanSettings(**self.made_at))
         if self.gate is None:
             return
         if not isinstance(self.gate, int | float) or math.isnan(self.gate):

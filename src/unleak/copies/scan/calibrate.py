@@ -54,7 +54,7 @@ def resolved(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScanSettings:
     """What a score depends on beside its prompt.
 
     model       its name;  fingerprint  digest of its weights and its scheduler (`fingerprint_of`)
@@ -146,9 +146,9 @@ class Calibration(Result):
         self.made_at.check_model(pipe)
 
     @property
-    def made_at(self) -> Settings:
+    def made_at(self) -> ScanSettings:
         """What else its scores depend on: the threshold holds for these settings alone."""
-        return Settings(self.model, self.fingerprint, self.seeds, self.steps, self.call)
+        return ScanSettings(self.model, self.fingerprint, self.seeds, self.steps, self.call)
 
     def data(self) -> dict[str, Any]:
         return asdict(self)

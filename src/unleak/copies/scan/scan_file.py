@@ -28,7 +28,7 @@ SCHEMA = "unleak/scan/1"
 
 
 @dataclass(frozen=True)
-class Header:
+class ScanHeader:
     """The first line of a scan's output: everything that decides the records, so that only an equal scan goes on.
 
     weights, bias: of a calibration that joins several detectors.
@@ -50,7 +50,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Record:
+class ScanRecord:
     """One scanned prompt; `images` holds the score of each image by detector."""
 
     line: Number
@@ -61,8 +61,8 @@ class Record:
     images: dict[str, list[float]]
 
 
-FILE = Saved("output of unleak scan", Header, "scan again into another file", SCHEMA)
-RECORD = Saved("record of unleak scan", Record, "scan again into another file")
+FILE = Saved("output of unleak scan", ScanHeader, "scan again into another file", SCHEMA)
+RECORD = Saved("record of unleak scan", ScanRecord, "scan again into another file")
 
 HIGHEST = 20  #: prompts that a summary names
 
@@ -126,9 +126,9 @@ def scan_file(
 
 
 def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[str, Any]:
-    """The first line of the output, see `Header`."""
+    """The first line of the output, see `ScanHeader`."""
     known = plan.calibration
-    header = Header(
+    header = ScanHeader(
         input=Path(path).name, model=model, fingerprint=fingerprint_of(pipe), detectors=list(plan.names),
         score=plan.score_name, steps=plan.steps, seeds=list(plan.seeds), batch=plan.batch, call=dict(plan.call),
         calibrated=known is not None, threshold=known.threshold if known else None,

@@ -28,7 +28,7 @@ LISTED = 20  #: bad lines whose reason is kept
 
 
 @dataclass(frozen=True)
-class Header:
+class LintHeader:
     """The first line of a lint's output: all that the others depend on."""
 
     model: str
@@ -44,7 +44,7 @@ class _Numbered(TypedDict):
     prompt: str
 
 
-class Record(_Numbered, total=False):
+class LintRecord(_Numbered, total=False):
     """One further line: what `PromptLint.to_dict` gives, and the digest of its `question`."""
 
     risk: Share
@@ -53,13 +53,13 @@ class Record(_Numbered, total=False):
     question: str
 
 
-def _check_record(record: Record) -> None:
+def _check_record(record: LintRecord) -> None:
     if "error" not in record and not (record.get("items") and "risk" in record):
         raise Wrong("items", "is missing or empty")
 
 
-FILE = Saved("output of unleak lint", Header, "lint again into another file", SCHEMA)
-RECORD = Saved("record of unleak lint", Record, "lint again into another file", check=_check_record)
+FILE = Saved("output of unleak lint", LintHeader, "lint again into another file", SCHEMA)
+RECORD = Saved("record of unleak lint", LintRecord, "lint again into another file", check=_check_record)
 
 
 @dataclass(repr=False)
