@@ -129,7 +129,7 @@ class Repaired(Result):
         trials = [one for one in self.tried if not one.redraw]
         counts = {
             "the prompt": len(self.before),
-            "what its rows say": sum(len(e.images) for e in evidence),
+            "the diagnosis": sum(len(e.images) for e in evidence),
             "the prompt at held-out seeds": len(trials[0].seeds) if trials else 0,
             "repairs at held-out seeds": sum(one.drawings for one in trials),
             "the kept repair": 0 if self.repair is None else len(self.after),
