@@ -5,7 +5,6 @@ Only safetensors are loaded and never remote code. The network is used only for 
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from unleak.errors import BadInput, UnsupportedModel, choose
-from unleak.saved import Name, Number, Rule, Saved, conform
+from unleak.saved import Name, Number, Rule, Saved, conform, parse_json, read_document
 
 EMBEDDED = ("emoji-sd", "emoji-flux")
 INDEX = "model_index.json"
@@ -205,8 +204,8 @@ def _line(e: BaseException) -> str:
 def _read(file: Path) -> dict[str, Any]:
     """A JSON object of a model's folder. Raises BadInput."""
     try:
-        data = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as e:
+        data = parse_json(read_document(file))
+    except ValueError as e:
         raise BadInput(f"{file} cannot be read as JSON ({_line(e)}): save the model again") from e
     if not isinstance(data, dict):
         raise BadInput(f"{file} holds no JSON object: save the model again")
