@@ -100,9 +100,9 @@ class Context:
         return self._run.prompts.encode(texts)
 
     def latents(self, rows: Which = "cond") -> Tensor:
-        """What the denoiser is given for these rows in this call, [rows, ...], scaled as the scheduler scales its
-        input; for `on_prediction`."""
-        return self._run.latents[list(self.rows.of(rows))]
+        """What the denoiser is given for these rows in this call, [images, ...] as the predictions are, scaled as the
+        scheduler scales its input; for `on_prediction`."""
+        return self._run.latents[list(self.rows.first(rows))]
 
     def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
         """One more denoiser call on the rows of these branches alone; for `on_prediction`.

@@ -40,10 +40,13 @@ class Prediction(NamedTuple):
 
 
 def predicted(output: Tensor, x: Tensor, kind: str, level: Level) -> Prediction:
-    """The equations above for latents `x` of this level; `kind` is the scheduler's prediction type.
+    """The equations above for latents `x` of this level; `kind` is the scheduler's prediction type. Channels of a
+    variance, which some models predict behind the others, are left out.
 
     Raises UnsupportedModel: an unknown kind.
     """
+    if output.ndim == 4 and output.shape[1] == 2 * x.shape[1]:
+        output = output[:, : x.shape[1]]
     s, g = level
     if kind == "epsilon":
         return Prediction((x - g * output) / s, output)
@@ -60,20 +63,27 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
     """z0 of an output, by the scheduler's own parametrisation; of the shape of `x`.
 
     Args:
-        x: latents as the denoiser is given them. output: its output; channels of a variance are left out.
+        x: latents as the denoiser is given them. output: its output.
         timestep: in the scheduler's units.
 
     Raises UnsupportedModel: the scheduler names another parametrisation, or has no alphas.
     """
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    if output.ndim == 4 and output.shape[1] == 2 * x.shape[1]:
-        output = output[:, : x.shape[1]]
+    kind = scheduler.config.get("prediction_type", "flow_prediction" if _is_flow(scheduler, timestep) else "unknown")
     if kind == "flow_prediction":
         g = timestep / scheduler.config.num_train_timesteps
         return predicted(output, x, kind, Level(1 - g, g)).clean
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise UnsupportedModel(f"{type(scheduler).__name__} has no alphas, by which the clean latents are known")
+        raise UnsupportedModel(
+            f"{type(scheduler).__name__} has no alphas (`alphas_cumprod`), by which the clean latents would be known: "
+            "use a scheduler that has them (DDIM, DPM-Solver, Euler), or a method that does not read clean latents"
+        )
     return predicted(output, x, kind, Level.of(scheduler.alphas_cumprod[int(timestep)].to(output))).clean
+
+
+def _is_flow(scheduler: Any, timestep: float) -> bool:
+    """Whether a scheduler's timesteps are its noise levels, 0 to 1, in thousandths (or so): those of rectified flow."""
+    sigmas, n = getattr(scheduler, "sigmas", None), scheduler.config.num_train_timesteps
+    return sigmas is not None and bool((abs(sigmas * n - timestep) <= 1e-3 * n).any())
 
 
 def guidance(uncond: Tensor | None, cond: Tensor, scale: float) -> Tensor:

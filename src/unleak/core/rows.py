@@ -18,12 +18,13 @@ Names = tuple[str, ...]
 LATENTS: Names = ("sample", "hidden_states")
 TEXT: Names = ("encoder_hidden_states",)
 POOLED: Names = ("text_embeds", "pooled_projections")
+MASK: Names = ("encoder_attention_mask", "encoder_hidden_states_mask")
 
 
 @dataclass(frozen=True)
 class Rows:
     """Labels of the rows of one denoiser call; row i belongs to image `images[i]`, which is one of the
-    `images_per_prompt` images of its prompt."""
+    `images_per_prompt` images of its prompt. Rows are labelled by content: every row with the prompt's is "cond"."""
 
     labels: tuple[str, ...]
     images: tuple[int, ...]
@@ -38,21 +39,38 @@ class Rows:
 
         Raises:
             BadInput: a label nobody gave, or a position outside the batch.
-            UnsupportedModel: rows were asked for by label, but the call's text matches no encoded prompt.
+            UnsupportedModel: the label has no rows in this call, and other rows' text matches no encoded prompt.
         """
         if which is None:
             return tuple(range(len(self)))
         if isinstance(which, str):
-            if "unknown" in self.labels:
-                raise UnsupportedModel(
-                    "the denoiser's text rows equal no encoded prompt, so its branches cannot be told apart; "
-                    "call the pipeline with `prompt`, or address rows by position"
-                )
             choose("branch", which, sorted(self.known))
-            return tuple(i for i, label in enumerate(self.labels) if label == which)
+            rows = tuple(i for i, label in enumerate(self.labels) if label == which)
+            if not rows and "unknown" in self.labels:
+                raise UnsupportedModel(
+                    f"{self.labels.count('unknown')} of the denoiser's {len(self)} text rows equal no encoded prompt "
+                    f"or negative prompt of this pipeline, and {which!r} may be among these. They come from "
+                    "`prompt_embeds`, from a callback that changes them, or from another pipeline with the same "
+                    "denoiser: give `prompt`, leave the callback out, attach to the other pipeline, or address rows by "
+                    "position"
+                )
+            return rows
         if any(not 0 <= row < len(self) for row in which):
             raise BadInput(f"rows {list(which)} do not fit a batch of {len(self)}")
         return tuple(which)
+
+    def first(self, which: Which) -> tuple[int, ...]:
+        """`of`, without rows that repeat the label and image of an earlier one (perturbed guidance has a second row
+        of the prompt)."""
+        seen: dict[tuple[str, int], int] = {}
+        for row in self.of(which):
+            seen.setdefault((self.labels[row], self.images[row]), row)
+        return tuple(seen.values())
+
+    @property
+    def repeat(self) -> bool:
+        """Whether some label has more rows than one for an image."""
+        return len(set(zip(self.labels, self.images, strict=True))) < len(self)
 
     def pairs(self, target: Which, source: Which) -> list[tuple[int, int]]:
         """Batch positions of each target row and of its source row; one source row may serve many targets.
@@ -78,7 +96,8 @@ class Branch:
     """Extra rows of the same denoiser call: copies of the rows labelled `like`, under a new name.
 
     `images` limits them to some images (default: all). `text` [L, D] or [images, L, D], `pooled` [P] or [images, P],
-    `latents` [images, ...] and `replace` (argument name -> rows) give them other inputs than the rows they copy.
+    `mask` [L] or [images, L] (which text rows count), `latents` [images, ...] and `replace` (argument name -> rows)
+    give them other inputs than the rows they copy.
     """
 
     name: str
@@ -86,12 +105,13 @@ class Branch:
     images: tuple[int, ...] | None = None
     text: Tensor | None = None
     pooled: Tensor | None = None
+    mask: Tensor | None = None
     latents: Tensor | None = None
     replace: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[Names, Tensor]:
         """What is written into the branch's rows, each under the names that denoisers have for it."""
-        given = ((LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled))
+        given = ((LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled), (MASK, self.mask))
         known = {names: rows for names, rows in given if rows is not None}
         return known | {(name,): rows for name, rows in self.replace.items()}

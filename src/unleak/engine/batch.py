@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from unleak.errors import BadInput
 def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_per_prompt: int = 1) -> Rows:
     """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
 
+    A row that repeats the prompt once more is labelled as the prompt's once more.
     Where the negative prompt repeats the prompt, a row equals both: then `uncond` comes first, the order in
     which classifier-free guidance is batched, and a call that holds one of them is told by the tensor itself.
     """
@@ -23,12 +25,13 @@ def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_
     batched = uncond is not None and len(text) > len(uncond)
     is_uncond = uncond is not None and text.data_ptr() == uncond.data_ptr()
     order = ("uncond", "cond") if batched or is_uncond else ("cond", "uncond")
-    used: dict[str, set[int]] = {"cond": set(), "uncond": set()}
+    used: Counter[tuple[str, int]] = Counter()
     labels, images = [], []
     for row in range(len(text)):
-        hits = [(name, i) for name in order for i in equal[name][row] if i not in used[name]]
-        name, image = hits[0] if hits else ("unknown", row)
-        used.setdefault(name, set()).add(image)
+        hits = [(name, i) for name in order for i in equal[name][row] if not used[name, i]]
+        again = sorted(((name, i) for name in equal for i in equal[name][row]), key=used.__getitem__)
+        name, image = (hits or again or [("unknown", row)])[0]
+        used[name, image] += 1
         labels.append(name)
         images.append(image)
     return Rows(tuple(labels), tuple(images), images_per_prompt=images_per_prompt)
@@ -54,7 +57,7 @@ def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tupl
     for branch in branches:
         if branch.name in rows.known:
             raise BadInput(f"two branches are called {branch.name!r}")
-        picked = [i for i in rows.of(branch.like) if branch.images is None or rows.images[i] in branch.images]
+        picked = [i for i in rows.first(branch.like) if branch.images is None or rows.images[i] in branch.images]
         changed.append((branch, range(len(keep), len(keep) + len(picked))))
         keep += picked
         labels += [branch.name] * len(picked)
@@ -68,6 +71,20 @@ def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tupl
         for names, value in branch.inputs.items() if where else ():
             _put(inputs, names, value, where)
     return inputs, grown
+
+
+def whole(inputs: dict[str, Any], rows: Rows, branch: Branch) -> tuple[dict[str, Any], Rows]:
+    """The pipeline's whole batch once more, with the branch's inputs in the rows that it is `like`.
+
+    A pipeline with repeated rows divides its batch into groups inside the denoiser, so that none can be added.
+    """
+    like = [i for i in rows.of(branch.like) if branch.images is None or rows.images[i] in branch.images]
+    inputs, n = take(inputs, len(rows), range(len(rows))), len({rows.images[i] for i in like})
+    for names, value in branch.inputs.items():
+        for group in range(0, len(like), n or 1):
+            _put(inputs, names, value, like[group : group + n])
+    labels = tuple(branch.name if i in like else "beside" for i in range(len(rows)))
+    return inputs, replace(rows, labels=labels, known=rows.known | {branch.name, "beside"})
 
 
 def take(inputs: dict[str, Any], batch: int, keep: Sequence[int]) -> dict[str, Any]:
@@ -107,33 +124,36 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(item)
 
 
-def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: range) -> None:
+def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int]) -> None:
     """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours."""
     holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
     for target in (holder.get(name) for holder in holders for name in names):
         if isinstance(target, Tensor):
-            target[rows.start : rows.stop] = value.to(target).expand(len(rows), *target.shape[1:])
+            target[list(rows)] = value.to(target).expand(len(rows), *target.shape[1:])
             return
     raise BadInput(f"the denoiser is not called with an argument {' or '.join(names)}; it has {sorted(inputs)}")
 
 
 def split(prediction: Tensor, rows: Rows) -> dict[str, Tensor]:
     """Predictions [R, ...] by label, each [images, ...] in the order of its rows."""
-    return {name: prediction[list(rows.of(name))] for name in dict.fromkeys(rows.labels) if name != "unknown"}
+    return {name: prediction[list(rows.first(name))] for name in dict.fromkeys(rows.labels) if name != "unknown"}
 
 
 def fold(prediction: Tensor, rows: Rows, changed: Tensor | Mapping[str, Tensor] | None, batch: int) -> Tensor:
     """The rows the pipeline asked for, without those of extra branches.
 
     A combined prediction [n, ...] is put into every guided row, so that `u + s (c - u)` gives exactly it for
-    any scale s; a mapping replaces the rows of its labels.
+    any scale s; a mapping replaces the rows of its labels, each image's first.
     """
     if changed is None:
         return prediction[:batch]
+    where: Sequence[int] = range(batch)
     if isinstance(changed, Tensor):
         changed = dict.fromkeys(set(rows.labels[:batch]), changed)
+    else:
+        where = [i for name in changed for i in rows.first(name) if i < batch]
     out = prediction[:batch].clone()
-    for i in range(batch):
+    for i in where:
         if rows.labels[i] in changed:
             out[i] = changed[rows.labels[i]][rows.images[i]].to(out)
     return out

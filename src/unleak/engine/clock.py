@@ -11,7 +11,8 @@ class Clock:
     """Position in the trajectory of one generation.
 
     `step` counts distinct timesteps from 0 and `steps` is their number, so a second-order sampler that calls
-    the denoiser twice for a timestep, or a pipeline that calls it once per branch, moves the clock once.
+    the denoiser twice for a timestep, or a pipeline that calls it once per branch, moves the clock once. `passed_over`:
+    the denoiser is at another timestep than in its last call, without a step of the scheduler.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,15 @@ class Clock:
         self._place()
         self.done = 0
         self.calls = 0
+        self.passed_over = False
+        self._value = 0.0
 
     def at_denoiser(self, scheduler: Any, timestep: Any) -> None:
         """The denoiser is called. The first call finds where the table is entered (image-to-image skips)."""
         self.calls += 1
+        value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+        self.passed_over = self.calls > 1 and value != self._value
+        self._value = value
         if self._entered:
             return
         self._entered = True
@@ -35,7 +41,6 @@ class Clock:
             self._table = [float(t) for t in getattr(scheduler, "timesteps", [])]
         begin = getattr(scheduler, "begin_index", None)
         if begin is None:
-            value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
             begin = self._table.index(value) if value in self._table else 0
         self._table = self._table[int(begin) :]
         self._place()

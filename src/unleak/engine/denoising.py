@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unleak.core.anatomy import Grid, Site, eager
+from unleak.core.anatomy import Anatomy, Grid, Site, eager
 from unleak.core.attention import AttentionCall, Layout
 from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
@@ -28,27 +29,35 @@ class Denoising:
         self.arguments = list(inspect.signature(eager(run.anatomy.denoiser).forward).parameters)
         self.layouts: dict[Any, Layout | None] = {}
         self.text_first: bool | None = None
-        self.seen_sites = 0
+        self.seen: set[str] = set()
+        self.ran: dict[str, set[str]] = {}
 
     # -- the call ------------------------------------------------------------------------------------------
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook: learn what is asked for; append the rows of extra branches."""
         run = self.run
-        self.seen_sites = 0
         if run.predicting:
             return None
+        self.seen = set()
         inputs = run.inputs = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
         self.text = first(inputs["encoder_hidden_states"])
         latents = inputs[self.arguments[0]]
         run.at_denoiser(inputs["timestep"])
+        if run.clock.done == 0 and run.clock.calls == 1 and run.steps_in and (hooks := caches(run.anatomy.denoiser)):
+            raise cached(run.anatomy, hooks)
         key = ("grid", latents.shape)
         if key not in run.cache:
             run.cache[key] = Grid(latents, inputs, run.pixels)
         run.grid = run.cache[key]
         run.pipeline_rows = run.rows = self._label(self.text)
+        labels = run.rows.labels
+        if run.prompts.strange and run.prompts.rewriting and "unknown" in labels and "cond" not in labels:
+            raise another_pipeline(run.anatomy.denoiser_name)
         branches = [branch for _, ask in run.dispatch("branches") for branch in ask() or ()]
-        if branches:
+        if branches and run.rows.repeat:
+            run.predictions |= {} if run.combined else run.predict(branches)
+        elif branches:
             inputs, run.rows = grow(inputs, run.pipeline_rows, branches)
         run.latents = inputs[self.arguments[0]]
         run.count(denoiser_calls=1, denoiser_rows=len(run.rows))
@@ -69,13 +78,14 @@ class Denoising:
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Post-hook: check that attention was seen; hand out predictions; fold the rows back."""
         run = self.run
-        if run.tap is not None and not self.seen_sites and run.clock.calls == 1 and run.sites_now():
-            raise blind(run.anatomy.denoiser_name)
+        if run.predicting:
+            return None
+        self._check_seen()
         observed = bool(run.dispatch("on_prediction"))
-        if run.predicting or not (observed or len(run.rows) > len(run.pipeline_rows)):
+        if not (observed or len(run.rows) > len(run.pipeline_rows)):
             return None
         prediction = first(output)
-        combined = None
+        combined: Tensor | dict[str, Tensor] | None = run.settled
         if observed and not run.combined:
             run.rows.of("cond")  # raises where rows cannot be told apart
             here = split(prediction, run.rows)
@@ -86,12 +96,28 @@ class Denoising:
                 combined = self._combine(one_call=guided <= here.keys())
         return _replace_first(output, fold(prediction, run.rows, combined, len(run.pipeline_rows)))
 
+    def _check_seen(self) -> None:
+        """Raise where chosen sites and modules did not run, which ran in another call with the same plain arguments
+        (skipped layers are one)."""
+        run = self.run
+        chosen = run.sites_now() if run.tap is not None else set[str]()
+        chosen |= set().union(*run.names["on_module"]) if run.dispatch("on_module") else set()
+        if chosen and not self.seen and run.clock.calls == 1:
+            raise blind(run.anatomy)
+        plain = str({name: value for name, value in run.inputs.items() if _is_plain(value)})
+        ran = self.ran.setdefault(plain, set())
+        if missing := sorted(ran & chosen - self.seen):
+            raise skipped(run.anatomy, missing)
+        ran |= self.seen
+
     def _combine(self, one_call: bool) -> Tensor | dict[str, Tensor] | None:
         """Ask every intervention. The result goes into this call's rows, or waits for the scheduler's step
         where the pipeline calls the denoiser once per branch."""
         run = self.run
         run.combined = True
         final, owner, replaced = None, "", False
+        if run.encoded.uncond is not None and "uncond" not in run.predictions:
+            run.pipeline_rows.of("uncond")  # raises where a row may be it
         for name, value in run.predictions.items():
             if not torch.isfinite(value).all():
                 raise NotFinite(f"the denoiser predicted NaN or infinity for {name}; run it in a wider dtype")
@@ -109,6 +135,7 @@ class Denoising:
         if final is not None:
             run.count(combined=1)
         if one_call:
+            run.settled = final
             return final if final is not None else run.predictions if replaced else None
         if replaced and final is None:
             raise UnsupportedModel("this pipeline calls the denoiser once per branch: return one combined prediction")
@@ -129,14 +156,14 @@ class Denoising:
         None if the call is not the site's own, such as an image prompt's.
         """
         q, k, v = named["query"], named["key"], named["value"]
+        name, rows = running.site.name, self.run.rows
+        if len(q) != len(rows):
+            running, rows = self._part(running, rows, v)
         layout = self._layout(running, q, k, v)
         if layout is None:
             return None
-        name, rows = running.site.name, len(self.run.rows)
-        if len(q) != rows:
-            raise UnsupportedModel(f"{name} attends over {len(q)} rows, the denoiser has {rows}")
-        self.seen_sites += 1
-        call = self._call(running, layout, kernel, named)
+        self.seen.add(name)
+        call = self._call(running, layout, rows, kernel, named)
         edits = []
         for label, ask in self.run.dispatch("on_attention", name):
             answer = ask(call)
@@ -149,7 +176,20 @@ class Denoising:
             raise UnsupportedModel(f"{name} uses causal attention or dropout; edits do not cover these")
         return execute(call, edits, lambda q, k, v, mask: kernel(q, k, v, attn_mask=mask, scale=named.get("scale")))
 
-    def _call(self, running: Running, layout: Layout, kernel: Any, named: dict[str, Any]) -> AttentionCall:
+    def _part(self, running: Running, rows: Rows, v: Tensor) -> tuple[Running, Rows]:
+        """A site that attends over its rows in groups (perturbed guidance): the next group, found by its values."""
+        start, stop = running.rows, running.rows + len(v)
+        running.rows = stop
+        part = replace(
+            running,
+            hidden=None if running.hidden is None else running.hidden[start:stop],
+            text=None if running.text is None else running.text[start:stop],
+        )
+        if stop > len(rows) or not are_values(part, v):
+            raise UnsupportedModel(f"{running.site.name} attends over {len(v)} rows, the denoiser has {len(rows)}")
+        return part, replace(rows, labels=rows.labels[start:stop], images=rows.images[start:stop])
+
+    def _call(self, running: Running, layout: Layout, rows: Rows, kernel: Any, named: dict[str, Any]) -> AttentionCall:
         q, k, v = (_as_attended(named[name]) for name in ("query", "key", "value"))
         group = q.shape[1] // k.shape[1]
         cells = layout.image_queries.stop - layout.image_queries.start
@@ -163,7 +203,7 @@ class Denoising:
             scale=default_scale(q, named.get("scale")),
             layout=layout,
             grid=None if self.run.grid is None else self.run.grid.of(cells),
-            rows=self.run.rows,
+            rows=rows,
             plain_call=lambda: kernel(**named),
             capture=None if tap is None else lambda text: tap.capture(running, text),
             cache=self.run.cache,
@@ -204,6 +244,7 @@ class Denoising:
 
     def after_module(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Hook of a module that some intervention chose."""
+        self.seen.add(name)
         changed = output
         for label, ask in self.run.dispatch("on_module", name):
             answer = ask(name, changed)
@@ -218,6 +259,20 @@ def _as_attended(x: Tensor) -> Tensor:
     device = x.device.type
     casts = torch.is_autocast_enabled(device) and x.dtype == torch.float32
     return x.to(torch.get_autocast_dtype(device)) if casts else x
+
+
+def are_values(running: Running, v: Tensor) -> bool:
+    """Whether values [B, H, K, d] are the projection of a module's own rows, at their beginning or end."""
+    project, hidden = getattr(running.site.module, "to_v", None), running.hidden
+    if running.text is not None and _text_values(running.site.module) is None:
+        hidden = running.text
+    if project is None or hidden is None or hidden.ndim != 3 or len(hidden) != len(v):
+        return False
+    with torch.no_grad():
+        rows = project(hidden).unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
+    near = 1e-2 * rows.abs().max() + 1e-6
+    n = rows.shape[2]
+    return n <= v.shape[2] and any((rows - part).abs().max() < near for part in (v[:, :, :n], v[:, :, -n:]))
 
 
 def tells_text_order(site: Site) -> bool:
@@ -251,10 +306,61 @@ def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
     return bool(first < last) if min(first, last) < near else None
 
 
-def blind(name: str) -> Unobservable:
+def _is_plain(value: Any) -> bool:
+    """Whether an argument is made of numbers, flags and words alone."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def blind(anatomy: Anatomy) -> Unobservable:
+    """The denoiser ran, but nothing that is looked at in it."""
+    name, denoiser = anatomy.denoiser_name, anatomy.denoiser
+    compiled = eager(denoiser) is not denoiser or any(module._compiled_call_impl for module in denoiser.modules())
     return Unobservable(
-        f"the {name} ran, but none of its attention modules called a hook: it was compiled before the "
-        "session. Attach first and compile then, or call `torch._dynamo.reset()` before attaching"
+        f"the {name} ran, but none of its chosen modules called a hook: "
+        + (
+            "it was compiled before the session. Attach first and compile then, or call `torch._dynamo.reset()` before "
+            "attaching"
+            if compiled
+            else f"its `forward` was replaced, or a cache keeps what they compute. {_uncached(anatomy)}"
+        )
+    )
+
+
+def _uncached(anatomy: Anatomy) -> str:
+    """How to take a cache away."""
+    if getattr(anatomy.denoiser, "is_cache_enabled", False):
+        return f"Call `pipe.{anatomy.denoiser_name}.disable_cache()`"
+    return "Remove it as it was applied; of diffusers: `HookRegistry.check_if_exists_or_initialize(module).remove_hook`"
+
+
+def skipped(anatomy: Anatomy, missing: list[str]) -> Unobservable:
+    return Unobservable(
+        f"the {anatomy.denoiser_name} left out {len(missing)} chosen module(s) in this call that it ran before, "
+        f"{missing[0]} first, so an edit would act at a part of the calls: a cache keeps their outputs. "
+        + _uncached(anatomy)
+    )
+
+
+def cached(anatomy: Anatomy, hooks: list[str]) -> Unobservable:
+    return Unobservable(
+        f"the {anatomy.denoiser_name} has a cache ({', '.join(hooks)}) that leaves out modules in some calls, so an "
+        f"edit would act at a part of the calls. {_uncached(anatomy)}"
+    )
+
+
+def caches(denoiser: nn.Module) -> list[str]:
+    """The hooks of diffusers in a denoiser that keep something from one call to the next."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in denoiser.modules())
+    hooks = (item for registry in registries if registry is not None for item in registry.hooks.items())
+    return sorted({name for name, hook in hooks if hook._is_stateful})
+
+
+def another_pipeline(name: str) -> Conflict:
+    return Conflict(
+        f"another pipeline with the same {name} is called inside the session, as `from_pipe` makes one: how it encodes "
+        "its prompt is not seen, so nothing would change there. Attach to that pipeline"
     )
 
 

@@ -14,10 +14,10 @@ from unleak.core.anatomy import Anatomy, Grid, eager
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
 from unleak.core.rows import Branch, Rows
-from unleak.engine.batch import grow, split, take
+from unleak.engine.batch import grow, split, take, whole
 from unleak.engine.clock import Clock
 from unleak.engine.tap import Tap
-from unleak.errors import BadInput, NoSite
+from unleak.errors import BadInput, NoSite, UnsupportedModel
 from unleak.text.call import Encoded, TextCall, replace_output
 from unleak.text.prompts import Prompts
 
@@ -33,10 +33,12 @@ class Run:
         log: one JSON-serialisable entry for each generation.
         clock, prompts: where the generation stands, and what its prompts became.
         drawing: whether one is under way.
+        steps_in: whether some intervention acts in the denoiser's calls.
         cache: what is kept during a generation.
         rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
         inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
         predictions: of the current step by label. combined: the interventions were asked about them.
+        settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
     """
 
@@ -52,6 +54,8 @@ class Run:
             "on_attention": [self._sites(item) for item in self.interventions],
             "on_module": [self._modules(item) for item in self.interventions],
         }
+        inside = [seam for seam in STEPPING if seam != "on_latents"]
+        self.steps_in = any(item.has(seam) for item in self.interventions for seam in inside)
         self.results: dict[str, Any] = {}
         self.log: list[dict[str, Any]] = []
         self.clock = Clock()
@@ -112,6 +116,7 @@ class Run:
     def begin_step(self) -> None:
         self.predictions: dict[str, Tensor] = {}
         self.combined = False
+        self.settled: Tensor | None = None
         self.pending: Tensor | None = None
 
     def at_denoiser(self, timestep: Any) -> None:
@@ -121,6 +126,12 @@ class Run:
         self.drawing = True
         self.prompts.begin_denoising()
         self.clock.at_denoiser(self.pipe.scheduler, timestep)
+        if self.steps_in and self.clock.passed_over:
+            raise UnsupportedModel(
+                f"the {self.anatomy.denoiser_name} runs at another timestep, but the pipeline's scheduler "
+                f"({type(self.pipe.scheduler).__name__}) made no step: another one is at work, as in a copy of the "
+                "pipeline or a sampler of its own. Attach to the pipeline that you call, with the scheduler that steps"
+            )
         if self.clock.done == 0 and self.clock.calls == 1:
             for item in self.interventions:
                 if any(item.has(seam) for seam in STEPPING):
@@ -155,16 +166,24 @@ class Run:
 
     def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
         """See `Context.predict`. Attention interventions are active in this call."""
-        inputs, rows = grow(self.inputs, self.pipeline_rows, branches)
-        added = range(len(self.pipeline_rows), len(rows))
-        own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
-        source = {branch.name: branch.like for branch in branches}
+        if self.pipeline_rows.repeat:
+            named = [whole(self.inputs, self.pipeline_rows, branch) for branch in branches]
+        else:
+            inputs, rows = grow(self.inputs, self.pipeline_rows, branches)
+            added = range(len(self.pipeline_rows), len(rows))
+            own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
+            named = [(take(inputs, len(rows), added), own)]
+        like = {branch.name: branch.like for branch in branches}
+        predictions: dict[str, Tensor] = {}
         outer, self.predicting = self.rows, True
         try:
-            self.rows = replace(own, labels=tuple(source[label] for label in own.labels)) if as_source else own
-            output = self.anatomy.denoiser(**take(inputs, len(rows), added))
-            self.count(denoiser_calls=1, denoiser_rows=len(own))
-            return split(first(output), own)
+            for inputs, own in named:
+                source = replace(own, labels=tuple(like.get(label, label) for label in own.labels))
+                self.rows = source if as_source else own
+                output = self.anatomy.denoiser(**inputs)
+                self.count(denoiser_calls=1, denoiser_rows=len(own))
+                predictions |= {name: value for name, value in split(first(output), own).items() if name in like}
+            return predictions
         finally:
             self.predicting, self.rows = False, outer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unleak.engine.denoising import Denoising, blind
-from unleak.engine.run import STEPPING, Run
+from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite
 
 
@@ -23,8 +23,6 @@ class Sampling:
     def __init__(self, run: Run, denoising: Denoising, shadow: Callable[[Any, str, Callable[..., Any]], None]) -> None:
         self.run, self.denoising, self.shadow = run, denoising, shadow
         self._schedulers: list[Any] = []
-        seams = [seam for seam in STEPPING if seam != "on_latents"]
-        self._needs_denoiser = any(item.has(seam) for item in run.interventions for seam in seams)
 
     def watch(self) -> None:
         """Shadow the methods of the pipeline and of its scheduler."""
@@ -65,12 +63,12 @@ class Sampling:
 
     def _step(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         run = self.run
-        if not run.log and not self._needs_denoiser:
+        if not run.log and not run.steps_in:
             run.begin()
         if not run.drawing:  # another pipeline draws with the same scheduler
             return original(*args, **kwargs)
-        if not run.clock.calls and self._needs_denoiser:
-            raise blind(run.anatomy.denoiser_name)
+        if not run.clock.calls and run.steps_in:
+            raise blind(run.anatomy)
         combined = self.denoising.combine()
         if combined is not None:
             given = inspect.signature(original).bind(*args, **kwargs)

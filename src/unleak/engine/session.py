@@ -61,7 +61,10 @@ class Session:
     def __enter__(self) -> Run:
         run = self.run = Run(self.pipe, self.interventions)
         if run.anatomy.denoiser in _attached:
-            raise Conflict("this pipeline is attached already: give all interventions to one attach()")
+            raise Conflict(
+                "this pipeline, or another with the same denoiser, is attached already: leave that session first, or "
+                "give all interventions to one attach()"
+            )
         try:
             if run.interventions:
                 self._install(run)

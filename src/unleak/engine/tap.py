@@ -26,13 +26,17 @@ ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "sc
 
 @dataclass(eq=False)
 class Running:
-    """An attention module that is running now: what it was given, and whether its attention was observed."""
+    """An attention module that is running now: what it was given, and whether its attention was observed.
+
+    `rows` counts the batch rows of its calls so far, where it attends over them in groups.
+    """
 
     site: Site
     hidden: Tensor | None
     text: Tensor | None
     mode: TorchFunctionMode
     calls: int = 0
+    rows: int = 0
     observed: bool = False
 
 

@@ -1,11 +1,14 @@
 """Hooks and shadows that are gone afterwards, even if Ctrl-C arrives while they are set or removed.
 
 Two rules hold for everything that is installed: its undo is registered before it is done, and the undo may run twice.
+Whatever is copied or pickled meanwhile is as it was before: a hook is copied as one that does nothing, a shadow as the
+method under it.
 """
 
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +43,7 @@ class Undo:
 
     def hook(self, module: nn.Module, hook: Callable[..., Any], before: bool = False, always: bool = False) -> None:
         """A forward hook with keyword arguments, before or after the forward; `always`: also after an error."""
+        hook = _Hook(hook)
         self.add(functools.partial(_unhook, module, hook))
         if before:
             module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -48,7 +52,7 @@ class Undo:
 
     def shadow(self, owner: Any, name: str, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
         """Let `owner.name(...)` call `method(original, args, kwargs)`."""
-        shadow, space = _Shadow(getattr(owner, name), vars(owner).get(name), method), vars(owner)
+        shadow, space = _Shadow(owner, name, method), vars(owner)
 
         def restore() -> None:
             shadow.alive = False
@@ -62,15 +66,46 @@ class Undo:
         space[name] = shadow
 
 
+class _Hook:
+    """A hook of ours. Copies of its module have `_no_hook` instead."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.hook = hook
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.hook(*args, **kwargs)
+
+    def __reduce__(self) -> tuple:
+        return _bare_hook, ()
+
+
+def _bare_hook() -> Callable[..., None]:
+    return _no_hook
+
+
+def _no_hook(*args: Any, **kwargs: Any) -> None:
+    """What a copy has in the place of a hook."""
+
+
 class _Shadow:
     """A method in place of another. Under the shadow of a later session it outlives its own, and then does nothing."""
 
-    def __init__(self, original: Callable[..., Any], before: Any, method: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, original)
-        self.original, self.before, self.method, self.alive = original, before, method, True
+    def __init__(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
+        original, before = getattr(owner, name), vars(owner).get(name)
+        functools.update_wrapper(self, original)  # also copies the attributes of a shadow below
+        self.original, self.before = original, before
+        self.owner, self.name, self.method, self.alive = owner, name, method, True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.method(self.original, args, kwargs) if self.alive else self.original(*args, **kwargs)
+
+    def __reduce__(self) -> tuple:
+        return _method_of, (self.owner, self.name)
+
+
+def _method_of(owner: Any, name: str) -> Callable[..., Any]:
+    """The method of the owner's class, bound to the owner (a copy, when a shadow is copied with it)."""
+    return types.MethodType(getattr(type(owner), name), owner)
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unleak.errors import BadInput, NotFinite, PromptTruncated
+from unleak.text.vectors import expanded
 
 
 @dataclass(eq=False)
@@ -51,13 +52,18 @@ class TextCall:
 
 @dataclass(eq=False)
 class Encoded:
-    """What one generation's prompts became: per encoder the call, and the rows the denoiser gets."""
+    """What one generation's prompts became: per encoder the call, and the rows the denoiser gets.
+
+    `cut` has the calls of encoders that lost a part of a prompt which another one holds whole; no item is looked for
+    in these.
+    """
 
     prompts: list[str] = field(default_factory=list)
     images_per_prompt: int = 1
     calls: dict[str, TextCall] = field(default_factory=dict)
     cond: Tensor | None = None
     uncond: Tensor | None = None
+    cut: dict[str, TextCall] = field(default_factory=dict)
 
     @property
     def image_prompts(self) -> list[str]:
@@ -85,10 +91,10 @@ class Encoded:
         return None if match is None else lambda output: _sequences(output)[match[1]]
 
     def _columns_and_layer(self, encoder: str) -> tuple[slice, int] | None:
-        if self.cond is None or encoder not in self.calls:
+        if self.cond is None or encoder not in self._every:
             return None
-        places = {name: self._place(call) for name, call in self.calls.items()}
-        call = self.calls[encoder]
+        places = {name: self._place(call) for name, call in self._every.items()}
+        call = self._every[encoder]
         if places[encoder] is None and not any(places.values()) and call.length == self.cond.shape[1]:
             return slice(0, call.length), 0
         return places[encoder]
@@ -97,7 +103,7 @@ class Encoded:
         """Columns of the denoiser's rows that equal a layer of this call, and which layer."""
         assert self.cond is not None
         rows, length = self.cond[0], call.length
-        starts = sorted({0, rows.shape[0] - length, *(other.length for other in self.calls.values())})
+        starts = sorted({0, rows.shape[0] - length, *(other.length for other in self._every.values())})
         for k, state in enumerate(_sequences(call.output)):
             state = state[0].to(rows)
             for start in starts:
@@ -109,24 +115,30 @@ class Encoded:
                     return slice(start, start + length), k
         return None
 
+    @property
+    def _every(self) -> dict[str, TextCall]:
+        return {**self.calls, **self.cut}
+
     def _widths(self) -> set[int]:
-        return {state.shape[-1] for call in self.calls.values() for state in _sequences(call.output)[:1]}
+        return {state.shape[-1] for call in self._every.values() for state in _sequences(call.output)[:1]}
 
 
 def tokens(tokenizer: Any, prompts: Sequence[str], length: int) -> Any:
     """The tokenizer call of diffusers pipelines: padded and cut to `length`."""
-    return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    given = [expanded(tokenizer, prompt) for prompt in prompts]
+    return tokenizer(given, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
 def check_length(name: str, tokenizer: Any, prompts: Sequence[str], length: int) -> None:
     """Raise `PromptTruncated` where a prompt has more tokens than the encoder is given."""
     for prompt in prompts:
-        ids = tokenizer(prompt, truncation=False).input_ids
+        ids = tokenizer(expanded(tokenizer, prompt), truncation=False, verbose=False).input_ids
         if len(ids) > length:
             lost = tokenizer.decode(ids[length - 1 : -1])
+            longer = f", or raise max_sequence_length above {length}" if length < tokenizer.model_max_length else ""
             raise PromptTruncated(
-                f"{name} reads {length} tokens and the prompt has {len(ids)}; it would lose {lost!r}. "
-                "Shorten the prompt, or raise max_sequence_length where the pipeline has it"
+                f"{name} reads {length} tokens and the prompt has {len(ids)}; it would lose {lost!r}. Shorten the "
+                f"prompt{longer}"
             )
 
 

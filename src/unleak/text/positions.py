@@ -52,8 +52,11 @@ def readable(encoded: Encoded) -> dict[str, slice]:
 def first_encoder(encoded: Encoded) -> TextCall:
     """The call of the first encoder whose rows open the denoiser's text: its positions are the denoiser's.
 
-    Raises: as `readable`; UnsupportedModel: no encoder's rows stand first.
+    Raises: as `readable`; UnsupportedModel: no encoder's rows stand first; PromptTruncated: that one lost a part.
     """
+    for name, call in encoded.cut.items():
+        if (column := encoded.columns(name)) is not None and column.start == 0:
+            check_length(name, call.tokenizer, call.prompts, call.length)
     first = [name for name, column in readable(encoded).items() if column.start == 0]
     if not first:
         raise UnsupportedModel("the denoiser's text does not begin with the rows of a text encoder")

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.text.call import Encoded, TextCall, check_length, tokens
 from unleak.text.encoders import Encoder
 
 
 class TextRows(NamedTuple):
-    """What the denoiser is given for n texts: rows [n, L, D], and pooled vectors [n, P] where it has any."""
+    """What the denoiser is given for n texts: rows [n, L, D], pooled vectors [n, P] and mask [n, L] if it has any."""
 
     rows: Tensor
     pooled: Tensor | None
+    mask: Tensor | None = None
 
 
 class Prompts:
-    """Watches `encode_prompt` and the text encoders of one pipeline during a session."""
+    """Watches `encode_prompt` and the text encoders of one pipeline during a session.
+
+    `strange`: an encoder ran outside of it since the last prompt.
+    """
 
     def __init__(
         self,
@@ -38,7 +43,10 @@ class Prompts:
         self.encoded = Encoded()
         self._expected: dict[str, list[str]] = {}
         self._ran: set[str] = set()
+        self._cut: dict[str, PromptTruncated] = {}
         self._rerunning = False
+        self._inside = False
+        self.strange = False
         self._passes: int | None = None
         self._others: dict[tuple[str, ...], TextRows] = {}
         self._again: Callable[[list[str]], Any] | None = None
@@ -57,10 +65,12 @@ class Prompts:
         """Run the pipeline's own `encode_prompt` and remember what it was given and what it returned."""
         signature = inspect.signature(original)
         given = signature.bind_partial(*args, **kwargs).arguments
+        self.strange = False
         if self._passes is not None:
             self._passes += 1
         if self._passes == 2 and "negative_prompt" not in signature.parameters:
-            returned = original(*args, **kwargs)
+            with self._pause():
+                returned = original(*args, **kwargs)
             self.encoded.uncond = _rows_of(returned)[0]
             return returned
         self.encoded = Encoded(
@@ -71,16 +81,34 @@ class Prompts:
             raise BadInput("an intervention changes text rows, but the call has only `prompt_embeds`; pass `prompt`")
         self._expected = self._positive(given) if self.encoded.prompts else {}
         self._again = lambda texts: original(**_for_texts(given, texts))
-        self._ran = set()
+        self._ran, self._cut = set(), {}
+        self._inside = True
         try:
             returned = original(*args, **kwargs)
         finally:
-            missed, self._expected = self._expected, {}
+            missed, self._expected, self._inside = self._expected, {}, False
         if self.rewriting and (missed.keys() & self._ran or not self.encoded.calls):
             raise UnsupportedModel(f"the prompt was not recognised in the token ids of {sorted(missed)}")
         rows = _rows_of(returned)
         self.encoded.cond, self.encoded.uncond = rows[0], rows[1] if len(rows) > 1 else None
+        self._leave_out()
         return returned
+
+    def _leave_out(self) -> None:
+        """Encoders that lost a part of the prompt are left out, with a warning, where the denoiser reads another that
+        holds it whole. Raises PromptTruncated where it reads none."""
+        encoded = self.encoded
+        whole = [name for name in encoded.calls if name not in self._cut and encoded.columns(name) is not None]
+        if self._cut and not whole:
+            read = [name for name in self._cut if encoded.columns(name) is not None]
+            raise self._cut[(read or list(self._cut))[-1]]
+        for name in self._cut:
+            encoded.cut[name] = encoded.calls.pop(name)
+            warnings.warn(
+                f"{name} reads {encoded.cut[name].length} tokens and loses a part of the prompt; it is left as it is. "
+                f"Items are found in {' and '.join(whole)}, which the denoiser reads and which holds all of it",
+                stacklevel=2,
+            )
 
     def encode(self, texts: Sequence[str]) -> TextRows:
         """Other texts as the pipeline encodes its prompt, in one batched call; no intervention sees them.
@@ -95,24 +123,27 @@ class Prompts:
         if key not in self._others:
             if self._again is None or not self.encoded.calls:
                 raise UnsupportedModel("the pipeline encoded no prompt, so other texts cannot be: pass `prompt`")
-            for call in self.encoded.calls.values():
-                check_length(call.name, call.tokenizer, key, call.length)
+            for name, call in self.encoded.calls.items():
+                if self.encoded.cond is None or self.encoded.columns(name) is not None:
+                    check_length(name, call.tokenizer, key, call.length)
             with self._pause(), torch.no_grad():
                 returned = self._again(list(key))
-            pooled = [part for part in returned if isinstance(part, Tensor) and part.ndim == 2]
-            self._others[key] = TextRows(_rows_of(returned)[0], pooled[0] if pooled else None)
+            rows = _rows_of(returned)[0]
+            flat = [part for part in returned if isinstance(part, Tensor) and part.ndim == 2]
+            masks = [part for part in flat if part.shape == rows.shape[:2] and bool(((part == 0) | (part == 1)).all())]
+            pooled = [part for part in flat if not any(part is mask for mask in masks)]
+            self._others[key] = TextRows(rows, pooled[0] if pooled else None, masks[0] if masks else None)
         return self._others[key]
 
     def _positive(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
         texts = {}
         for encoder in self.encoders.values():
-            prompts = _texts(given.get(f"prompt{encoder.suffix}")) or _texts(given["prompt"])
-            convert = getattr(self.pipe, "maybe_convert_prompt", None)  # textual inversion
-            texts[encoder.name] = convert(prompts, encoder.tokenizer) if convert else prompts
+            texts[encoder.name] = _texts(given.get(f"prompt{encoder.suffix}")) or _texts(given["prompt"])
         return texts
 
     def after_encoder(self, encoder: Encoder, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Forward hook of a text encoder: the first call on the positive prompt goes to the interventions."""
+        self.strange |= not (self._rerunning or self._inside)
         if self._rerunning or encoder.name not in self._expected:
             return None
         self._ran.add(encoder.name)
@@ -121,8 +152,6 @@ class Prompts:
         if not _same_ids(encoder.tokenizer, prompts, ids):
             return None
         del self._expected[encoder.name]
-        if self.strict:
-            check_length(encoder.name, encoder.tokenizer, prompts, ids.shape[1])
         call = TextCall(
             encoder.name,
             encoder.module,
@@ -133,6 +162,12 @@ class Prompts:
             self._rerun(args, kwargs, encoder),
         )
         self.encoded.calls[encoder.name] = call
+        try:
+            if self.strict:
+                check_length(encoder.name, encoder.tokenizer, prompts, ids.shape[1])
+        except PromptTruncated as error:
+            self._cut[encoder.name] = error
+            return None
         self.on_call(call)
         return call.output if call.output is not output else None
 

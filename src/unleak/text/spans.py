@@ -13,6 +13,7 @@ from typing import Any
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.text.items import Item
 from unleak.text.match import Chars
+from unleak.text.vectors import expand, expanded
 
 Span = tuple[int, int]
 """Half-open token span."""
@@ -25,7 +26,8 @@ class Tokens:
     Attributes:
         text: the text.
         ids: L token ids, special tokens and pads included.
-        offsets: L character ranges of ``text``; (0, 0) for special tokens and pads.
+        offsets: L character ranges of ``text``; (0, 0) for special tokens and pads. The tokens of a word of several
+            vectors all have the word's.
         words: L flags; True for the text's own tokens, False for special tokens and pads.
         real: L flags; True for everything but pads.
         lost: the character ranges of the tokens that did not fit into L (empty when nothing was cut off).
@@ -83,8 +85,9 @@ def tokenize(tokenizer: Any, text: str, length: int | None = None, name: str = "
         "return_special_tokens_mask": True,
         "return_attention_mask": True,
     }
-    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, **outputs)
-    full = tokenizer(text, truncation=False, padding=False, verbose=False, **outputs)
+    given, written = expand(tokenizer, text)
+    cut = tokenizer(given, padding="max_length", max_length=length, truncation=True, **outputs)
+    full = tokenizer(given, truncation=False, padding=False, verbose=False, **outputs)
     words = tuple(not special for special in cut["special_tokens_mask"])
     every = [at for at, own in zip(full["offset_mapping"], full["special_tokens_mask"], strict=True) if not own]
     over = len(every) - sum(words)
@@ -92,10 +95,10 @@ def tokenize(tokenizer: Any, text: str, length: int | None = None, name: str = "
     return Tokens(
         text=text,
         ids=tuple(cut["input_ids"]),
-        offsets=tuple((a, b) for a, b in cut["offset_mapping"]),
+        offsets=tuple(written((a, b)) for a, b in cut["offset_mapping"]),
         words=words,
         real=tuple(map(bool, cut["attention_mask"])),
-        lost=tuple((a, b) for a, b in lost),
+        lost=tuple(written((a, b)) for a, b in lost),
     )
 
 
@@ -119,7 +122,7 @@ def token_span(tokenizer: Any, tokens: Tokens, chars: Chars, name: str = "the to
     if _is_word_mark(tokenizer, tokens, start):
         start -= 1
     read = tokenizer.decode(list(tokens.ids[start:stop]))
-    if _plain(read) != _plain(item):
+    if _plain(read) != _plain(expanded(tokenizer, item)):
         raise BadInput(
             f"{name} reads {item!r} as {read!r} (tokens {start} to {stop - 1}), so these rows are not"
             " the item's alone. Name the whole expression, or another word that the tokenizer knows."

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from unleak.errors import BadInput, choose
 from unleak.text.items import Item
 from unleak.text.spans import Tokens, token_span, tokenize
+from unleak.text.vectors import expanded
 
 KINDS = ("bos", "text", "eos", "pads")
 
@@ -126,7 +127,7 @@ def row_kinds(tokens: Tokens) -> list[str]:
 
 def cut(cutter: Cutter, prompt: str) -> Tokens:
     """The whole prompt as this encoder's tokenizer cuts it, without pads."""
-    room = len(cutter.tokenizer(prompt, verbose=False).input_ids)
+    room = len(cutter.tokenizer(expanded(cutter.tokenizer, prompt), verbose=False).input_ids)
     return tokenize(cutter.tokenizer, prompt, room, cutter.name)
 
 

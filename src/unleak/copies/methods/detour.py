@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.copies.methods.gate import Gated
 from unleak.core.predictions import clean_latents, guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput
@@ -61,7 +61,7 @@ class Detour(Gated):
         return [self._rows(ctx, away, "cond")] if away else None
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
-        cond, _ = guidance_pair(preds)
+        cond = preds["cond"]
         chosen = self.decide(ctx, preds)
         if chosen == ():
             return None
@@ -89,8 +89,8 @@ class Detour(Gated):
         return {i: predictions[i] for i in away}
 
     def _rows(self, ctx: Context, images: tuple[int, ...], like: str) -> Branch:
-        rows, pooled = ctx.encode([self.text])
-        return Branch(OTHER, like, images, rows[0], pooled)
+        text = ctx.encode([self.text])
+        return Branch(OTHER, like, images, text.rows[0], text.pooled, text.mask)
 
 
 def _rows_label(ctx: Context) -> str:

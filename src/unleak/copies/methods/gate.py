@@ -119,7 +119,11 @@ class Gated(Intervention):
         chosen = self.decide(ctx, preds)
         if chosen == ():
             return None
-        (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
+        if "uncond" not in preds and ctx.state.get("guided"):  # a callback has turned guidance off
+            cond, uncond, w = preds["cond"], preds["cond"], 1.0
+        else:
+            (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
+            ctx.state["guided"] = True
         here = slice(None) if chosen is None else list(chosen)
         combined = guidance(uncond, cond, w)
         combined[here] = combine(cond[here], uncond[here], w)

@@ -21,7 +21,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.drawing import first_steps as drawing
 from unleak.drawing.generate import Seeds, for_each, images_at_once, memory_errors, parse_seeds, rehearse
-from unleak.errors import BadInput
+from unleak.errors import BadInput, PromptTruncated
 from unleak.text.call import TextCall, check_length
 from unleak.text.prompt import check_prompt
 
@@ -132,16 +132,22 @@ class _Lengths(Intervention):
 
 
 def fits(pipe: Any, plan: ScanPlan) -> Callable[[str], None]:
-    """A check whether a prompt fits every encoder of the pipeline; it raises PromptTruncated.
+    """A check whether a prompt fits an encoder that the denoiser reads; it raises PromptTruncated.
 
     Also runs the part of the pipeline before the denoiser once, so that a call it refuses is found at once.
     """
     run = rehearse(pipe, "a", _Lengths(), num_images_per_prompt=len(plan.seeds), **plan.call)
-    lengths = run.results["lengths"]
+    lengths = {k: v for k, v in run.results["lengths"].items() if run.encoded.columns(k) is not None}
 
     def check(prompt: str) -> None:
+        errors = list[PromptTruncated]()
         for name, (tokenizer, length) in lengths.items():
-            check_length(name, tokenizer, [prompt], length)
+            try:
+                check_length(name, tokenizer, [prompt], length)
+            except PromptTruncated as error:
+                errors.append(error)
+        if errors and len(errors) == len(lengths):
+            raise errors[0]
 
     return check
 

@@ -67,7 +67,7 @@ class PredictionGain(Intervention):
         objects = each_list(self.objects)
         prompts, _ = own_prompts(ctx, len(objects))
         texts = [each_without(p, [Item.of(one) for one in some]) for p, some in zip(prompts, objects, strict=True)]
-        rows, pooled = ctx.encode([text for some in texts for text in some])
+        rows, pooled, _ = ctx.encode([text for some in texts for text in some])
         first = [sum(map(len, texts[:i])) for i in range(len(texts))]  # a prompt's first text among all
         branches = []
         for k in range(max(map(len, texts))):

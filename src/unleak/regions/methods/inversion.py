@@ -121,7 +121,7 @@ class ReplayInversion(Intervention):
             raise BadInput(f"a trajectory of {len(self.trajectory) - 1} steps does not fit a run of {ctx.steps}")
         branches = []
         if self.prompt is not None:
-            rows, pooled = ctx.encode(each_prompt(self.prompt))
+            rows, pooled, _ = ctx.encode(each_prompt(self.prompt))
             inputs = {"sample": self.trajectory[ctx.steps - ctx.step]}
             vectors = None if pooled is None else per_image(ctx, pooled)
             branches.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))

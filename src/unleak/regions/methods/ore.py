@@ -106,7 +106,7 @@ def embed(
     ]
     slots = [slots_of(ctx.encoded, *one, find) for one in zip(prompts, items, own_texts, strict=True)]
     texts = [own.text for some in own_texts for own in some]
-    rows, pooled = ctx.encode(texts if plain is not None else [*texts, *prompts])
+    rows, pooled, _ = ctx.encode(texts if plain is not None else [*texts, *prompts])
     alone = rows[: len(texts)].split([len(some) for some in own_texts])
     whole = rows[len(texts) :] if plain is None else plain
     results = [embeddings(*one, base_index, rest) for one in zip(whole, alone, slots, strict=True)]
