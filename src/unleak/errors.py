@@ -1,12 +1,14 @@
 """Typed errors. Each message says what happened and what to do about it.
 
 ``exit_code`` is the status with which the command line ends (0 done, 1 failed, 2 bad use,
-3 findings over the limit, 4 unsupported model).
+3 findings over the limit, 4 unsupported model; 130 interrupted).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -23,6 +25,12 @@ class BadInput(UnleakError, ValueError):
     """The call itself is wrong: prompt, items, seeds, paths, options."""
 
     exit_code = 2
+
+
+class CannotWrite(BadInput):
+    """An output could not be written to its end, or was taken away: disk full, no permission, removed meanwhile."""
+
+    exit_code = 1
 
 
 class ItemNotFound(BadInput):
@@ -94,3 +102,18 @@ def choose(kind: str, name: T, among: Iterable[T]) -> T:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise BadInput(f"no {kind} is called {name!r}{hint} Choose from {', '.join(map(str, known)) or 'nothing'}")
     return name
+
+
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+"""Characters that are not seen but act: controls except newline and tab, direction marks, half surrogates, tags."""
+
+
+def printable(text: object) -> str:
+    r"""The text with every character that is not seen but acts written as JSON writes it: ``\u001b``.
+
+    So what a file says cannot steer a terminal, or turn around what stands beside it. JSON text stays the same JSON.
+    """
+    return _CONTROLS.sub(lambda found: json.dumps(found[0])[1:-1], str(text))

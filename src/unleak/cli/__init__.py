@@ -1,6 +1,6 @@
 """The command line: parse, call the library, render. Data goes to stdout, progress to stderr.
 
-Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model.
+Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from unleak.cli.console import tolerant
+from unleak.cli.console import show, tolerant
 from unleak.cli.options import app
 
 
-def version(show: bool) -> None:
-    if show:
-        print(f"unleak {metadata.version('unleak')}")
+def version(asked: bool) -> None:
+    if asked:
+        show(f"unleak {metadata.version('unleak')}")
         raise typer.Exit
 
 

@@ -11,12 +11,13 @@ from unleak.cli.command import Command, command
 from unleak.cli.console import number, ticking
 from unleak.cli.options import CALL, MODEL, OUTPUT, Seed, Settings, SomePreset
 from unleak.errors import BadInput, UnsupportedModel
+from unleak.files.outputs import Reads
 
 
 @command(*MODEL, "seeds", *CALL, "fail_over", *OUTPUT, presets="unleak.copies.presets:MITIGATIONS")
 def audit(
     cmd: Command,
-    image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ...")],
+    image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ..."), Reads("picture")],
     preset: SomePreset = None,
     settings: Settings = None,
     start: Annotated[
@@ -32,7 +33,6 @@ def audit(
     On the bare model and, with --preset, under a mitigation. Attack an image that training did not repeat as a control.
     What --fail-over compares is the PSNR in dB to the image; `threshold` is that from which an image counts as a copy.
     """
-    cmd.reads(picture=image)
     limit = None if cmd.fail_over in (None, "threshold") else number(str(cmd.fail_over), "--fail-over")
     from unleak.copies.presets import MITIGATIONS
     from unleak.drawing import photo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import fitting, progress_bars, prompts_of, say, ticking
+from unleak.cli.console import fitting, progress_bars, prompts_of, say, show, ticking
 from unleak.cli.options import MODEL, Column, Limit, Methods, Split, bench_app
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.atomic import only_writer
+from unleak.files.outputs import Reads, model_files
 
 if TYPE_CHECKING:
     from unleak.bench.results import Results
 
 SHARED = (*MODEL, "seeds", "steps", "guidance", "folder")
+FILES = ("results.json", "results.md", "*.png", "parts/*")
+
+
+def pictures_of(folder: str) -> Iterator[Path]:
+    """The files of ALE-Bench."""
+    for name in ("images", "masks", "prompts"):
+        yield from (Path(folder) / name).rglob("*")
 
 
 def run_suite(cmd: Command, suite: Any, split: str, limit: int | None, methods: str | None, **options: Any) -> None:
@@ -66,20 +74,22 @@ def measured(cmd: Command, run: Callable[..., Results]) -> None:
     """Run a suite with a progress bar per part, alone in its folder, and print its table."""
     with progress_bars() as tick, only_writer(cmd.folder):
         results = run(out=cmd.folder, progress=tick)
-    print(results.table(), end="")
+    show(results.table().rstrip("\n"))
 
 
-@command(*SHARED, group=bench_app, folder=Path("results/world"))
+@command(*SHARED, group=bench_app, files=FILES, folder=Path("results/world"))
 def world(cmd: Command, split: Split = "heldout", limit: Limit = None, methods: Methods = None) -> None:
     """How well an embedded model draws its world, on held-out prompts, with the judge's own error."""
     run_suite(cmd, import_module("unleak.bench.world"), split, limit, methods)
 
 
-@command(*SHARED, "judge", group=bench_app, folder=Path("results/words"))
+@command(*SHARED, "judge", group=bench_app, files=FILES, folder=Path("results/words"))
 def words(
     cmd: Command,
     prompts: Annotated[
-        Path | None, typer.Option(help="Your own, with their items (JSONL, CSV, Attend-and-Excite's JSON).")
+        Path | None,
+        typer.Option(help="Your own, with their items (JSONL, CSV, Attend-and-Excite's JSON)."),
+        Reads("prompts"),
     ] = None,
     split: Split = "heldout",
     limit: Limit = None,
@@ -99,14 +109,18 @@ def words(
     run_suite(cmd, suite, split, limit, methods)
 
 
-@command(*SHARED, group=bench_app, folder=Path("results/copies"))
+@command(*SHARED, group=bench_app, files=FILES, folder=Path("results/copies"))
 def copies(
     cmd: Command,
     split: Split = "heldout",
     limit: Limit = None,
     methods: Methods = None,
-    memorized: Annotated[Path | None, typer.Option(help="Prompts that are known to be memorized.")] = None,
-    ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts, of the kind that will be scanned.")] = None,
+    memorized: Annotated[
+        Path | None, typer.Option(help="Prompts that are known to be memorized."), Reads("memorized prompts")
+    ] = None,
+    ordinary: Annotated[
+        Path | None, typer.Option(help="Ordinary prompts, of the kind that will be scanned."), Reads("ordinary prompts")
+    ] = None,
     column: Column = None,
 ) -> None:
     """Copies of training images: detectors, mitigations and what both cost; --methods chooses, NAME+gate gates.
@@ -139,18 +153,28 @@ def copies_of_files(
         results = real_copies.run(
             pipe, cmd.folder, kinds, model=cmd.model, seeds=numbers, methods=names, call=call, progress=tick
         )
-    print(results.table(), *results.notes, sep="\n")
+    show(results.table(), *results.notes)
 
 
-@command(*SHARED, group=bench_app, folder=Path("results/regions"), seeds="0")
+@command(*SHARED, group=bench_app, files=FILES, folder=Path("results/regions"), seeds="0")
 def regions(
     cmd: Command,
     suite: Annotated[str, typer.Option(help="world: the embedded one; ale-bench: the published benchmark.")] = "world",
-    data: Annotated[Path | None, typer.Option(help="The folder of ALE-Bench.")] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP for TELS and TILS on ALE-Bench: folder or hub id.")] = None,
-    dino: Annotated[str | None, typer.Option(help="DINO for the structure distance there: folder or hub id.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of ALE-Bench."), Reads("benchmark", pictures_of)] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="CLIP for TELS and TILS on ALE-Bench: folder or hub id."),
+        Reads("CLIP", model_files),
+    ] = None,
+    dino: Annotated[
+        str | None,
+        typer.Option(help="DINO for the structure distance there: folder or hub id."),
+        Reads("DINO", model_files),
+    ] = None,
     lpips: Annotated[
-        Path | None, typer.Option(help="Weights (safetensors) to measure LPIPS with; needs torchmetrics.")
+        Path | None,
+        typer.Option(help="Weights (safetensors) to measure LPIPS with; needs torchmetrics."),
+        Reads("weights"),
     ] = None,
     split: Split = "heldout",
     limit: Limit = None,
@@ -201,4 +225,4 @@ def _ale_bench(
             pipe, folder, data=data, model=cmd.model, seeds=numbers, limit=limit, methods=chosen, call=call,
             masks=masks, see=extractors, progress=tick,
         )  # fmt: skip
-    print(ale_bench.comparison(results.rows))
+    show(ale_bench.comparison(results.rows))

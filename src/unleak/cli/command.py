@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -21,20 +21,20 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from unleak.cli.console import emit, err, errors, quiet_libraries, say
+from unleak.cli.console import emit, err, quiet_libraries, say, show
 from unleak.cli.embedded import embedded_judge
 from unleak.cli.options import SHARED, app
-from unleak.cli.outputs import check_distinct, check_file, check_folder, check_inputs
 from unleak.core.presets import Presets
 from unleak.core.result import Result
 from unleak.errors import BadInput
+from unleak.files.outputs import Door, Reads, Writes
 
 
 @dataclass
 class Command:
     """The shared options as they were given, see `options.SHARED`; None where the command has no such option.
 
-    Raises BadInput: an output cannot be written, or two outputs are one file.
+    Raises BadInput: --html names no page.
     """
 
     model: str = "emoji-sd"
@@ -55,25 +55,8 @@ class Command:
     fail_over: str | None = None
 
     def __post_init__(self) -> None:
-        self._outputs: dict[str, Path] = {}
-        if self.folder is not None:
-            check_folder(self.folder)
-        self.writes("-o", self.out)
-        self.writes("--json", None if self.json == "-" or self.json is None else Path(self.json))
-        self.writes("--html", self.html)
         if self.html is not None and self.html.suffix.lower() != ".html":
             raise BadInput(f"--html {str(self.html)!r} is no page: name a file that ends in .html")
-
-    def writes(self, option: str, path: Path | None) -> None:
-        """One more output, if it is given. Raises BadInput: it cannot be written, or is that of another option."""
-        if path is not None:
-            check_file(path, option, self.folder)
-            self._outputs[option] = path
-            check_distinct(self._outputs)
-
-    def reads(self, **files: Path | None) -> None:
-        """No output is one of these inputs, named by what they are. Raises BadInput."""
-        check_inputs(self._outputs, {name: path for name, path in files.items() if path is not None})
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -162,8 +145,7 @@ class Command:
         if self.html is not None and page is not None:
             write_atomic(self.html, page())
         if self.json != "-":
-            for line in lines:
-                print(line)
+            show(*lines)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -181,6 +163,8 @@ def command(
     group: typer.Typer = app,
     old: Mapping[str, str] | None = None,
     presets: str = "",
+    files: Sequence[str] = ("*.png",),
+    beside: Callable[[Path], Path] | None = None,
     **defaults: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register ``verb(cmd, ...)`` as a command with its own parameters and these shared options.
@@ -191,6 +175,10 @@ def command(
         old: earlier spellings of options and what they are called now, ``{"--isolation": "--set isolation={}"}``.
             They keep working with a note, and no help shows them.
         presets: the table that the help lists, ``"module:NAME"``; read only when the help is shown.
+        files: patterns of what it writes in the folder of -o, beside the page and the data.
+        beside: which other file it writes where the file of -o is.
+
+    Every parameter that is a path is marked with `Reads` or `Writes`, and `files.outputs.Door` stands around the verb.
     """
 
     def register(verb: Callable[..., None]) -> Callable[..., None]:
@@ -202,17 +190,56 @@ def command(
         ]  # fmt: skip
 
         def run(**options: Any) -> None:
-            with errors():
-                verb(Command(**{n: options.pop(n) for n in shared}), **options)
+            with door_of(parameters, options, files, beside) as door:
+                try:
+                    verb(Command(**{n: options.pop(n) for n in shared}), **options)
+                except typer.Exit:
+                    door.check_there()
+                    raise
+                door.check_there()
 
-        run.__signature__ = inspect.Signature([*own, *ours])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in (*own, *ours)}
+        parameters = [*own, *ours]
+        for p in parameters:
+            if "Path" in str(p.annotation) and mark_of(p) is None:
+                raise TypeError(f"{verb.__name__}: say with Reads or Writes what {p.name} is")
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
         command_class = type("CompatibleCommand", (_CompatibleCommand,), {"old": dict(old or {}), "presets": presets})
         text = escape(inspect.getdoc(verb) or "")
         group.command(name or verb.__name__.replace("_", "-"), cls=command_class, help=text)(run)
         return verb
 
     return register
+
+
+def mark_of(parameter: inspect.Parameter) -> Reads | Writes | None:
+    """Which files the values of a parameter name, if they do."""
+    marks = (m for m in getattr(parameter.annotation, "__metadata__", ()) if isinstance(m, Reads | Writes))
+    return next(marks, None)
+
+
+def door_of(
+    parameters: Sequence[inspect.Parameter],
+    options: Mapping[str, Any],
+    files: Sequence[str],
+    beside: Callable[[Path], Path] | None,
+) -> Door:
+    """The door of a command that is called with these options; see `command`. Raises BadInput."""
+    inputs: list[tuple[str, Path]] = []
+    outputs: list[tuple[Writes, Path]] = []
+    for parameter in parameters:
+        mark, value = mark_of(parameter), options[parameter.name]
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if mark is None or one is None:
+                continue
+            if isinstance(mark, Reads):
+                inputs += [(mark.what, path) for path in mark.files(str(one))]
+            elif not (isinstance(one, str) and one == "-"):
+                names = (*mark.names, *files) if mark.names else ()
+                outputs.append((replace(mark, names=names), Path(one)))
+                if beside is not None and mark.option == "-o":
+                    outputs.append((Writes("the rejects of -o"), beside(Path(one))))
+    return Door(inputs, outputs)
 
 
 class _CompatibleCommand(TyperCommand):

@@ -1,10 +1,11 @@
-"""What every command of the command line needs: errors as one line, progress, JSON.
+"""What every command of the command line needs: errors as one line, progress, text and JSON.
 
-Data goes to stdout, everything else to stderr.
+Data goes to stdout, everything else to stderr. Both show what acts on a terminal as text, see `errors.printable`.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -12,40 +13,120 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
-from unleak.errors import BadInput, PromptTruncated, UnleakError
+from unleak.errors import BadInput, PromptTruncated, UnleakError, printable
 
+UsageError: Any = typer.BadParameter.__base__
+"""What the parser raises; typer does not name it."""
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(kind: str, text: object, style: str = "yellow") -> None:
     """One line on stderr; the text comes from anywhere, so it is no markup, and is cut where it is absurdly long."""
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()))
     line = line if len(line) <= 1500 else f"{line[:1000]} ... {line[-400:]}"
-    err.print(f"[{style}]{kind}[/{style}]: ", end="")
-    err.print(line, markup=False)
+    with suppress(OSError):  # nobody reads stderr: that changes no status
+        err.print(f"[{style}]{kind}[/{style}]: ", end="")
+        err.print(line, markup=False)
+
+
+def show(*lines: object) -> None:
+    """Lines on stdout."""
+    for line in lines:
+        print(printable(line))
+
+
+def show_row(*fields: object) -> None:
+    """One row of a table on stdout: fields with a tab between them and no other white space than a blank."""
+    show("\t".join(" ".join(str(field).split()) for field in fields))
+
+
+def show_json(data: Mapping[str, Any], indent: int | None = None) -> None:
+    """JSON on stdout, in ASCII where its encoding is not UTF-8."""
+    escaped = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
+    show(json.dumps(data, indent=indent, ensure_ascii=escaped))
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room on the disk", errno.EDQUOT: "make room on the disk",
+    errno.EMFILE: "allow more open files: ulimit -n", errno.ENFILE: "too many files are open on this machine",
+    errno.EACCES: "give the permission, or choose another path", errno.EPERM: "choose another path",
+    errno.EROFS: "choose a path that can be written", errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file", errno.ENOTDIR: "name a folder", errno.ENOMEM: "free some memory",
+    errno.EFBIG: "files may not grow so large here: ulimit -f",
+}  # fmt: skip
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Typed errors become one line on stderr and their exit status, warnings a note; Ctrl-C is 130."""
+    """Errors become one line on stderr and their exit status, warnings a note.
+
+    Ends with the `exit_code` of a typed error; 2 after bad options, text that is none, or a number too large; 1 after
+    an error of the operating system, too little memory, or a nesting too deep; 1 and no line where nobody reads the
+    output any more; 130 after Ctrl-C. What else is raised is a mistake in the program and stays as it is.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say("note", message)
         try:
+            if sys.stdout is None:
+                raise BadInput("stdout is closed: send it to a file or to /dev/null")
             yield
-        except UnleakError as e:
-            say(type(e).__name__, e, "red")
-            raise typer.Exit(e.exit_code) from None
-        except KeyboardInterrupt:
-            err.print("interrupted; nothing half-written was left")
-            raise typer.Exit(130) from None
+            sys.stdout.flush()
+        except (typer.Exit, SystemExit):
+            raise
+        except BaseException as e:
+            status, kind, text = _in_words(e)
+            if status is None:
+                raise
+            if text:
+                say(kind, text, "red")
+            _silence_stdout()
+            raise typer.Exit(status) from None
+
+
+def _in_words(e: BaseException) -> tuple[int | None, str, str]:
+    """Exit status, what kind of error, and the line; no status for what nobody has foreseen."""
+    kind = type(e).__name__
+    if isinstance(e, UnleakError):
+        return e.exit_code, kind, str(e)
+    if isinstance(e, KeyboardInterrupt | typer.Abort):
+        return 130, "interrupted", "nothing half-written was left"
+    if isinstance(e, UsageError):
+        where = e.ctx.command_path if e.ctx is not None else "unleak"
+        told = e.format_message().rstrip(".")
+        return e.exit_code, "BadInput", f"{told}: see {where} --help" if told else ""
+    if isinstance(e, BrokenPipeError):
+        return 1, kind, ""
+    if isinstance(e, OSError) and e.errno is not None:
+        what = f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror)
+        return 1, kind, f"{what}; {REMEDIES[e.errno]}" if e.errno in REMEDIES else what
+    if isinstance(e, MemoryError) or "out of memory" in str(e) or "can't allocate memory" in str(e):
+        return 1, "MemoryError", "there is not enough memory: draw fewer or smaller images, or --offload model"
+    if isinstance(e, RecursionError):
+        return 1, kind, "something that was given is nested too deeply"
+    if isinstance(e, UnicodeError):
+        return 2, "BadInput", f"something that was given is not valid UTF-8 text: {e}"
+    if isinstance(e, OverflowError) or (isinstance(e, ValueError) and "integer string conversion" in str(e)):
+        return 2, "BadInput", f"a number that was given is too large: {e}"
+    return None, kind, ""
+
+
+def _silence_stdout() -> None:
+    """What stdout still holds and cannot take is dropped, so that the end of the process says nothing more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -67,7 +148,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def tick(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
+                tasks[name] = bar.add_task(escape(printable(name)), total=total)
             bar.update(tasks[name], completed=done)
 
         yield tick
@@ -140,7 +221,6 @@ def emit(data: Mapping[str, Any], to: str | None) -> None:
     from unleak.files.atomic import write_atomic
 
     if to == "-":
-        escaped = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
-        print(json.dumps(data, indent=1, ensure_ascii=escaped))
+        show_json(data, indent=1)
     elif to is not None:
         write_atomic(Path(to), json.dumps(data, indent=1, ensure_ascii=False) + "\n")

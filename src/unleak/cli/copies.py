@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import fitting, number, prompts_of, say, ticking
+from unleak.cli.console import fitting, number, prompts_of, say, show_row, ticking
 from unleak.cli.options import (
     CALL,
     MODEL,
@@ -23,6 +23,8 @@ from unleak.cli.options import (
     SomeItems,
 )
 from unleak.errors import BadInput
+from unleak.files.jsonl import check_rejects, rejects_of
+from unleak.files.outputs import Reads
 
 RENAMED = {"--inference-steps": "--steps {}", "--steps=all": "--first-steps all"}
 """Earlier spellings of scan and calibrate."""
@@ -48,10 +50,12 @@ def seeds_of(cmd: Command) -> list[int]:
 
 
 @command(*MODEL, "seeds", *CALL, "fail_over", "out", "html", out=Path("scan.jsonl"), old=RENAMED,
-         presets="unleak.copies.presets:DETECTORS")  # fmt: skip
+         presets="unleak.copies.presets:DETECTORS", beside=rejects_of)  # fmt: skip
 def scan(
     cmd: Command,
-    file: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line.")],
+    file: Annotated[
+        Path, typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line."), Reads("prompts")
+    ],
     detector: Detectors = None,
     calibration: CalibrationFile = None,
     first_steps: FirstSteps = "1",
@@ -66,7 +70,7 @@ def scan(
         limit = number(cmd.fail_over, "--fail-over")
     if cmd.fail_over == "threshold" and calibration is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
-    cmd.reads(prompts=file, calibration=calibration)
+    check_rejects(cmd.out)
     from unleak.files.prompt_file import count_entries
 
     lines, seeds, call, out = count_entries(file), seeds_of(cmd), cmd.call, cmd.out
@@ -75,7 +79,7 @@ def scan(
     known = Calibration.load(calibration) if calibration else None
     pipe = cmd.open()
     from unleak.copies.scan.scan import plan
-    from unleak.copies.scan.scan_file import rejects_of, scan_file
+    from unleak.copies.scan.scan_file import scan_file
     from unleak.files.atomic import write_atomic
     from unleak.report import scan as report
 
@@ -88,9 +92,9 @@ def scan(
         write_atomic(cmd.html, report.file_page(out, summary.limit))
     if summary.rejected:
         say("note", f"{summary.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
-    print("score", "line", "prompt", sep="\t")
+    show_row("score", "line", "prompt")
     for score, line, prompt in summary.highest:
-        print(f"{score:.6g}", line, " ".join(prompt.split()), sep="\t")
+        show_row(f"{score:.6g}", line, prompt)
     if summary.limit is not None:
         say("result", f"{summary.over} of {summary.prompts} prompts score at least {summary.limit:.6g}", "bold")
     if cmd.fail_over is not None and not summary.prompts:
@@ -106,8 +110,12 @@ def scan(
 )
 def calibrate(
     cmd: Command,
-    memorized: Annotated[Path, typer.Option(help="Prompts that are known to be memorized.")],
-    ordinary: Annotated[Path, typer.Option(help="Ordinary prompts, of the kind that will be scanned.")],
+    memorized: Annotated[
+        Path, typer.Option(help="Prompts that are known to be memorized."), Reads("memorized prompts")
+    ],
+    ordinary: Annotated[
+        Path, typer.Option(help="Ordinary prompts, of the kind that will be scanned."), Reads("ordinary prompts")
+    ],
     detector: Detectors = None,
     combine: Annotated[bool, typer.Option("--combine", help="Join all detectors by logistic regression.")] = False,
     fpr: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
@@ -118,7 +126,6 @@ def calibrate(
     count, seeds = looked_at(cmd, first_steps), seeds_of(cmd)
     if not 0 < fpr < 1:
         raise BadInput(f"--fpr {fpr}: give a share between 0 and 1")
-    cmd.reads(memorized=memorized, ordinary=ordinary)
     kinds = [prompts_of(file, column) for file in (memorized, ordinary)]
     call, out = cmd.call, cmd.out
     pipe = cmd.open()
@@ -132,18 +139,21 @@ def calibrate(
         calibration = fit(pipe, kinds[0], kinds[1], seeds, count, detector or DEFAULT, combine=combine, fpr=fpr,
                    model=cmd.model, call=call, progress=tick)  # fmt: skip
     write_atomic(out, calibration.to_json())
-    print("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold", sep="\t")
+    show_row("detector", "AUROC", "95 % interval", "TPR at 1 % FPR", "threshold")
     for name, one in calibration.compared.items():
         (area, low, high), (rate, *_) = one["auroc"], one["tpr_at_1fpr"]
-        print(name, f"{area:.4f}", f"{low:.4f} to {high:.4f}", f"{rate:.3f}", f"{one['threshold']:.6g}", sep="\t")
+        show_row(name, f"{area:.4f}", f"{low:.4f} to {high:.4f}", f"{rate:.3f}", f"{one['threshold']:.6g}")
     say("result", f"{calibration.detector} from {calibration.threshold:.6g} on; {out}", "bold")
 
 
-@command(*MODEL, "seeds", *CALL, "judge", *OUTPUT, presets="unleak.copies.presets:MITIGATIONS")
+@command(*MODEL, "seeds", *CALL, "judge", *OUTPUT, presets="unleak.copies.presets:MITIGATIONS",
+         files=("before*.png", "after*.png"))  # fmt: skip
 def guard(
     cmd: Command,
     prompt: Prompt,
-    gate: Annotated[Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags.")] = None,
+    gate: Annotated[
+        Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags."), Reads("calibration")
+    ] = None,
     preset: PresetName = "detour",
     settings: Settings = None,
     items: SomeItems = None,
@@ -155,7 +165,6 @@ def guard(
     from unleak.text.prompt import check_prompt
 
     check_prompt(prompt)
-    cmd.reads(calibration=gate)
     numbers = cmd.numbers
     calibration = None if gate is None else Calibration.load(gate)
     parameters = MITIGATIONS[preset].parse(settings or ())

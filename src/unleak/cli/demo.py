@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import ticking
+from unleak.cli.console import show, ticking
 
 PROMPT, WORD, LEAKER, NEUTRAL = "a key and a guitar", "key", "guitar", "a key and a banana"
 ROWS: dict[str, dict[str, Any]] = {
@@ -17,7 +17,7 @@ ROWS: dict[str, dict[str, Any]] = {
 """Which rows of the text encoder are given back their meaning without context."""
 
 
-@command("device", "seeds", "steps", "folder", seeds="0:8", folder=Path("demo"))
+@command("device", "seeds", "steps", "folder", seeds="0:8", folder=Path("demo"), files=("before*.png", "after*.png"))
 def demo(cmd: Command) -> None:
     """A first look: a prompt that leaks on the embedded model, why, and the repaired image, on one page."""
     seeds, pipe = cmd.numbers, cmd.open()
@@ -52,4 +52,4 @@ def demo(cmd: Command) -> None:
             add(f"Where the leak sits: {name}", note, images)
     cmd.show(result)
     write_atomic(cmd.folder / "index.html", page(result, evidence, "unleak demo"))
-    print(cmd.folder / "index.html")
+    show(cmd.folder / "index.html")

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import number, say, ticking
+from unleak.cli.console import number, say, show, show_json, show_row, ticking
 from unleak.cli.embedded import world_items
 from unleak.cli.options import MODEL, CalibrationFile, Column, SomeItems
 from unleak.errors import BadInput
+from unleak.files.outputs import Reads, Writes
 
 
 @command(*MODEL, "fail_over", "out", "html")
 def lint(
     cmd: Command,
-    file: Annotated[str, typer.Argument(help="Prompts: text lines, .jsonl, .json, .csv, .tsv; - for stdin.")],
+    file: Annotated[
+        str, typer.Argument(help="Prompts: text lines, .jsonl, .json, .csv, .tsv; - for stdin."), Reads("prompts")
+    ],
     items: SomeItems = None,
     form: Annotated[
         str | None, typer.Option("--format", help="text, jsonl, json, csv, tsv or parquet; default: by the ending.")
     ] = None,
     column: Column = None,
     calibration: CalibrationFile = None,
-    fit: Annotated[Path | None, typer.Option(help="Fit a calibration on labelled prompts and write it here.")] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Fit a calibration on labelled prompts and write it here."), Writes("--fit")
+    ] = None,
 ) -> None:
     """Which items of which prompts would leak? Reads text encodings alone and draws nothing.
 
@@ -38,12 +42,12 @@ def lint(
     from unleak.words.lint.prompt_file import read_prompts
 
     limit = None if cmd.fail_over is None else number(cmd.fail_over, "--fail-over")
+    if fit is not None and (limit is not None or cmd.out is not None or cmd.html is not None):
+        raise BadInput("--fit writes a calibration and nothing else: leave --fail-over, -o and --html out")
     if limit is not None and not 0 <= limit <= 1:
         raise BadInput(f"--fail-over {cmd.fail_over}: a risk lies between 0 and 1")
     form, watched = format_of(file, form), parse_items(items) if items else world_items(cmd.model)
     out, html = cmd.out, cmd.html
-    cmd.writes("--fit", fit)
-    cmd.reads(prompts=None if file == "-" else Path(file), calibration=calibration)
     with opened(file, form) as (stream, total):
         from unleak.words.lint.calibration import RiskCalibration
 
@@ -60,14 +64,13 @@ def lint(
         if fit is not None:
             risk_calibration = calibrate(linter, lines, Path(file).name)
             write_atomic(fit, risk_calibration.to_json())
-            print(fit, f"{risk_calibration.leaks} of {risk_calibration.items} items leak", sep="\t")
+            show_row(fit, f"{risk_calibration.leaks} of {risk_calibration.items} items leak")
             return
         if not linter.calibrated:
             say("note", "no calibration belongs to these text encoders: the risk is a score, no probability; --fit")
         head = lint_file.header(linter, cmd.model, file, items=items, format=form, column=column)
-        show = (lambda record: print(json.dumps(record, ensure_ascii=False))) if out is None else None
         with ticking("reading", total) as tick:
-            summary = lint_file.run(linter, lines, head, out, show, tick)
+            summary = lint_file.run(linter, lines, head, out, show_json if out is None else None, tick)
     if html is not None:
         write_atomic(html, report.page(summary))
     if summary.bad:
@@ -80,7 +83,7 @@ def lint(
     if out is not None:
         for record in summary.riskiest[:10]:
             worst = max(record["items"], key=lambda i: i["risk"])
-            print(f"{record['risk']:.2f}", worst["text"], record["prompt"], sep="\t")
-        print(out)
+            show_row(f"{record['risk']:.2f}", worst["text"], record["prompt"])
+        show(out)
     if limit is not None and summary.risk >= limit:
         raise typer.Exit(3)

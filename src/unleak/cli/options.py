@@ -5,14 +5,38 @@ A command names those that it has, see `unleak.cli.command.command`.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from unleak.cli.console import errors
+from unleak.files.outputs import Reads, Writes, model_files
+
+
+class _Application(TyperGroup):
+    """All commands. Errors become words here, be they of the parser, a command, or the last byte on stdout."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors():
+            return super().invoke(ctx)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        try:
+            with errors():
+                status = super().main(*args, **{**extra, "standalone_mode": False})
+        except typer.Exit as e:
+            status = e.exit_code
+        if standalone_mode:
+            sys.exit(status)
+        return status
+
 
 app = typer.Typer(
-    help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False,
+    cls=_Application, help="Find and stop leaks in text-to-image diffusion.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 bench_app = typer.Typer(
     help="Benchmarks with intervals; results resume and are written atomically.", no_args_is_help=True
@@ -36,7 +60,9 @@ FirstSteps = Annotated[
     str, typer.Option("--first-steps", help="How many denoising steps from the first are looked at, or all.")
 ]
 CalibrationFile = Annotated[
-    Path | None, typer.Option("--calibration", help="What was calibrated for this model's text encoders or detectors.")
+    Path | None,
+    typer.Option("--calibration", help="What was calibrated for this model's text encoders or detectors."),
+    Reads("calibration"),
 ]
 Encoder = Annotated[str | None, typer.Option("--encoder", help="Whose tokens, e.g. text_encoder_2.")]
 PadRows = Annotated[str, typer.Option("--pad", help="Rows elsewhere: empty, allpad, padtoken, zero or mean.")]
@@ -57,7 +83,8 @@ Settings = Annotated[
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "model": (
-        Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id.")],
+        Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id."),
+                  Reads("model", model_files)],
         "emoji-sd",
     ),
     "device": (
@@ -88,19 +115,28 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "height": (Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; goes with --width.")], None),
     "width": (Annotated[int | None, typer.Option(min=8, max=8192, help="In pixels; goes with --height.")], None),
     "judge": (
-        Annotated[str | None, typer.Option(help="Who looks: glyphs, or a CLIP, detector or VQA model you name.")],
+        Annotated[str | None, typer.Option(help="Who looks: glyphs, or a CLIP, detector or VQA model you name."),
+                  Reads("judge", model_files)],
         None,
     ),
     "folder": (
-        Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the output goes.")],
+        Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the output goes."),
+                  Writes("-o", ("index.html", "result.json", ".lock"))],
         Path("out"),
     ),
-    "out": (Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the output goes.")], None),
+    "out": (Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the output goes."),
+                  Writes("-o")], None),
     "json": (
-        Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.")],
+        Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout."),
+                  Writes("--json")],
         None,
     ),
-    "html": (Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page for people.")], None),
+    "html": (
+        Annotated[
+            Path | None, typer.Option("--html", metavar="FILE", help="Write a page for people."), Writes("--html")
+        ],
+        None,
+    ),
     "fail_over": (
         Annotated[
             str | None,

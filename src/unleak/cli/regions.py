@@ -11,6 +11,7 @@ import typer
 from unleak.cli.command import Command, command
 from unleak.cli.console import err, ticking
 from unleak.cli.options import CALL, MODEL, OUTPUT, PresetName, Prompt, Seed, Settings
+from unleak.files.outputs import Reads, behind_at, model_files
 
 MASKS_FROM = """Folder or hub id of what finds masks that are not given: a model that segments by text (CLIPSeg), or,
 given twice, a detector (Grounding DINO) and then a segmenter (SAM). "own", the default: the model itself;
@@ -20,16 +21,21 @@ given twice, a detector (Grounding DINO) and then a segmenter (SAM). "own", the 
 @command(
     *MODEL, *CALL, "judge", *OUTPUT, name="edit", presets="unleak.regions.presets:EDITORS",
     old={f"--{name}": f"--set {name.replace('-', '_')}={{}}" for name in ("dilation", "self-replace")},
+    files=("before*.png", "after*.png", "mask*.png"),
 )  # fmt: skip
 def edit_image(
     cmd: Command,
-    image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ...")],
-    edits: Annotated[list[str], typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object.")],
+    image: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG ..."), Reads("picture")],
+    edits: Annotated[
+        list[str],
+        typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object."),
+        Reads("mask", behind_at),
+    ],
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
     preset: PresetName = "ale",
     settings: Settings = None,
     seed: Seed = 0,
-    masks_from: Annotated[list[str] | None, typer.Option(help=MASKS_FROM)] = None,
+    masks_from: Annotated[list[str] | None, typer.Option(help=MASKS_FROM), Reads("masker", model_files)] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of the target.")] = None,
 ) -> None:
     """Turn objects of an image into others and change nothing else."""
@@ -37,7 +43,6 @@ def edit_image(
 
     named = [Edit.parse(text) for text in edits]
     plan(named, prompt)
-    cmd.reads(picture=image, **{f"mask of {one.source}": Path(one.mask) for one in named if one.mask})
     size = cmd.pixels
     from unleak.models import edit_settings
     from unleak.regions import presets
@@ -78,14 +83,15 @@ def draw_regions(
     cmd: Command,
     prompt: Prompt,
     region: Annotated[
-        list[str], typer.Option(help="PHRASE@MASK.png or PHRASE@x0,y0,x1,y1 in shares of the image; once for each.")
+        list[str],
+        typer.Option(help="PHRASE@MASK.png or PHRASE@x0,y0,x1,y1 in shares of the image; once for each."),
+        Reads("mask", behind_at),
     ],
 ) -> None:
     """Draw a prompt whose phrases act in their own regions: --region "red car@0,0,0.5,1" --region "dog@mask.png"."""
     from unleak.regions.regional import RegionPrompt, regions
 
     where = [RegionPrompt.parse(text) for text in region]
-    cmd.reads(**{f"mask of {one.phrase}": Path(one.where) for one in where if isinstance(one.where, str)})
     from unleak.files import pictures
 
     read = [pictures.mask(one.where, f"the mask of {one.phrase!r}") if not one.is_box else one.where for one in where]

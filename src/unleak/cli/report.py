@@ -9,17 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from unleak.cli.command import Command, command
+from unleak.cli.console import show, show_row
 from unleak.errors import BadInput, BrokenFile
+from unleak.files.outputs import Reads
 from unleak.saved import parse_json, read_document, regular
 
 
 @command("html")
 def report(
     cmd: Command,
-    file: Annotated[Path, typer.Argument(help="results.json of a benchmark, or the JSONL of a scan or a lint.")],
+    file: Annotated[
+        Path, typer.Argument(help="results.json of a benchmark, or the JSONL of a scan or a lint."), Reads("results")
+    ],
 ) -> None:
     """Show results again: the table of a benchmark, or a scan or a lint, also as a page."""
-    cmd.reads(results=file)
     kinds = {"unleak/bench/1": _bench, "unleak/scan/1": _scan, "unleak/lint/1": _lint}
     head, records = _records(regular(file, "results"))
     schema = head.get("schema") if isinstance(head, dict) else None
@@ -59,7 +62,7 @@ def _bench(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tup
 
     if cmd.html is not None:
         raise BadInput("a benchmark has no page, but a table: leave --html out")
-    print(Results.from_dict(head, path=file).table(), end="")
+    show(Results.from_dict(head, path=file).table().rstrip("\n"))
 
 
 def _scan(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tuple[str, Any]]) -> None:
@@ -74,9 +77,9 @@ def _scan(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tupl
     highest = nlargest(HIGHEST, ((r.score, -r.line, r.prompt) for r in every))
     if cmd.html is not None:
         write_atomic(cmd.html, file_page(file))
-    print("score", "line", "prompt", sep="\t")
+    show_row("score", "line", "prompt")
     for score, line, prompt in highest:
-        print(f"{score:.6g}", -line, " ".join(prompt.split()), sep="\t")
+        show_row(f"{score:.6g}", -line, prompt)
 
 
 def _lint(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tuple[str, Any]]) -> None:
@@ -89,4 +92,4 @@ def _lint(cmd: Command, file: Path, head: dict[str, Any], records: Iterator[tupl
         summary.add(record)
     if cmd.html is not None:
         summary.save(cmd.html)
-    print(summary)
+    show(summary)

@@ -14,8 +14,20 @@ HEAD = """# The command line
 
 Written by `python -m unleak.cli.table > docs/cli.md`.
 
-Data goes to stdout, progress and notes to stderr. Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4
-unsupported model. A flag means the same in every command that has it.
+Data goes to stdout, progress and notes to stderr. A flag means the same in every command that has it.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | failed: full disk, no memory, output removed while it was written; quietly where nobody reads stdout any more |
+| 2 | bad use: options, files, prompts that cannot be used; an output that is an input; a gate that looked at nothing |
+| 3 | findings over the limit of `--fail-over` |
+| 4 | unsupported model |
+| 130 | interrupted (Ctrl-C) |
+
+Every error is one line on stderr. No output may be an input or another output, whatever its path looks like. A file is
+replaced as a whole and keeps its mode; a link is followed; a device or a pipe is written through, and refused by
+commands that resume. What a file or an argument says is shown with control characters escaped.
 """
 
 

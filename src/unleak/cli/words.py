@@ -12,6 +12,7 @@ from unleak.cli.console import err, read_lines, say, ticking
 from unleak.cli.embedded import known_items, known_senses
 from unleak.cli.options import CALL, METHOD, MODEL, OUTPUT, Encoder, Items, PadRows, Pooled, Prompt, Settings, SomeItems
 from unleak.errors import UnsupportedModel
+from unleak.files.outputs import Reads
 
 
 @command(*MODEL, "seeds", *CALL, "judge", *OUTPUT)
@@ -60,7 +61,9 @@ def repair(
     settings: Settings = None,
     only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
     redundancy: Annotated[
-        Path | None, typer.Option(help="A classifier of `unleak redundancy`: dropping such tokens is tried, too.")
+        Path | None,
+        typer.Option(help="A classifier of `unleak redundancy`: dropping such tokens is tried, too."),
+        Reads("classifier"),
     ] = None,
 ) -> None:
     """Before and after a repair, at the same seeds, judged. `--with auto`, the default, chooses by trial."""
@@ -68,7 +71,6 @@ def repair(
     from unleak.words.repair.repair import plan
     from unleak.words.tokens.classifier import Classifier
 
-    cmd.reads(classifier=redundancy)
     redundant = Classifier.load(redundancy) if redundancy else None
     options = REPAIRS[DEFAULT if with_ == "auto" else with_].parse(settings or ())
     plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
@@ -92,7 +94,9 @@ def show_tokens(
     items: Items,
     pad: PadRows = "empty",
     pooled: Pooled = "pad",
-    bank: Annotated[Path | None, typer.Option(help="With --pad mean: a file of texts, one a line.")] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="With --pad mean: a file of texts, one a line."), Reads("texts")
+    ] = None,
     encoder: Encoder = None,
     last_only: Annotated[
         bool, typer.Option("--last-only", help="Only each item's last token (causal encoders).")
@@ -104,7 +108,6 @@ def show_tokens(
     from unleak.words.tokens.redundancy import tokens as study
 
     check(prompt, items)
-    cmd.reads(bank=bank)
     texts = read_lines(bank, "--bank") if bank else []
     Keep(VIEWS["nothing"], pad=pad, pooled=pooled, bank=tuple(texts))  # refuses what cannot be
     numbers, call = cmd.numbers, cmd.call
@@ -121,7 +124,11 @@ def show_tokens(
 @command(*MODEL, "seeds", *CALL, "judge", "out", "json", out=...)
 def redundancy(
     cmd: Command,
-    file: Annotated[Path, typer.Argument(help='JSONL: {"prompt": "a hot dog and a cat", "items": ["hot dog", "cat"]}')],
+    file: Annotated[
+        Path,
+        typer.Argument(help='JSONL: {"prompt": "a hot dog and a cat", "items": ["hot dog", "cat"]}'),
+        Reads("prompts"),
+    ],
     kind: Annotated[str | None, typer.Option(help="knn or linear; default: the better one.")] = None,
     extras: Annotated[bool, typer.Option("--extras", help="Also learn from place, length and norm.")] = False,
     encoder: Encoder = None,
@@ -133,7 +140,6 @@ def redundancy(
     from unleak.words.tokens.redundancy import VIEWS
 
     Keep(VIEWS["nothing"], pad=pad, pooled=pooled)
-    cmd.reads(prompts=file)
     numbers, call, out = cmd.numbers, cmd.call, cmd.out
     from unleak.words.tokens import learn as suite
 

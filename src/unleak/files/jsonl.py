@@ -16,8 +16,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from unleak.errors import BadInput, BrokenFile
-from unleak.files.atomic import locked
+from unleak.errors import BadInput, BrokenFile, CannotWrite
+from unleak.files.atomic import identity, is_special, locked, sync_folder, target, wrote
 from unleak.saved import Saved
 
 
@@ -39,8 +39,12 @@ class Stream:
 
     Raises (on entering):
         Conflict: another run writes the file.
-        BadInput: something else is there, or results with another header; or the file cannot be written.
+        BadInput: something else is there, such as a device, or results with another header.
         BrokenFile: a line before the last batch is damaged.
+        CannotWrite: the file cannot be written.
+
+    Raises (later):
+        CannotWrite: the disk is full, or the file was removed or replaced meanwhile.
     """
 
     def __init__(
@@ -59,10 +63,14 @@ class Stream:
 
     def __enter__(self) -> Stream:
         with contextlib.ExitStack() as undo:
-            undo.enter_context(locked(self.path.with_name(f".{self.path.name}.lock"), self.path, self._verb))
             with self._errors():
-                new = not self.path.exists()
-                self._file = undo.enter_context(self.path.open("ab", buffering=0))
+                self._real = target(self.path)
+                if is_special(self.path):
+                    raise BadInput(f"{self.path} is no file that a {self._verb} can go on with: name a file with -o")
+            undo.enter_context(locked(self._real, self._verb))
+            with self._errors():
+                new = not self._real.exists()
+                self._file = undo.enter_context(self._real.open("ab", buffering=0))
                 if new:
                     undo.callback(self._drop_if_empty)
                 self._check()
@@ -71,12 +79,17 @@ class Stream:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         with self._undo, self._errors():
-            if kind is None and not self._written and self._size() > self._end:
-                self._file.truncate(self._end)  # what a kill left of a record that nobody asks for any more
+            if kind is None:
+                if not self._written and self._size() > self._end:
+                    self._file.truncate(self._end)  # what a kill left of a record that nobody asks for any more
+                self._check_there()
+                wrote(self._real)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The whole records that earlier runs have left, one at a time. Raises BrokenFile: one is not what it was."""
-        with self.path.open("rb") as file:
+        with self._errors():
+            file = self._real.open("rb")
+        with file:
             file.readline()
             for line in range(2, self.count + 2):
                 value = json.loads(file.readline())
@@ -86,7 +99,7 @@ class Stream:
 
     def write(self, *records: Mapping[str, Any]) -> None:
         """Append one batch and wait until it is on the disk. The first time, what a kill left of one makes room, and
-        a new file gets its header. Raises BadInput: the file cannot be written."""
+        a new file gets its header. Raises CannotWrite."""
         raw = b"".join(encode(record, self.ascii) for record in records)
         with self._errors():
             if not self._written:
@@ -97,10 +110,20 @@ class Stream:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
+            if not self._kept:
+                sync_folder(self._real.parent)
+            self._check_there()
+
+    def _check_there(self) -> None:
+        open_now = os.fstat(self._file.fileno())
+        if identity(self._real) != (open_now.st_dev, open_now.st_ino):
+            raise CannotWrite(
+                f"{self.path} was removed or replaced while it was written: what was in it is gone; run again"
+            )
 
     def _check(self) -> None:
         """Refuse a file that is not ours, and find what of it is whole."""
-        with self.path.open("rb") as file:
+        with self._real.open("rb") as file:
             first = file.readline(len(self._header) + 1_000_000)
             if not first.endswith(b"\n") and self._header.startswith(first):  # new, or killed in its very first line
                 return
@@ -130,15 +153,16 @@ class Stream:
         return os.fstat(self._file.fileno()).st_size
 
     def _drop_if_empty(self) -> None:
-        if not self.path.stat().st_size:
-            self.path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            if not self._real.stat().st_size:
+                self._real.unlink()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as e:
-            raise BadInput(f"cannot write {self.path}: {e.strerror or e}; choose another file with -o") from e
+            raise CannotWrite(f"cannot write {self.path}: {e.strerror or e}; choose another file with -o") from e
 
 
 def _same(one: Any, two: Any) -> bool:
@@ -153,3 +177,25 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def rejects_of(out: Path) -> Path:
+    """Where lines go that cannot be used: scan.jsonl -> scan.rejects.jsonl."""
+    return out.with_name(f"{out.stem}.rejects{out.suffix}")
+
+
+def check_rejects(out: Path) -> None:
+    """What stands at `rejects_of(out)` was written with the output `out`, or nothing stands there. Raises BadInput.
+
+    It was if the output is there (`Stream` then asks for its own header) and its first line is that of a rejected line.
+    """
+    rejects = rejects_of(out)
+    if not os.path.lexists(rejects):
+        return
+    if not rejects.is_symlink() and rejects.is_file() and out.is_file():
+        with rejects.open("rb") as lines:
+            line = _parsed(lines.readline(2**20))
+        if line is not None and set(line) == {"line", "reason", "text"}:
+            return
+    raise BadInput(f"{rejects} is there already, and the results in {out} were not written with it: move it, or choose"
+                   " another output with -o")  # fmt: skip

@@ -11,12 +11,22 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from unleak.errors import printable
 from unleak.files.provenance import versions
 from unleak.report.pictures import enlarge, png
 from unleak.text.match import Chars
 
 WIDEST = 640
-_pages = Environment(loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True)
+
+
+def _shown(value: Any) -> Any:
+    """Text that steers nothing, and does not turn around what stands beside it; autoescape comes after."""
+    return printable(value) if type(value) is str else value
+
+
+_pages = Environment(
+    loader=PackageLoader("unleak", "report/templates"), autoescape=True, trim_blocks=True, finalize=_shown
+)
 
 
 def render(template: str, *, settings: dict[str, Any], **content: Any) -> str:

@@ -18,9 +18,10 @@ from typing import Annotated, Any, BinaryIO
 
 from unleak.copies.scan.calibrate import fingerprint_of
 from unleak.copies.scan.scan import ScanPlan, fits, measure
-from unleak.errors import BadInput, PromptTruncated
+from unleak.errors import BadInput, CannotWrite, PromptTruncated
 from unleak.files.atomic import replacing
-from unleak.files.jsonl import Stream, encode
+from unleak.files.jsonl import Stream, check_rejects, encode, rejects_of
+from unleak.files.outputs import same_file
 from unleak.files.prompt_file import Entry, read_prompts
 from unleak.saved import Name, Number, Saved, Seed, length
 
@@ -88,11 +89,6 @@ class ScanSummary:
         (heapq.heappush if len(self.highest) < HIGHEST else heapq.heappushpop)(self.highest, entry)
 
 
-def rejects_of(out: Path) -> Path:
-    """Where a scan into `out` puts the lines it cannot use: scan.jsonl -> scan.rejects.jsonl."""
-    return out.with_name(f"{out.stem}.rejects{out.suffix}")
-
-
 def scan_file(
     pipe: Any,
     path: str | Path,
@@ -111,13 +107,17 @@ def scan_file(
 
     Raises:
         Conflict: another scan writes to `out` now.
-        BadInput: `out` holds something else, or a scan with other settings, or of a file that has changed since.
+        BadInput: `out` holds something else, or a scan with other settings, or of a file that has changed since; it, or
+            the file of its rejects, is the file of prompts; another file has the name of that of its rejects.
+        CannotWrite: the disk is full, or `out` was removed meanwhile.
     """
     out = Path(out)
-    if out.absolute() in (Path(path).absolute(), rejects_of(Path(path)).absolute()):
-        raise BadInput(f"{out} is the file of prompts itself: choose another output with -o")
     if not out.parent.is_dir():
         raise BadInput(f"cannot write {out}: there is no folder {str(out.parent)!r}; make it first")
+    for one in (out, rejects_of(out)):
+        if same_file(one, Path(path)):
+            raise BadInput(f"{one} is the file of prompts itself: choose another output with -o")
+    check_rejects(out)
     if limit is None and plan.calibration:
         limit = plan.calibration.threshold
     check = fits(pipe, plan)
@@ -151,7 +151,7 @@ class _Run:
         out, left = self.stream.path, self.stream.records()
         rejects = rejects_of(out)
         try:
-            with replacing(rejects) as refused:
+            with replacing(rejects, drop_empty=True) as refused:
                 for line in self._usable(path, column, refused):
                     record = next(left, None)
                     if record is None:
@@ -167,10 +167,9 @@ class _Run:
                     self._flush()
                 for _, record in self.kept:
                     self.summary.add(record)
-            if not self.summary.rejected:
-                rejects.unlink()
+                check_rejects(out)
         except OSError as e:
-            raise BadInput(f"cannot write {rejects}: {e.strerror or e}; choose another output with -o") from e
+            raise CannotWrite(f"cannot write {rejects}: {e.strerror or e}; choose another output with -o") from e
         self.summary.highest = [(s, -n, p) for s, n, p in sorted(self.summary.highest, reverse=True)]
         return self.summary
 
