@@ -21,11 +21,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import unleak
+from tiny import tiny
 from unleak import models
 from unleak.cli import app
 from unleak.errors import BadInput, EmptyMask
 from unleak.files import pictures
-from unleak.regions.masks.masks import read_mask
+from unleak.regions.edit import edit
+from unleak.regions.keep_pixels import lay_in
+from unleak.regions.masks.masks import read_mask, to_grid
+from unleak.regions.plan import Edit
 
 SIZE = (16, 24)
 """Height and width."""
@@ -346,6 +350,37 @@ def test_every_picture_is_read_by_the_one_reader() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "open" and getattr(node.value, "id", "") == "Image"
     }
     assert opening == {"files/pictures.py", "world/vocabulary.py"}
+
+
+def box(size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[size[0] // 8 : size[0] // 2, size[1] // 8 : size[1] // 2] = True
+    return mask
+
+
+def test_pixels_outside_the_masks_are_the_photos_own_where_they_are_asked_for() -> None:
+    pipe, photo = tiny("sd1"), np.random.default_rng(3).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    mask, settings = box((150, 150)), {"steps": 2, "size": (64, 64)}
+    one = Edit("blue cup", "red cup", mask)
+    plain, kept = (edit(pipe, photo, [one], keep_pixels=keep, **settings) for keep in (False, True))
+    assert plain.full is None and kept.full.shape == photo.shape
+    inside, used = to_grid(kept.masks, (150, 150)).any(0).numpy(), kept.masks.any(0).numpy()
+    assert np.array_equal(kept.full[~inside], photo[~inside]) and (kept.full[inside] != photo[inside]).any()
+    assert np.array_equal(kept.image[~used], kept.before[~used]) and kept.psnr["photo"] == np.inf
+    assert (plain.image[~used] != plain.before[~used]).any()
+    assert not kept.leak.any() and "against the photo: exact" in str(kept)
+    assert kept.data()["keep_pixels"] and kept.file_names()["full"] == "full.png"
+    untouched = edit(pipe, photo, [], keep_pixels=True, **settings)
+    assert np.array_equal(untouched.full, photo)
+
+
+def test_the_seam_is_blended_inside_the_mask() -> None:
+    mask, white = torch.zeros(1, 100, 100, dtype=torch.bool), Image.new("RGB", (100, 100), "white")
+    mask[0, :, 50:] = True
+    black = np.zeros((100, 100, 3), np.uint8)
+    row = lay_in(white, black, mask, 0.1)[50, :, 0].astype(int)
+    assert (row[:50] == 255).all() and (row[60:] == 0).all() and (np.diff(row[49:61]) < 0).all()
+    assert np.array_equal(lay_in(white, black, mask, 0.0)[..., 0] == 0, mask[0].numpy())
 
 
 @pytest.fixture

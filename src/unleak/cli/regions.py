@@ -37,6 +37,9 @@ def edit_image(
     seed: Seed = 0,
     masks_from: Annotated[list[str] | None, typer.Option(help=MASKS_FROM), Reads("masker", model_files)] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of the target.")] = None,
+    keep_pixels: Annotated[
+        bool, typer.Option("--keep-pixels", help="Lay the edit into the photo: its own pixels outside the masks.")
+    ] = False,
 ) -> None:
     """Turn objects of an image into others and change nothing else."""
     from unleak.regions.plan import Edit, plan
@@ -71,11 +74,12 @@ def edit_image(
 
     with err.status("editing"):
         result = edit(pipe, picture, named, preset=preset, seed=seed, source_prompt=prompt,
-                      negative_prompt=negative, size=size, masks_from=masker, model=cmd.model, **options)  # fmt: skip
+                      negative_prompt=negative, size=size, masks_from=masker, model=cmd.model, keep_pixels=keep_pixels,
+                      **options)  # fmt: skip
     judge = cmd.judge_of(result.image.shape[:2])
     if judge is not None:
         add_checks(result, judge)
-    cmd.show(result, cmd.folder / "after.png")
+    cmd.show(result, cmd.folder / ("full.png" if keep_pixels else "after.png"))
 
 
 @command(*MODEL, "seeds", *CALL, *OUTPUT, name="regions")

@@ -20,6 +20,7 @@ from unleak.engine.session import attach
 from unleak.errors import BadInput
 from unleak.files import pictures
 from unleak.regions.edited import Edited
+from unleak.regions.keep_pixels import lay_in
 from unleak.regions.masks import masks as masking
 from unleak.regions.masks.own_masks import own_masks
 from unleak.regions.masks.text_masks import Masker
@@ -29,8 +30,9 @@ from unleak.regions.plan import Edit, EditPlan, plan
 
 @dataclass(frozen=True, eq=False)
 class ImageEdits:
-    """One image at its working size, its edits, and the masks that the user gave."""
+    """One image, at its own and at its working size, its edits, and the masks that the user gave."""
 
+    photo: Image.Image
     picture: Image.Image
     edits: tuple[Edit, ...]
     plan: EditPlan
@@ -81,6 +83,7 @@ class Editor:
     negative_prompt: str | None
     masks_from: Masker | str
     interventions: Sequence[Intervention]
+    keep_pixels: bool = False
 
     def call(self, size: tuple[int, int]) -> dict[str, Any]:
         """The pipeline's arguments. Methods guide by themselves; the scale only says whether there are rows for it."""
@@ -103,13 +106,14 @@ class Editor:
             None if one.mask is None else masking.read_mask(one.mask, sizes[0], f"the mask of {one.source!r}", sizes[1])
             for one in edits
         ]
-        return ImageEdits(picture, tuple(edits), planned, masks)
+        return ImageEdits(whole, picture, tuple(edits), planned, masks)
 
     def untouched(self, image: ImageEdits) -> Edited:
         """An image without edits."""
         before, masks = np.asarray(image.picture), torch.zeros(0, *image.size, dtype=torch.bool)
         notes, settings = ["no edit is given: the image stays as it is"], asdict(self.method)
-        return Edited(before, before, before, (), None, masks, (), self.name, settings, self.seed, notes)
+        full = np.asarray(image.photo) if self.keep_pixels else None
+        return Edited(before, before, before, (), None, masks, (), self.name, settings, self.seed, notes, full=full)
 
     def batch(self, images: Sequence[ImageEdits]) -> Batch:
         """Latents and masks of images that are `drawn_together`.
@@ -175,12 +179,17 @@ class Editor:
         after, rebuilt = pixels(drawn.images), photo.to_pixels(self.pipe, clean)
         for notes, black in zip(batch.notes, getattr(drawn, "nsfw_content_detected", None) or (), strict=False):
             notes += ["the pipeline's safety checker blackened the image"] if black else []
+        full: list[np.ndarray | None] = [None] * len(images)
+        if self.keep_pixels:
+            full = [lay_in(one.photo, after[i], batch.masks[i]) for i, one in enumerate(images)]
+            after = np.stack([lay_in(one.picture, after[i], batch.masks[i]) for i, one in enumerate(images)])
         masker = self.masks_from if isinstance(self.masks_from, str) else self.masks_from.name
         return [
             Edited(
                 after[i], np.asarray(image.picture), rebuilt[i], image.edits, image.plan, batch.masks[i],
                 tuple(mask is not None for mask in image.masks), self.name, asdict(self.method), self.seed,
                 batch.notes[i], masker, run.results["final"][i : i + 1], clean[i : i + 1], run.log, len(images),
+                full=full[i],
             )
             for i, image in enumerate(images)
         ]  # fmt: skip

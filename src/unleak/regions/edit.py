@@ -43,6 +43,7 @@ def edit(
     judge: Judge | None = None,
     model: str = "",
     batch: int = 8,
+    keep_pixels: bool = False,
     **options: Any,
 ) -> Any:
     """Edit objects of an image.
@@ -67,6 +68,8 @@ def edit(
         model: its name, for the record.
         batch: images of one working size and one number of edits are drawn together, at most so many; null-text
             inversion draws one at a time.
+        keep_pixels: lay what was drawn into the photo, inside the masks, with a blended seam (`keep_pixels.SEAM`);
+            outside them every pixel is the photo's. `Edited.full` is that at the photo's own size.
         options: parameters of the preset, such as ``target_guidance=3.0``.
 
     Returns:
@@ -91,7 +94,7 @@ def edit(
     method: Method = EDITORS[preset].make(**({} if steps is None else {"steps": steps}), **options)
     if isinstance(masks_from, str):
         choose("masks_from", masks_from, FROM)
-    editor = Editor(pipe, preset, method, seed, negative_prompt, masks_from, interventions)
+    editor = Editor(pipe, preset, method, seed, negative_prompt, masks_from, interventions, keep_pixels)
     with _editable(pipe, method):
         prepared = [editor.prepare(*one, size) for one in zip(images, each, captions, strict=True)]
         groups = drawn_together(prepared, batch if method.together else 1)

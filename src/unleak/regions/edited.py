@@ -33,7 +33,8 @@ class Edited(Result):
     each edit; `given` says which of them the user gave, and `masker` who found the others; `latents` and `clean` are
     the final latents of the target and those of the source, [1, C, h, w]; `notes` is what a person should know
     (overlaps, full masks); `log` is that of the call which drew it, with `together` images; `checks` is what `judge`
-    saw of each edit, None where nobody looked.
+    saw of each edit, None where nobody looked. Where pixels were kept, `image` is laid into `before`, and `full` is the
+    same at the photo's own size, [H', W', 3] uint8; else `full` is None.
     """
 
     verb: ClassVar[str] = "edit"
@@ -56,6 +57,7 @@ class Edited(Result):
     model: str = ""
     judge: str | None = None
     checks: list[Check] | None = None
+    full: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def regions(self) -> Tensor:
@@ -64,8 +66,12 @@ class Edited(Result):
 
     @property
     def leak(self) -> np.ndarray:
-        """How much each pixel outside the masks differs from the rebuilt photo, [H, W] in 0..1; 0 inside them."""
-        change = np.abs(self.image.astype(np.float64) - self.rebuilt).mean(-1) / 255
+        """How much each pixel outside the masks differs from the rebuilt photo, [H, W] in 0..1; 0 inside them.
+
+        Where pixels were kept, from the photo itself.
+        """
+        reference = self.rebuilt if self.full is None else self.before
+        change = np.abs(self.image.astype(np.float64) - reference).mean(-1) / 255
         return np.where(self.masks.any(0).numpy(), 0.0, change)
 
     def background_psnr(self, reference: np.ndarray) -> float | None:
@@ -96,13 +102,15 @@ class Edited(Result):
             lines.append(
                 f"  {one.target}: {verdict} ({area}, mask {'given' if self.given[i] else f'by {self.masker}'})"
             )
-        kept = self.psnr["rebuilt"]
+        reference = "rebuilt photo" if self.full is None else "photo"
+        kept = self.psnr[reference.split()[0]]
         background = "no background" if kept is None else "exact" if math.isinf(kept) else f"{kept:.1f} dB"
-        return [*lines, f"  background against the rebuilt photo: {background}", *(f"  note: {n}" for n in self.notes)]
+        return [*lines, f"  background against the {reference}: {background}", *(f"  note: {n}" for n in self.notes)]
 
     def file_names(self) -> dict[str, Any]:
         masks = [f"mask-{i + 1}.png" for i in range(len(self.masks))]
-        return {"before": "before.png", "after": "after.png", "masks": masks}
+        full = {} if self.full is None else {"full": "full.png"}
+        return {"before": "before.png", "after": "after.png", **full, "masks": masks}
 
     def data(self) -> dict[str, Any]:
         height, width = self.image.shape[:2]
@@ -111,6 +119,7 @@ class Edited(Result):
             "preset": self.preset,
             "settings": self.settings,
             "seed": self.seed,
+            "keep_pixels": self.full is not None,
             "size": [height, width],
             "source_prompt": self.plan.source if self.plan else None,
             "target_prompt": self.plan.target if self.plan else None,

@@ -43,6 +43,7 @@ def pictures(r: Edited) -> dict[str, bytes]:
     """The images, the masks as used and the sheet `before-after.png`."""
     names = r.file_names()
     files = {names["before"]: r.before, names["after"]: r.image}
+    files |= {} if r.full is None else {names["full"]: r.full}
     files |= {name: mask.astype(np.uint8) * 255 for name, mask in zip(names["masks"], r.masks.numpy(), strict=True)}
     return {name: png(Image.fromarray(image)) for name, image in files.items()} | {"before-after.png": png(sheet(r))}
 
