@@ -6,10 +6,15 @@ detail that a model of 64 x 64 cannot draw. Each is edited by `ale` with the tru
 * "resized": the edited picture is enlarged to the photo's size, as one would without the option;
 * "seam S": it is laid into the photo inside the masks, with a seam of S of the height (0: none).
 
-Metrics: `background_exact`, the share of cases in which every pixel outside the masks is the photo's to the last bit,
-and, where it is not in all, PSNR in dB against the photo; `seam`, the mean absolute difference, in levels of 0 to 255, of
-neighbours of which one is inside a mask and one outside ("photo": that of the photo itself); `edit_success`, the share
-of targets that the judge sees in their places in the picture at the model's size. Intervals are over cases.
+Metrics:
+
+* `background_exact`: the share of cases in which every pixel outside the masks is the photo's to the last bit;
+* `background_psnr`: where it is not in all, PSNR of these pixels in dB against the photo;
+* `seam`: the mean absolute difference, in levels of 0 to 255, of neighbouring pixels of which one is inside a mask and
+  one outside ("photo": that of the photo itself);
+* `edit_success`: the share of targets that the judge sees in their places in the picture at the model's size.
+
+Intervals are over cases.
 
     python benchmarks/keep_pixels.py [--split heldout] [--each 6] [--seams 0,0.03] [-o docs/results/keep-pixels]
 """
