@@ -26,7 +26,7 @@ DRAWN = (*SMALL[:-1], "0:4")
     (("tokens", "hot dog", "--items", "hot dog"), "whole prompt"),
     (("tokens", PROMPT, "--items", "cat", "--pad", "white"), "Choose from empty"),
     (("tokens", PROMPT, "--items", "cat", "--pad", "mean"), "bank"),
-    (("tokens", PROMPT, "--items", "cat", "--pad", "mean", "--bank", "none.txt"), "cannot be read"),
+    (("tokens", PROMPT, "--items", "cat", "--pad", "mean", "--bank", "none.txt"), "cannot read"),
     (("tokens", PROMPT, "--items", "cat", "--pooled", "half"), "Choose from full"),
     (("tokens", PROMPT, "--items", "cat", "--html", "x", "--json", "x"), "two files"),
     (("redundancy", "none.jsonl", "-o", "model"), "cannot read"),

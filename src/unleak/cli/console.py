@@ -201,15 +201,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
-def read_lines(file: Path, option: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises BadInput."""
-    try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{option} {str(file)!r} cannot be read: {e}") from e
-    return [line for line in lines if line]
-
-
 def tolerant() -> None:
     """Let stdout escape what its encoding cannot hold, instead of failing after the work is done."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -75,7 +75,7 @@ Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comm
 METHOD = "The method, one of those above."
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help=METHOD)]
 SomePreset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help=METHOD)]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all noise.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of all noise.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method (see `unleak methods`); repeatable."),

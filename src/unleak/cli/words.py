@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import err, read_lines, say, ticking
+from unleak.cli.console import err, prompts_of, say, ticking
 from unleak.cli.embedded import known_items, known_senses
 from unleak.cli.options import CALL, METHOD, MODEL, OUTPUT, Encoder, Items, PadRows, Pooled, Prompt, Settings, SomeItems
 from unleak.errors import UnsupportedModel
@@ -32,11 +32,13 @@ def diagnose(
     Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; an embedded model knows
     its own.
     """
-    from unleak.words.diagnosis.diagnose import check_evidence, items_of, senses_of
+    from unleak.words.diagnosis.diagnose import check_evidence, check_senses, items_of, senses_of
 
     check_evidence(evidence)
-    others = {**known_senses(cmd.model), **senses_of(senses or "")}
+    given = senses_of(senses or "")
     text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt))
+    check_senses(given, named)
+    others = {**known_senses(cmd.model), **given}
     numbers, call = cmd.numbers, cmd.call
     pipe = cmd.open()
     from unleak.words.diagnosis.diagnose import diagnose as examine
@@ -108,7 +110,7 @@ def show_tokens(
     from unleak.words.tokens.redundancy import tokens as study
 
     check(prompt, items)
-    texts = read_lines(bank, "--bank") if bank else []
+    texts = prompts_of(bank) if bank else []
     Keep(VIEWS["nothing"], pad=pad, pooled=pooled, bank=tuple(texts))  # refuses what cannot be
     numbers, call = cmd.numbers, cmd.call
     pipe = cmd.open()

@@ -24,7 +24,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
-from unleak.drawing.generate import Seeds, memory_errors, parse_seeds, pixels
+from unleak.drawing.generate import Seeds, check_seed, memory_errors, parse_seeds, pixels
 from unleak.drawing.photo import to_latents
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
@@ -136,6 +136,7 @@ def attack(
     """
     if min(rounds, batch) < 1 or not lr > 0:
         raise BadInput(f"an attack needs rounds and batch of 1 or more and a rate above 0, not {rounds}, {batch}, {lr}")
+    check_seed(seed)
     check(pipe)
     random = torch.Generator().manual_seed(seed)
     learner = _Learner(latents_of(pipe, image), start is None, lr, random)

@@ -11,7 +11,8 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.first_steps import first_steps
 from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnleakError, UnsupportedModel
-from unleak.text.prompt import check_prompt
+from unleak.text.prompt import check_prompt, each_prompt
 
 MOST_SEEDS = 10_000
+MOST_SEED = 2**63  #: every seed is below it
 
 
 Seeds: TypeAlias = int | str | Iterable[int]
@@ -37,21 +39,36 @@ def parse_seeds(seeds: Seeds) -> list[int]:
 
     Raises BadInput: unreadable text, no seed or more than `MOST_SEEDS`, a negative one, or one twice.
     """
-    numbers: Sequence[int]
     try:
         if isinstance(seeds, str):
             first, colon, end = seeds.partition(":")
-            numbers = range(int(first), int(end)) if colon else [int(x) for x in seeds.split(",")]
+            given: Any = range(int(first), int(end)) if colon else map(int, seeds.split(","))
         else:
-            numbers = range(seeds) if isinstance(seeds, int) else [operator.index(x) for x in seeds]
+            given = range(seeds) if type(seeds) is int else seeds
+        numbers = [operator.index(x) for x in islice(given, MOST_SEEDS + 1)]
     except (ValueError, TypeError):
-        raise BadInput(f"cannot read seeds {seeds!r}: give 0:4 or 1,5,9 as text, a list, or how many") from None
-    count = max(0, numbers.stop - numbers.start) if isinstance(numbers, range) else len(numbers)
-    if not 1 <= count <= MOST_SEEDS or min(numbers) < 0 or max(numbers) >= 2**63:
-        raise BadInput(f"seeds {seeds!r} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
-    if len(set(numbers)) < count:
-        raise BadInput(f"seeds {seeds!r} name a seed twice, which draws the same image again")
-    return list(numbers)
+        raise BadInput(f"cannot read seeds {_shown(seeds)}: give 0:4 or 1,5,9 as text, a list, or how many") from None
+    if not 1 <= len(numbers) <= MOST_SEEDS or min(numbers) < 0 or max(numbers) >= MOST_SEED:
+        count = len(numbers) if len(numbers) <= MOST_SEEDS else f"more than {MOST_SEEDS}"
+        raise BadInput(f"seeds {_shown(seeds)} give {count} seeds; give 1 to {MOST_SEEDS} of 0 or more, below 2**63")
+    if len(set(numbers)) < len(numbers):
+        raise BadInput(f"seeds {_shown(seeds)} name a seed twice, which draws the same image again")
+    return numbers
+
+
+def check_seed(seed: int, below: int = MOST_SEED) -> int:
+    """One seed. Raises BadInput: it is no whole number, or not one of 0 or more and below 2**63, or `below`."""
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or not 0 <= seed.__index__() < below:
+        raise BadInput(f"seed {_shown(seed)}: give a whole number of 0 or more, below 2**{below.bit_length() - 1}")
+    return seed.__index__()
+
+
+def _shown(seeds: object) -> str:
+    try:
+        text = repr(seeds)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def written_seeds(seeds: Sequence[int]) -> str:
@@ -131,13 +148,13 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
     step = processor.config.get("vae_scale_factor", 1) if processor is not None else 1
     if call.get("height") is not None and (call["height"] % step or call["width"] % step):
         raise BadInput(f"{call['height']}x{call['width']} pixels: this pipeline draws multiples of {step}")
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = list(each_prompt(prompts))
     negative = call.get("negative_prompt")
     try:
         generator = torch.Generator("cpu").manual_seed(0)
         if negative:  # a pipeline cuts it without a word
             alone = {name: value for name, value in call.items() if name != "negative_prompt"}
-            unwanted = [negative] if isinstance(negative, str) else list(negative)
+            unwanted = list(each_prompt(negative))
             try:
                 first_steps(pipe, 0, prompt=unwanted, generator=generator, **for_each(alone, len(unwanted)))
             except PromptTruncated as e:
@@ -164,7 +181,7 @@ def generate(
     the pipeline unchanged (steps, guidance, size ...). `progress` is told how many images each call made.
     Raises NotFinite if the pipeline returns NaN, BadInput for arguments that no pipeline can follow.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = list(each_prompt(prompts))
     seeds = list(seeds)
     if not texts or not seeds:
         raise BadInput("nothing to generate: give at least one prompt and one seed")

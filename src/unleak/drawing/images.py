@@ -13,6 +13,7 @@ from unleak.core.result import Result
 from unleak.drawing import generate as drawing
 from unleak.drawing.generate import Seeds, parse_seeds, rehearse
 from unleak.errors import Conflict
+from unleak.text.prompt import each_prompt
 
 
 @dataclass(repr=False, eq=False)
@@ -91,11 +92,7 @@ def generate(
     Raises:
         BadInput, PromptTruncated: before anything is drawn. NotFinite: the pipeline returned NaN.
     """
-    texts, numbers, call = (
-        [prompts] if isinstance(prompts, str) else list(prompts),
-        parse_seeds(seeds),
-        dict(call or {}),
-    )
+    texts, numbers, call = list(each_prompt(prompts)), parse_seeds(seeds), dict(call or {})
     with contextlib.suppress(Conflict):  # inside `attach`, whose interventions see the prompts themselves
         for text in () if truncate else texts:
             rehearse(pipe, text, **call)

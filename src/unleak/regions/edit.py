@@ -14,6 +14,7 @@ from typing import Any
 
 from unleak.core.anatomy import Anatomy, eager
 from unleak.core.intervention import Intervention
+from unleak.drawing.generate import check_seed
 from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.judges import Judge
 from unleak.regions.batch import Editor, drawn_together
@@ -91,6 +92,7 @@ def edit(
         raise BadInput(f"{len(images)} images and {len(captions)} captions: give one for all, or one for each")
     if not isinstance(batch, int) or batch < 1:
         raise BadInput(f"batch={batch}: give the number of images that are drawn together, 1 or more")
+    check_seed(seed)
     method: Method = EDITORS[preset].make(**({} if steps is None else {"steps": steps}), **options)
     if isinstance(masks_from, str):
         choose("masks_from", masks_from, FROM)

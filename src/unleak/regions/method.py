@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unleak.core.intervention import CROSS, Intervention
 from unleak.errors import BadInput, choose
-from unleak.regions.methods.images import Phrases, Prompts, each_prompt
+from unleak.regions.methods.images import Phrases, Prompts
+from unleak.text.prompt import each_prompt
 
 POSTERIOR = ("mode", "sample")
 PromptObjects: TypeAlias = tuple[Prompts, Phrases]

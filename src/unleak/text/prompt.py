@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from unleak.errors import BadInput
 
 
@@ -18,3 +21,16 @@ def check_prompt(prompt: str, limit: int = 10_000) -> str:
     if "\0" in prompt:
         raise BadInput("the prompt holds a NUL character: remove it")
     return prompt
+
+
+def each_prompt(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The prompts, where one or several are given: a text is one prompt, not its letters.
+
+    Raises BadInput: something is no text.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    prompts: tuple[Any, ...] = tuple(given) if several else (given,)
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise BadInput(f"a prompt is text, not {type(prompt).__name__}: give one text, or a list of texts")
+    return prompts

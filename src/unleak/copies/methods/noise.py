@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
+from unleak.drawing.generate import check_seed
 from unleak.text.rows import each_layer
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class NoisyRows(Intervention):
 
     strength: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed, 2**32)
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         if not self.strength:

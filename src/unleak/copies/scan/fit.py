@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from unleak.drawing.generate import Seeds
 from unleak.errors import BadInput
 from unleak.stats.intervals import Figure
 from unleak.stats.roc import auroc, tpr_at_fpr
+from unleak.text.prompt import each_prompt
 
 COMBINATION = "combination"
 FOLDS = 5
@@ -42,8 +43,8 @@ def separation(name: str, memorized: np.ndarray, ordinary: np.ndarray, fpr: floa
 
 def calibrate(
     pipe: Any,
-    memorized: Sequence[str],
-    ordinary: Sequence[str],
+    memorized: str | Iterable[str],
+    ordinary: str | Iterable[str],
     seeds: Seeds = 4,
     first_steps: int | None = 1,
     detectors: Sequence[str | Detector] = DEFAULT,
@@ -64,11 +65,12 @@ def calibrate(
     Raises:
         BadInput: a prompt is in both lists, `fpr` is no share, or there are too few prompts to combine.
     """
-    if both := set(memorized) & set(ordinary):
+    each = each_prompt(memorized), each_prompt(ordinary)
+    if both := set.intersection(*map(set, each)):
         raise BadInput(f"{len(both)} prompts are in both lists, such as {min(both)!r}")
     if not 0 < fpr < 1:
         raise BadInput(f"the share of false alarms must lie between 0 and 1, not {fpr}")
-    kinds = [scan(pipe, p, seeds, first_steps, detectors, call=call, progress=progress) for p in (memorized, ordinary)]
+    kinds = [scan(pipe, p, seeds, first_steps, detectors, call=call, progress=progress) for p in each]
     tables = [{name: x.mean(1) for name, x in kind.images.items()} for kind in kinds]
     figures = [separation(name, tables[0][name], tables[1][name], fpr) for name in tables[0]]
     weights: dict[str, float] = {}

@@ -23,7 +23,7 @@ from unleak.drawing import first_steps as drawing
 from unleak.drawing.generate import Seeds, for_each, images_at_once, memory_errors, parse_seeds, rehearse
 from unleak.errors import BadInput, PromptTruncated
 from unleak.text.call import TextCall, check_length
-from unleak.text.prompt import check_prompt
+from unleak.text.prompt import check_prompt, each_prompt
 
 DEFAULT = ("agreement", "magnitude")
 
@@ -98,9 +98,10 @@ def plan(
     return ScanPlan(detectors, numbers, steps, batch, call, calibration)
 
 
-def each_once(which: Sequence[str | Detector]) -> tuple[Detector, ...]:
+def each_once(which: str | Detector | Sequence[str | Detector]) -> tuple[Detector, ...]:
     """Detectors by name, with their defaults, or as they are. Raises BadInput for an unknown or repeated one."""
-    detectors = tuple(DETECTORS[d].make() if isinstance(d, str) else d for d in which)
+    several = (which,) if isinstance(which, str | Detector) else which
+    detectors = tuple(DETECTORS[d].make() if isinstance(d, str) else d for d in several)
     names = [d.name for d in detectors]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not detectors or repeated:
@@ -240,7 +241,7 @@ def scan(
     Raises:
         BadInput, PromptTruncated, UnsupportedModel, NotFinite: see `plan` and `measure`.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = list(each_prompt(prompts))
     if not texts:
         raise BadInput("nothing to scan: give at least one prompt")
     what = plan(pipe, seeds, first_steps, detectors, calibration, batch, call)

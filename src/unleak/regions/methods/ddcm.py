@@ -24,10 +24,12 @@ from torch import Tensor
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import Level, Prediction, guidance, predicted
 from unleak.core.rows import Branch
+from unleak.drawing.generate import check_seed
 from unleak.errors import BadInput
-from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, per_image
+from unleak.regions.methods.images import Phrases, Prompts, each_list, frozen, per_image
 from unleak.regions.methods.ore import embed
 from unleak.regions.methods.schedule import alphas
+from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -89,6 +91,7 @@ class DDCM(Intervention):
             object.__setattr__(self, name, frozen(getattr(self, name)))
         if not 0.0 <= self.eta <= 1.0:
             raise BadInput(f"eta={self.eta}: give a number from 0 to 1")
+        check_seed(self.seed)
 
     def branches(self, ctx: Context) -> list[Branch]:
         """Rows of the source and of its followers: at first on the target's noise, then on latents of their own."""

@@ -27,11 +27,6 @@ def frozen(given: Any) -> Any:
     return given if isinstance(given, str) else tuple(frozen(one) for one in given)
 
 
-def each_prompt(given: Prompts) -> tuple[str, ...]:
-    """One prompt or several, as several."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def each_list(given: Phrases) -> tuple[tuple[str, ...], ...]:
     """One list of phrases or several, as several."""
     phrases = tuple(one for one in given if isinstance(one, str))

@@ -28,13 +28,14 @@ from unleak.errors import BadInput
 from unleak.regions.method import PromptObjects, both
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ddcm import SOURCE
-from unleak.regions.methods.images import Phrases, Prompts, each_list, each_prompt, frozen, rows_of
+from unleak.regions.methods.images import Phrases, Prompts, each_list, frozen, rows_of
 from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.p2p import P2P
 from unleak.regions.methods.rows import source_and_target_rows
 from unleak.regions.methods.schedule import alphas
 from unleak.text.items import Item
 from unleak.text.positions import first_encoder
+from unleak.text.prompt import each_prompt
 from unleak.text.spans import token_span, tokenize
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from unleak.errors import BadInput, UnsupportedModel
 from unleak.regions.method import Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import SOURCE
-from unleak.regions.methods.images import Prompts, each_prompt, per_image
+from unleak.regions.methods.images import Prompts, per_image
 from unleak.regions.methods.schedule import alphas, last_alpha, variance_preserving
+from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
     from unleak.core.context import Context

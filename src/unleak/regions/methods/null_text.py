@@ -28,9 +28,10 @@ from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
 from unleak.regions.method import PromptObjects
 from unleak.regions.methods.direct import DirectInversion
-from unleak.regions.methods.images import Prompts, each_prompt
+from unleak.regions.methods.images import Prompts
 from unleak.regions.methods.inversion import ReplayInversion, ddim_step, invert
 from unleak.regions.methods.schedule import variance_preserving
+from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
     from unleak.core.context import Context

@@ -64,6 +64,12 @@ def senses_of(text: str) -> dict[str, list[str]]:
     return senses
 
 
+def check_senses(senses: Iterable[str], items: Sequence[Item]) -> None:
+    """Refuse senses of a word that is no item. Raises BadInput; it names the nearest item."""
+    for word in senses:
+        choose("item whose senses are given", word, dict.fromkeys(item.text for item in items))
+
+
 def check_evidence(evidence: str) -> str:
     """`evidence`, if it is one of `EVIDENCE`. Raises BadInput."""
     return choose("evidence", evidence, EVIDENCE)
@@ -91,7 +97,8 @@ def diagnose(
         items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the intended sense. Without
             it those in brackets: "a [mouse] and a [laptop]".
         judge: who looks for the items; one that it cannot read gets no verdict and the judge's words as its note.
-        senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``.
+        senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``. Those of
+            other words only join the names that a row is compared with; `check_senses` refuses them.
         evidence: ``"failures"``: draw what explains an item where it is missing; ``"all"``: for every item.
         lens: depths 0..1 of the encoder's layers to draw, too, e.g. (0.25, 0.5, 0.75).
         flow_images: draw how each item changes the image of every other (`unleak.words.diagnosis.flow_images`).

@@ -22,7 +22,7 @@ from unleak.engine.session import attach
 from unleak.errors import BadInput, choose
 from unleak.text.encode import check_pad, pad_ids
 from unleak.text.items import Item
-from unleak.text.prompt import check_prompt
+from unleak.text.prompt import check_prompt, each_prompt
 from unleak.text.rows import POOLED_FIELDS, each_layer, keep
 from unleak.text.scene import Scene
 from unleak.text.spans import Tokens, tokenize
@@ -67,7 +67,7 @@ class Keep(Intervention):
     def __post_init__(self) -> None:
         given = (self.subsets,) if isinstance(self.subsets, Subset) else tuple(self.subsets)
         object.__setattr__(self, "subsets", tuple(Subset(**s) if isinstance(s, Mapping) else s for s in given))
-        object.__setattr__(self, "bank", tuple(self.bank))
+        object.__setattr__(self, "bank", each_prompt(self.bank))
         if not self.subsets:
             raise BadInput(f"{type(self).__name__} needs at least one subset.")
         check_pad(self.pad)
@@ -165,7 +165,7 @@ def probe(
     numbers, call = parse_seeds(seeds), dict(call or {})
     if not subsets:
         raise BadInput("nothing to probe: give at least one subset")
-    keep_only = partial(Keep, pad=pad, pooled=pooled, bank=tuple(bank))
+    keep_only = partial(Keep, pad=pad, pooled=pooled, bank=each_prompt(bank))
     rehearse(pipe, prompt, keep_only(list(subsets.values())[:1]), **call)
     every = Anatomy.of(pipe).encoders
     for subset in subsets.values():

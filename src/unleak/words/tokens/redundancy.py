@@ -23,7 +23,7 @@ from unleak.stats.rate import Rate
 from unleak.text.encode import TextEncoder
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
-from unleak.text.prompt import check_prompt
+from unleak.text.prompt import check_prompt, each_prompt
 from unleak.text.subsets import Subset, cut_item
 from unleak.words.methods.probe import probe
 from unleak.words.methods.prune import Prune
@@ -256,7 +256,7 @@ def tokens(
     if judge is not None:
         looked_for = judge.senses(named)
         todo = replace(todo, items=tuple(replace(i, sense=s) for i, s in zip(todo.items, looked_for, strict=True)))
-    options = {"pad": pad, "pooled": pooled, "bank": tuple(bank)}
+    options = {"pad": pad, "pooled": pooled, "bank": each_prompt(bank)}
     images = probe(
         pipe, prompt, todo.subsets, seeds=numbers, call=call, batch=batch, progress=progress,
         pad=pad, pooled=pooled, bank=bank,
