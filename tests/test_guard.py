@@ -315,9 +315,12 @@ def test_what_it_cannot_combine_is_refused(sd1):
         draw(sd1, guidance_rescale=0.7)
 
 
-def test_a_scale_that_the_pipeline_does_not_tell(flux):
-    with attach(flux, Guard()), pytest.raises(BadInput, match="scale="):
-        draw(flux, **guidance(flux))
+def test_a_scale_that_only_the_pipeline_s_own_combination_shows(flux):
+    images = []
+    for method in (Guard(), Guard(scale=5.0)):
+        with attach(flux, method):
+            images.append(draw(flux, **guidance(flux, 5.0)))
+    assert max(abs(a - b).max() for a, b in [images]) <= 1e-3
     with attach(flux, Guard(scale=4.0, gate=-1.0)), pytest.raises(BadInput, match="once for all branches"):
         draw(flux, **guidance(flux))
 

@@ -100,9 +100,21 @@ class Context:
         return self._run.prompts.encode(texts)
 
     def latents(self, rows: Which = "cond") -> Tensor:
-        """What the denoiser is given for these rows in this call, [images, ...] as the predictions are, scaled as the
-        scheduler scales its input; for `on_prediction`."""
+        """What the denoiser is given for these rows in this step, [images, ...] as the predictions are, scaled as the
+        scheduler scales its input; for `on_prediction`. A pipeline may call the denoiser once per branch: `rows` are
+        then those of a label."""
+        by_label = self._run.inputs_of
+        if isinstance(rows, str) and rows in by_label:
+            return by_label[rows]
         return self._run.latents[list(self.rows.first(rows))]
+
+    @property
+    def pipeline_combined(self) -> Tensor | None:
+        """The pipeline's own combination of this step's predictions, [images, ...]; for `on_prediction`.
+
+        None where the denoiser reads all branches in one call, since the pipeline combines them afterwards.
+        """
+        return self._run.pipeline_combined
 
     def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
         """One more denoiser call on the rows of these branches alone; for `on_prediction`.

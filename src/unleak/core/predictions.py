@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from unleak.errors import BadInput, UnsupportedModel
@@ -78,6 +79,21 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
             "use a scheduler that has them (DDIM, DPM-Solver, Euler), or a method that does not read clean latents"
         )
     return predicted(output, x, kind, Level.of(scheduler.alphas_cumprod[int(timestep)].to(output))).clean
+
+
+def scale_of_guidance(combined: Tensor, uncond: Tensor, cond: Tensor) -> float | None:
+    """The w of ``combined = u + w (c - u)``, by least squares; None where it is no such combination.
+
+    Where c is u any w gives the same, and 1 is returned.
+    """
+    u, d = uncond.double(), (cond - uncond).double()
+    power = float((d * d).sum())
+    if power == 0:
+        return 1.0
+    w = float(((combined.double() - u) * d).sum()) / power
+    rest = float((combined.double() - u - w * d).square().sum())
+    tolerance = float(torch.finfo(combined.dtype).eps) ** 0.5
+    return w if rest <= tolerance * max(power, float((w * d).square().sum())) else None
 
 
 def _is_flow(scheduler: Any, timestep: float) -> bool:

@@ -91,9 +91,10 @@ class Denoising:
             here = split(prediction, run.rows)
             for name, value in here.items():
                 run.predictions.setdefault(name, value)
+                run.inputs_of.setdefault(name, run.latents[list(run.rows.first(name))])
             guided = {"cond"} if run.encoded.uncond is None else {"cond", "uncond"}
-            if guided <= run.predictions.keys():
-                combined = self._combine(one_call=guided <= here.keys())
+            if guided <= here.keys():  # else the scheduler's step follows, and shows how the pipeline combines them
+                combined = self._combine(one_call=True)
         return _replace_first(output, fold(prediction, run.rows, combined, len(run.pipeline_rows)))
 
     def _check_seen(self) -> None:
@@ -142,11 +143,16 @@ class Denoising:
         run.pending = final
         return None
 
-    def combine(self) -> Tensor | None:
-        """At the scheduler's step: the combined prediction that no denoiser call could carry, if any."""
-        if self.run.predictions and not self.run.combined and self.run.dispatch("on_prediction"):
+    def combine(self, output: Any) -> Tensor | None:
+        """At the scheduler's step: the combined prediction that no denoiser call could carry, if any.
+
+        `output`: the prediction that the pipeline gives to the step.
+        """
+        run = self.run
+        if run.predictions and not run.combined and run.dispatch("on_prediction"):
+            run.pipeline_combined = output if isinstance(output, Tensor) else None
             self._combine(one_call=False)
-        return self.run.pending
+        return run.pending
 
     # -- its attention -------------------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Run:
         predictions: of the current step by label. combined: the interventions were asked about them.
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
+        inputs_of: by label, the latents that the denoiser was given for the predictions of this step.
+        pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
     """
 
     def __init__(self, pipe: Any, interventions: Sequence[Intervention]) -> None:
@@ -115,6 +117,8 @@ class Run:
 
     def begin_step(self) -> None:
         self.predictions: dict[str, Tensor] = {}
+        self.inputs_of: dict[str, Tensor] = {}
+        self.pipeline_combined: Tensor | None = None
         self.combined = False
         self.settled: Tensor | None = None
         self.pending: Tensor | None = None

@@ -69,9 +69,9 @@ class Sampling:
             return original(*args, **kwargs)
         if not run.clock.calls and run.steps_in:
             raise blind(run.anatomy)
-        combined = self.denoising.combine()
+        given = inspect.signature(original).bind(*args, **kwargs)
+        combined = self.denoising.combine(given.arguments.get("model_output"))
         if combined is not None:
-            given = inspect.signature(original).bind(*args, **kwargs)
             given.arguments["model_output"] = combined.to(given.arguments["model_output"].dtype)
             args, kwargs = given.args, given.kwargs
         returned = original(*args, **kwargs)

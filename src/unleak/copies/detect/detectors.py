@@ -229,7 +229,8 @@ class BrightEnding(Detector):
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
         last = ctx.step == ctx.steps - 1
-        if not last or site.kind == "self" or ctx.grid is None or site.grid != ctx.grid.size:
+        reads_text = site.kind != "self" and site.rows.of("cond")
+        if not last or not reads_text or ctx.grid is None or site.grid != ctx.grid.size:
             return
         ends = summary_rows(ctx.encoded).int().argmax(1).tolist()
         tokens = sorted(set(ends))

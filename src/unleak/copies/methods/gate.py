@@ -20,7 +20,7 @@ from torch import Tensor
 from unleak.copies.detect.detectors import Detector, by_prompt
 from unleak.copies.scan.calibrate import SIZE, Calibration, ScanSettings
 from unleak.core.intervention import Intervention
-from unleak.core.predictions import guidance
+from unleak.core.predictions import guidance, scale_of_guidance
 from unleak.errors import BadInput, NotFinite
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Gated(Intervention):
         if "uncond" not in preds and ctx.state.get("guided"):  # a callback has turned guidance off
             cond, uncond, w = preds["cond"], preds["cond"], 1.0
         else:
-            (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, scale)
+            (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, preds, scale)
             ctx.state["guided"] = True
         here = slice(None) if chosen is None else list(chosen)
         combined = guidance(uncond, cond, w)
@@ -140,13 +140,21 @@ def guidance_pair(preds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return preds["cond"], preds["uncond"]
 
 
-def guidance_scale(ctx: Context, given: float | None) -> float:
-    """The scale of guidance: as given, or the pipeline's own `guidance_scale`."""
+def guidance_scale(ctx: Context, preds: Mapping[str, Tensor], given: float | None) -> float:
+    """The scale of guidance: as given, as the pipeline's own combination shows it, or its `guidance_scale`."""
     pipe: Any = ctx.pipe
     if getattr(pipe, "guidance_rescale", 0):
         raise BadInput("a combined prediction cannot be rescaled afterwards: leave guidance_rescale out")
     if given is not None:
         return given
-    if not hasattr(pipe, "guidance_scale") or "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
+    if ctx.pipeline_combined is not None:
+        shown = scale_of_guidance(ctx.pipeline_combined, preds["uncond"], preds["cond"])
+        if shown is None:
+            raise BadInput(
+                f"{type(pipe).__name__} combines its predictions otherwise than by u + w (c - u), as mitigations do: "
+                "give w as scale="
+            )
+        return shown
+    if not hasattr(pipe, "guidance_scale"):
         raise BadInput(f"{type(pipe).__name__} does not tell the scale of its guidance: give it as scale=")
     return float(pipe.guidance_scale)
