@@ -37,10 +37,11 @@ lint: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the same run
+bench: $(READY)  ## cost of the mechanism, as ratios to the bare pipeline in the same run; memory and time of long files
 	$(BIN)/python benchmarks/overhead.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/editing.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/scanning.py
+	$(BIN)/python benchmarks/files.py
 
 bench-world: $(READY)  ## how well the embedded models draw their world, on held-out prompts
 	$(BIN)/unleak bench world -o docs/results/world

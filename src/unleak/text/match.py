@@ -92,6 +92,8 @@ def _pieces(text: str, fold: bool) -> Iterator[tuple[str, Chars]]:
 
 def _composes(cluster: str, char: str) -> bool:
     """Does ``char`` belong to the composed character that ``cluster`` begins?"""
+    if cluster.isascii() and char.isascii():  # a shortcut: nearly every prompt
+        return False
     if unicodedata.combining(char):
         return True
     return unicodedata.normalize("NFC", cluster + char) != unicodedata.normalize("NFC", cluster) + (
