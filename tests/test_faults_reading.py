@@ -251,7 +251,16 @@ def test_the_longest_line_is_read_whole() -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["[mouse:laptop:0.5]", "a [mouse|laptop]", "[mouse:0.5]", "[mouse::10]", r"a \[mouse\]", "[a|b|c] and [mouse]"],
+    [
+        "[mouse:laptop:0.5]",
+        "a [mouse|laptop]",
+        "[mouse:0.5]",
+        "[mouse::10]",
+        "[(mouse:1.2)]",
+        "a [((mouse:1.2))]",
+        r"a \[mouse\]",
+        "[a|b|c] and [mouse]",
+    ],
 )
 def test_brackets_of_other_tools_are_no_items(prompt: str) -> None:
     with pytest.raises(BadInput, match=r"other tools|nested or unbalanced"):

@@ -95,8 +95,8 @@ def written(value: str | Item | Iterable[str | Item]) -> tuple[str, ...]:
     return tuple(item.written() for item in items)
 
 
-#: what stands in brackets of other tools: alternatives, escapes, and what is exchanged from a step on
-_OTHER_MARKS = re.compile(r"[|\\]|:\s*[\d.]+\s*$")
+#: what stands in brackets of other tools: alternatives, escapes, weights, and what is exchanged from a step on
+_OTHER_MARKS = re.compile(r"[|\\]|:\s*[\d.]+[\s)]*$")
 
 
 def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
