@@ -13,7 +13,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz lint bench bench-world same parity clean
+.PHONY: demo test fuzz mutants interrupts lint bench bench-world same parity clean
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,12 @@ test: $(READY)  ## lint, types and all tests
 
 fuzz: $(READY)  ## 10,000 random inputs of commands, files, saved things and methods: about 15 minutes on one core
 	UNLEAK_FUZZ=$(EXAMPLES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz --hypothesis-seed=$(SEED)
+
+mutants: $(READY)  ## break named places of the product, one at a time, and list those that no test notices
+	$(BIN)/python tests/mutants.py -j 2
+
+interrupts: $(READY)  ## 1,000 interrupts at random moments of sessions: is the next plain call bitwise the first?
+	PYTHONPATH=src $(BIN)/python benchmarks/interrupts.py --count 1000
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .

@@ -434,8 +434,19 @@ def test_nothing_is_asked_of_attention_outside_the_window():
         def on_latents(self, ctx, latents):
             return latents
 
+    bare = draw(pipe)
     with attach(pipe, LatentsOnly()):
-        draw(pipe)
+        assert torch.equal(draw(pipe), bare)
+    steps = set()
+
+    @dataclass(frozen=True)
+    class Asked(Intervention):
+        def on_attention(self, ctx, site):
+            steps.add(ctx.step)
+
+    with attach(tiny("sd1"), Asked(window=Window(0.4, 0.6))) as run:
+        draw(run.pipe, steps=5)
+    assert steps == {2}
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="torch.compile lags behind new Pythons")

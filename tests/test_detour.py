@@ -10,7 +10,7 @@ import torch
 from test_guard import guidance, near
 from tiny import draw
 from unleak.copies.methods.detour import OTHER, Detour
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import Intervention, Window
 from unleak.engine.session import attach
 from unleak.errors import BadInput
 
@@ -36,6 +36,18 @@ def test_only_the_first_step_is_another_where_nothing_is_near(sd1):
     with attach(sd1, Detour(near=0.999)) as run:
         assert not near(draw(sd1, PROMPT, steps=3), bare)
     assert torch.equal(draw(sd1, PROMPT, steps=3), bare)
+
+
+def test_it_goes_back_to_the_prompt_where_that_leads_elsewhere(sd1):
+    with attach(sd1, Detour("a zebra", near=-1.0)) as run:
+        always = draw(sd1, PROMPT, steps=2)
+    second = run.results[OTHER][1][0]
+    assert second < 0.999
+    with attach(sd1, Detour("a zebra", near=-1.0, window=Window(0.0, 0.0))):
+        once = draw(sd1, PROMPT, steps=2)
+    with attach(sd1, Detour("a zebra", near=(1 + second) / 2)):
+        drawn = draw(sd1, PROMPT, steps=2)
+    assert near(drawn, once) and not near(drawn, always)
 
 
 def test_rows_are_paid_for_while_it_lasts(sd1):

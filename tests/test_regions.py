@@ -344,6 +344,16 @@ def test_a_terminal_alpha_of_zero_is_no_division():
     assert torch.equal(found.clean, -rows(1, 1, 4, 3, 3)) and torch.equal(found.noise, x)
 
 
+def test_ddcm_draws_fresh_noise_of_its_seed_at_every_step():
+    like, drawn = torch.zeros(1, 4, 32, 32), {}
+    for seed in (0, 0, 1):
+        ctx = SimpleNamespace(state={}, step=0, steps=2)
+        steps = [DDCM(like, "a", seed=seed)._noise(ctx, like) for _ in range(2)]
+        assert not torch.equal(*steps) and all(0.9 < float(n.std()) < 1.1 for n in steps)
+        drawn.setdefault(seed, []).append(steps[0])
+    assert torch.equal(*drawn[0]) and not torch.equal(drawn[0][0], drawn[1][0])
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.floats(0, 1))
 def test_a_ddcm_step_carries_only_the_difference(a, after, eta):

@@ -18,7 +18,7 @@ from unleak.words import presets
 from unleak.words.methods.on_items import OnItems
 from unleak.words.methods.patch import Patch
 from unleak.words.presets import REPAIRS, Repair, RepairTask, broken_words, trials
-from unleak.words.repair.repair import plan, repair
+from unleak.words.repair.repair import held_out_seeds, plan, repair
 
 PROMPT, ITEMS = "a mouse and a laptop", "mouse,laptop"
 TASK = RepairTask((Item("mouse", sense="furry mouse"),), (Item("laptop"),), ("leak",))
@@ -97,3 +97,9 @@ def test_deleaker_is_a_repair_of_joint_attention() -> None:
 def test_a_carrier_that_is_no_subset_is_refused() -> None:
     with pytest.raises(BadInput, match="carriers"):
         Patch("mouse", unequal="representative", carriers="mouse")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2, 3], [7, 3], [1, 0, 5], list(range(20))])
+def test_a_repair_is_verified_on_other_seeds_than_the_users(seeds: list[int]) -> None:
+    others = held_out_seeds(seeds)
+    assert len(set(others)) == len(seeds) and not set(others) & set(seeds)
