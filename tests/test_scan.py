@@ -365,7 +365,7 @@ def test_a_gate_that_looked_at_nothing_does_not_pass(unleak, folder):
     (("scan", "p.txt", "--first-steps", "x"), "all"),
     (("scan", "p.txt", "--seeds", "0"), "--seeds"),
     (("scan", "p.txt", "--fail-over", "nan"), "finite"),
-    (("scan", "p.txt", "--fail-over", "threshold"), "--calibration"),
+    (("scan", "p.txt", "--detector", "collapse", "--fail-over", "threshold"), "--calibration"),
     (("scan", "p.txt", "-o", "no/such.jsonl"), "make it first"),
     (("scan", "p.txt", "--html", "scan.jsonl"), "two files"),
     (("scan", "p.txt", "--calibration", "none.json"), "cannot read the calibration"),
