@@ -1,12 +1,9 @@
 # ruff: noqa: F811
-"""Maps, regions, audit, methods and report as a person would run them, and the commands of the README."""
+"""Maps, regions, audit, methods and report as a person would run them."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,7 @@ import pytest
 from PIL import Image
 
 from test_cli import MOUSE, SMALL, files, no_model, sd1_folder, unleak  # noqa: F401
-from tiny import save_tiny
-from unleak import models
 from unleak.copies.presets import DETECTORS, MITIGATIONS
-from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.core.result import MOST_LINES
 from unleak.regions.presets import EDITORS
 from unleak.words.presets import REPAIRS
@@ -146,37 +140,3 @@ def test_what_is_no_results_is_refused(unleak: Any, tmp_path: Path, text: str, s
     (tmp_path / "r.json").write_text(text)
     done = unleak("report", "r.json")
     assert done.code == 2 and says in done.err and not done.out, done.err
-
-
-README = [
-    line for block in re.findall(r"```\n(unleak .*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    for line in block.splitlines() if line.startswith("unleak ") and "|" not in line and "unleak methods" not in line
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("line", [line for line in README if "bench" not in line and "-m " not in line])
-def test_a_command_of_the_readme_can_be_run_as_it_stands(
-    unleak: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
-) -> None:
-    """All that is named in it is there; the run ends where the model would be loaded."""
-
-    class _LoadedError(Exception):
-        pass
-
-    def load(*_: Any, **__: Any) -> None:
-        raise _LoadedError
-
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    save_tiny("sd1", tmp_path / "model")
-    Calibration(
-        model="emoji-sd", fingerprint=fingerprint_of(models.load(tmp_path / "model")), detector="magnitude",
-        threshold=1.0, fpr=0.01, steps=1, seeds=4, call={}, auroc=1.0, tpr_at_1fpr=1.0, intervals={}, memorized=1,
-        ordinary=1,
-    ).save(tmp_path / "calibration.json")  # fmt: skip
-    monkeypatch.setattr(models, "load", load)
-    from typer.testing import CliRunner
-
-    from unleak.cli import app
-
-    done = CliRunner().invoke(app, shlex.split(line)[1:])
-    assert isinstance(done.exception, _LoadedError), done.output
