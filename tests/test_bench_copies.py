@@ -37,8 +37,12 @@ def test_splits_share_no_memorized_and_no_ordinary_caption():
 
 def test_each_figure_is_of_its_own_kinds():
     scores = {"verbatim": [3.0, 3.0], "template": [1.5, 1.5], "open": [0.0], "specific": [2.0], "form": [1.0]}
-    rows = detection._figures("magnitude", {k: np.array(v) for k, v in scores.items()}, 8)
+    units = {kind: [f"{kind} {k}" for k in range(len(v))] for kind, v in scores.items()} | {
+        "template": ["one scene"] * 2
+    }
+    rows = detection._figures("magnitude", {k: np.array(v) for k, v in scores.items()}, 8, units)
     found = {(r.subset, r.metric): r.value for r in rows}
+    assert {r.metric: r.units for r in rows if r.subset == "template"} == {"auroc": 4, "tpr_at_1fpr": 1}
     assert found["verbatim", "auroc"] == found["template/form", "auroc"] == found["template/open", "tpr_at_1fpr"] == 1
     assert found["template/specific", "auroc"] == 0 and found["template", "auroc"] == pytest.approx(2 / 3)
     assert found["prompt", "denoiser_rows"] == 8

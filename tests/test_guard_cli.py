@@ -127,7 +127,10 @@ def test_a_prompt_that_names_nothing_has_no_alignment() -> None:
     result = guard(tiny("sd1"), "a red mouse", Guard(), seeds=[0, 1],
                      call={"height": 64, "width": 64, "num_inference_steps": 1})  # fmt: skip
     assert result.present is None and result.copies() is None and result.touched
-    assert result.sentences() == ["Denoiser rows: 1.50 times those without it."]
+    assert result.sentences() == [
+        "Copies, and what is left of them, are not measured: no training images are known here.",
+        "Denoiser rows: 1.50 times those without it.",
+    ]
 
 
 @pytest.mark.e2e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,12 +23,15 @@ from unleak.cli.options import (
     Settings,
     SomeItems,
 )
-from unleak.errors import BadInput
-
-if TYPE_CHECKING:
-    from unleak.copies.scan.calibrate import Calibration
+from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.jsonl import check_rejects, rejects_of
 from unleak.files.outputs import Reads
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unleak.judges import Judge
+    from unleak.judges.copies import CopyJudge
 
 RENAMED = {"--inference-steps": "--steps {}", "--steps=all": "--first-steps all"}
 """Earlier spellings of scan and calibrate."""
@@ -66,16 +70,12 @@ def scan(
 ) -> None:
     """Which prompts make the model copy? Scores a file of prompts from the first denoising steps.
 
-    An interrupted scan goes on where it stopped. A calibration that comes with the model is used where it holds. With
-    one, `--fail-over threshold` is what was calibrated.
+    An interrupted scan goes on where it stopped. With --calibration, `--fail-over threshold` is what was calibrated.
     """
     count, limit = looked_at(cmd, first_steps), None
     if cmd.fail_over is not None and cmd.fail_over != "threshold":
         limit = number(cmd.fail_over, "--fail-over")
-    from unleak import models
-
-    shipped = models.calibration(cmd.model) if calibration is None and detector is None else None
-    if cmd.fail_over == "threshold" and calibration is None and shipped is None:
+    if cmd.fail_over == "threshold" and calibration is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
     check_rejects(cmd.out)
     from unleak.files.prompt_file import count_entries
@@ -90,8 +90,6 @@ def scan(
     from unleak.files.atomic import write_atomic
     from unleak.report import scan as report
 
-    if shipped is not None:
-        known = shipped_for(pipe, shipped, len(seeds), call, count, needed=cmd.fail_over == "threshold")
     what = plan(pipe, seeds, count, detector, known, call=call)
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
@@ -112,27 +110,6 @@ def scan(
         )
     if cmd.fail_over is not None and summary.over:
         raise typer.Exit(3)
-
-
-def shipped_for(
-    pipe: Any, file: Path, seeds: int, call: dict[str, Any], steps: int | None, needed: bool
-) -> Calibration | None:
-    """The calibration that comes with the model; None, noted, where it does not hold for this run.
-
-    Raises BadInput: it does not, and is needed.
-    """
-    from unleak.copies.scan.calibrate import Calibration
-
-    calibration = Calibration.load(file)
-    try:
-        calibration.made_at.check(pipe, seeds, call, steps)
-    except BadInput as e:
-        if needed:
-            raise
-        say("note", f"the model's own calibration is not used: {e}")
-        return None
-    say("note", f"calibrated by {file.name} of the model: {calibration.detector} from {calibration.threshold:.6g} on")
-    return calibration
 
 
 @command(
@@ -182,29 +159,30 @@ def guard(
     cmd: Command,
     prompt: Prompt,
     gate: Annotated[
-        Path | None,
-        typer.Option(
-            help="A calibration: mitigate only prompts that it flags; auto: the one that comes with the model."
-        ),
-        Reads("calibration"),
+        Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags."), Reads("calibration")
     ] = None,
     preset: PresetName = "detour",
     settings: Settings = None,
     items: SomeItems = None,
+    original: Annotated[
+        list[Path] | None,
+        typer.Option(help="A training image that may be copied; again for each further one."),
+        Reads("original"),
+    ] = None,
 ) -> None:
-    """Draw with a mitigation of copying, before and after at the same seeds."""
-    from unleak import models
+    """Draw with a mitigation of copying, before and after at the same seeds.
+
+    Copies are counted, and what is left of them, against the --original images; those of the embedded models are known.
+    """
     from unleak.copies.presets import MITIGATIONS
     from unleak.copies.scan.calibrate import Calibration
+    from unleak.files import pictures
     from unleak.text.items import find_all, parse_items
     from unleak.text.prompt import check_prompt
 
     check_prompt(prompt)
+    originals = [pictures.photo(file) for file in original or ()]
     numbers = cmd.numbers
-    if str(gate) == "auto" and (gate := models.calibration(cmd.model)) is None:
-        raise BadInput(
-            f"no calibration comes with {cmd.model!r}: make one with `unleak calibrate` and give --gate FILE"
-        )
     calibration = None if gate is None else Calibration.load(gate)
     parameters = MITIGATIONS[preset].parse(settings or ())
     MITIGATIONS[preset].make(gate=calibration, **parameters)  # refuses what cannot be
@@ -212,13 +190,32 @@ def guard(
     find_all(prompt, named)
     call, pipe = cmd.call, cmd.open()
     from unleak.copies.protect import guard as protect
-    from unleak.judges.copies import scene_judge
 
     judge = cmd.looks(pipe, "without a judge only the images are compared; look at them")
     if judge is not None and items is None:
         named = judge.named(prompt)
     with ticking("drawing", 2 * len(numbers)) as tick:
         result = protect(pipe, prompt, preset, gate=calibration, seeds=numbers, judge=judge, items=named, call=call,
-                         copies=scene_judge() if judge else None, model=cmd.model, progress=tick,
+                         copies=copy_judge(cmd, pipe, originals, judge), model=cmd.model, progress=tick,
                          **parameters)  # fmt: skip
     cmd.show(result, cmd.folder / "before-after.png")
+
+
+def copy_judge(cmd: Command, pipe: Any, originals: Sequence[Image], judge: Judge | None) -> CopyJudge | None:
+    """The judge of copies of some pictures; without any the world's, beside its judge; or none.
+
+    Raises UnsupportedModel where the pipeline does not tell the size of its images.
+    """
+    import numpy as np
+
+    from unleak.drawing import photo
+    from unleak.drawing.generate import image_size
+    from unleak.judges.copies import PixelJudge, scene_judge
+    from unleak.judges.glyphs import GlyphJudge
+
+    if not originals:
+        return scene_judge() if isinstance(judge, GlyphJudge) else None
+    size = image_size(pipe, cmd.call)
+    if size is None:
+        raise UnsupportedModel(f"{cmd.model!r} does not tell the size of its images: give --size")
+    return PixelJudge(np.stack([np.asarray(photo.resized(original, size)) for original in originals]))

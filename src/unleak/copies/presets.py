@@ -113,7 +113,10 @@ MITIGATIONS: Presets[MitigationPreset] = Presets(
         ),
         MitigationPreset("repulsion-only", RepulsionOnly, "Weaker guidance at first.", f"{GUARD}, its schedule alone"),
         MitigationPreset("pad-swap", PadSwap, "Pads that do not repeat the prompt.", "arXiv 2605.02908"),
-        MitigationPreset("prss", PRSS, "A paraphrase that is anchored at the prompt.", "Chen et al., CVPR 2025"),
+        MitigationPreset(
+            "prss", PRSS, "Anchored at the prompt: one of the given `paraphrases`, or without any itself.",
+            "Chen et al., CVPR 2025",
+        ),
         MitigationPreset(
             "nemo", PruneNeurons, "Switch off neurons that the prompt excites unusually.",
             "Hintersdorf et al., Finding NeMo, NeurIPS 2024",

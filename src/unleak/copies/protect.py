@@ -23,7 +23,7 @@ from unleak.drawing.generate import Seeds
 from unleak.engine.run import Run
 from unleak.errors import BadInput
 from unleak.judges import Judge
-from unleak.judges.copies import CopyJudge
+from unleak.judges.copies import CopyJudge, PartsJudge
 from unleak.text.items import Item, parse_items
 from unleak.text.positions import prompt_tokens
 from unleak.text.prompt import check_prompt
@@ -58,12 +58,65 @@ class Attenuated:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Remains:
+    """What is left of the copies: parts of each training image that an image before copies, and still in their place.
+
+    parts          "objects" of a scene, or "cells" of a picture
+    before, after  for each seed the parts [P] of bool that stand in their place; None where nothing is copied before
+    """
+
+    parts: str
+    before: list[np.ndarray | None]
+    after: list[np.ndarray | None]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """(in their place before, after, of how many), over all copies."""
+        before, after = ([side for side in sides if side is not None] for sides in (self.before, self.after))
+        return int(sum(map(np.sum, before))), int(sum(map(np.sum, after))), sum(map(len, before))
+
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """Shares (before, after), 0 to 1, over all copies; None where nothing is copied."""
+        before, after, of = self.counts
+        return (before / of, after / of) if of else None
+
+    def sentence(self) -> str:
+        """In words."""
+        before, after, of = self.counts
+        if not of:
+            return "What is left of a copy: nothing to measure, no image copies a training image before."
+        return (f"What is left of the copies: {after} of {of} {self.parts} of the training images still stand in their "
+                f"place ({100 * after / of:.0f} %), {before} before.")  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        """Plain data; null where nothing is copied before."""
+        before, after, of = self.counts
+        by_seed = [None if b is None or a is None else {"before": int(b.sum()), "after": int(a.sum()), "of": len(b)}
+                   for b, a in zip(self.before, self.after, strict=True)]  # fmt: skip
+        shares = self.shares and [round(share, 4) for share in self.shares]
+        return {"parts": self.parts, "before": before, "after": after, "of": of, "shares": shares, "by_seed": by_seed}
+
+
+def remains(judge: CopyJudge | None, before: np.ndarray, after: np.ndarray) -> Remains | None:
+    """What is left of the copies among images [S,H,W,3] uint8; None where the judge does not know parts."""
+    if not isinstance(judge, PartsJudge):
+        return None
+    copied = judge.similarity(before) >= judge.threshold
+    scenes = judge.scene(before).tolist()
+    sides = [[parts if hit else None for parts, hit in zip(judge.in_place(images, scenes), copied, strict=True)]
+             for images in (before, after)]  # fmt: skip
+    return Remains(judge.parts, *sides)
+
+
 @dataclass(repr=False, eq=False)
 class Protection(Result):
     """Images before and after [S,H,W,3] uint8 at the same seeds; what acted where; what judges say.
 
     gate        score of each image at the first step and whether it was acted on; None without a gate
     similarity  (before, after) [S] to the nearest training image by the judge of copies, None without one
+    remains     what still stands in its place of the training images that were copied before; None where not measured
     present     (before, after) [S, items] of bool: are the named items there; None without a judge or items
     rows        denoiser rows (before, after)
     """
@@ -85,6 +138,7 @@ class Protection(Result):
     judge: str | None
     items: tuple[Item, ...]
     present: tuple[np.ndarray, np.ndarray] | None
+    remains: Remains | None = None
     log: Any = field(default=None, repr=False)
 
     @property
@@ -110,6 +164,7 @@ class Protection(Result):
         copies = self.copies()
         if copies is not None:
             sentences.append(f"Copies of a training image: {copies[0]} of {n} before, {copies[1]} of {n} after.")
+        sentences.append(self._left())
         if self.present is not None:
             before, after = (int(hits.all(1).sum()) for hits in self.present)
             sentences.append(
@@ -117,6 +172,13 @@ class Protection(Result):
             )
         sentences.append(f"Denoiser rows: {self.rows[1] / self.rows[0]:.2f} times those without it.")
         return sentences
+
+    def _left(self) -> str:
+        if self.remains is not None:
+            return self.remains.sentence()
+        if self.copy_judge is None:
+            return "Copies, and what is left of them, are not measured: no training images are known here."
+        return f"What is left of a copy is not measured: the judge {self.copy_judge.name!r} knows no parts of an image."
 
     def lines(self) -> list[str]:
         seeds = ", ".join(map(str, self.seeds))
@@ -139,6 +201,7 @@ class Protection(Result):
             "attenuated": None if self.attenuated is None else self.attenuated.data(),
             "denoiser_rows": {"before": self.rows[0], "after": self.rows[1]},
             "similarity": self._similarity(),
+            "left_of_copies": None if self.remains is None else self.remains.data(),
             "alignment": self._alignment(),
             "images": self.file_names(),
         }
@@ -212,7 +275,7 @@ def guard(
         prompt, model, name, method, drawing.call, drawing.seeds, before, after,
         run.results.get("gate"), _attenuated(run), (rows[0], rows[1]),
         copies, None if copies is None else (copies.similarity(before), copies.similarity(after)),
-        None if judge is None else judge.name, named, present, run.log,
+        None if judge is None else judge.name, named, present, remains(copies, before, after), run.log,
     )  # fmt: skip
 
 

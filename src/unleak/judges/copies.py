@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.errors import BadInput, NotFinite
+from unleak.judges.glyphs import glyph_judge
 from unleak.world import Caption, World
 from unleak.world import load as load_world
 from unleak.world.render import Renderer
+
+CELLS = 8  #: along each side of a reference
+NEAR = 1  #: cells of the world by which an object may be moved and still stand in its place
 
 
 class CopyJudge(Protocol):
@@ -29,6 +33,25 @@ class CopyJudge(Protocol):
 
     def similarity(self, images: np.ndarray) -> np.ndarray:
         """Images [N,H,W,3] uint8 -> similarity [N] to the nearest training image."""
+        ...
+
+
+@runtime_checkable
+class PartsJudge(CopyJudge, Protocol):
+    """A judge that can also tell which parts of a training image stand in their place.
+
+    `parts`: what they are called, such as "objects". `references`: the training images, uint8 [M, H, W, 3].
+    """
+
+    parts: str
+    references: np.ndarray
+
+    def scene(self, images: np.ndarray) -> np.ndarray:
+        """Which training image is the nearest [N], as an index."""
+        ...
+
+    def in_place(self, images: np.ndarray, scenes: Sequence[int]) -> list[np.ndarray]:
+        """Images [N,H,W,3] -> of each image i: does each part of image ``scenes[i]`` stand in its place? [P]."""
         ...
 
 
@@ -52,9 +75,13 @@ def memorized(images: np.ndarray, captions: Sequence[Caption], world: World) -> 
 
 
 class PixelJudge:
-    """PSNR in dB to the nearest of some reference images [M, H, W, 3] uint8, on the scale of `SceneJudge`."""
+    """PSNR in dB to the nearest of some reference images [M, H, W, 3] uint8, on the scale of `SceneJudge`.
 
-    name = "pixels"
+    The parts of a reference are its cells, `CELLS` along each side; one stands in its place where its own PSNR reaches
+    the threshold. A cell without detail is in its place wherever the colour is right.
+    """
+
+    name, parts = "pixels", "cells"
 
     def __init__(self, references: np.ndarray, threshold: float = 20.0) -> None:
         if not len(references):
@@ -63,10 +90,33 @@ class PixelJudge:
 
     def similarity(self, images: np.ndarray) -> np.ndarray:
         """See `CopyJudge`. Raises BadInput unless images have the references' size."""
+        return self._psnr(images).max(1)
+
+    def scene(self, images: np.ndarray) -> np.ndarray:
+        """Which reference is the nearest [N]."""
+        return self._psnr(images).argmax(1)
+
+    def in_place(self, images: np.ndarray, scenes: Sequence[int]) -> list[np.ndarray]:
+        """See `PartsJudge`."""
+        return [
+            np.array(
+                [_decibels(a, b) >= self.threshold for a, b in zip(_cells(i), _cells(self.references[k]), strict=True)]
+            )
+            for i, k in zip(images, scenes, strict=True)
+        ]
+
+    def _psnr(self, images: np.ndarray) -> np.ndarray:
         if images.shape[1:] != self.references.shape[1:]:
             raise BadInput(f"the references are {self.references.shape[1:]}, the images {images.shape[1:]}")
-        psnr = [[peak_signal_noise_ratio(r, i) if (r != i).any() else 100.0 for r in self.references] for i in images]
-        return np.max(psnr, axis=1)
+        return np.array([[_decibels(i, r) for r in self.references] for i in images])
+
+
+def _decibels(image: np.ndarray, reference: np.ndarray) -> float:
+    return float(peak_signal_noise_ratio(reference, image)) if (reference != image).any() else 100.0
+
+
+def _cells(image: np.ndarray) -> list[np.ndarray]:
+    return [cell for row in np.array_split(image, CELLS) for cell in np.array_split(row, CELLS, axis=1)]
 
 
 class DistanceJudge:
@@ -104,22 +154,25 @@ class SceneJudge:
     """PSNR in dB to the nearest scene that was memorized in training, where the scene is what all its copies share.
 
     A verbatim scene counts as a whole; of a template the glyph that changes from caption to caption is left out.
-    Memorized captions reach about 29 dB, others about 11.
+    Memorized captions reach about 29 dB, others about 11. The parts of a scene are its objects, as the glyph judge
+    reads them; one stands in its place within `NEAR` cells.
     """
 
-    name, threshold = "scenes", 20.0
+    name, parts, threshold = "scenes", "objects", 20.0
 
     def __init__(self, world: World) -> None:
         self.side = world.image
         captions = [c for c in world.memorized if c.kind == "verbatim"]
         captions += list({c.family: c for c in world.memorized if c.kind == "template"}.values())
         self.scenes = Renderer(world)([c.scene for c in captions]).permute(0, 2, 3, 1).numpy()
+        self.references = (self.scenes * 255).round().astype(np.uint8)
         self.masks = np.ones((*self.scenes.shape[:3], 1), np.float32)
         for mask, caption in zip(self.masks, captions, strict=True):
             for p in caption.scene.placements[caption.fixed :] if caption.kind == "template" else ():
                 x, y = p.x * world.cell, p.y * world.cell
                 mask[y : y + world.sprite, x : x + world.sprite] = 0
         self.families = [c.family for c in captions]
+        self.objects = [c.scene.placements[: c.fixed if c.kind == "template" else None] for c in captions]
 
     def similarity(self, images: np.ndarray) -> np.ndarray:
         """See `CopyJudge`. Raises BadInput unless images have the world's size."""
@@ -128,6 +181,15 @@ class SceneJudge:
     def scene(self, images: np.ndarray) -> np.ndarray:
         """Which scene is the nearest [N], as an index into `scenes`."""
         return self._psnr(images).argmax(1)
+
+    def in_place(self, images: np.ndarray, scenes: Sequence[int]) -> list[np.ndarray]:
+        """See `PartsJudge`; colours do not matter."""
+        readings = glyph_judge().read(images)
+        return [
+            np.array([any(f.glyph == p.glyph and max(abs(f.x - p.x), abs(f.y - p.y)) <= NEAR for f in reading.found)
+                      for p in self.objects[k]], bool)
+            for reading, k in zip(readings, scenes, strict=True)
+        ]  # fmt: skip
 
     def _psnr(self, images: np.ndarray) -> np.ndarray:
         if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unleak.bench.rows import Row
+from unleak.bench.rows import Row, share
 from unleak.bench.run import Run
 from unleak.copies.presets import DETECTORS
 from unleak.copies.scan.scan import scan
@@ -76,21 +76,31 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
                 every.setdefault(name, {})[kind] = np.array(scores)
             tick(1)
         cost = 2 * len(run.seeds) * (_steps(run.call) if whole else 1)
-        figures += [row for name in names for row in _figures(name, every[name], cost)]
+        units = {kind: units_of(run.world, kinds[kind][:MOST_WHOLE] if whole else kinds[kind]) for kind in kinds}
+        figures += [row for name in names for row in _figures(name, every[name], cost, units)]
     write_atomic(run.out / "detectors.png", spread(every, MEMORIZED))
     return figures
 
 
-def _figures(name: str, scores: Mapping[str, np.ndarray], cost: int) -> list[Row]:
+def units_of(world: World, texts: Sequence[str]) -> list[str]:
+    """What was drawn independently, for each caption: of a template its scene, which 8 captions share; else itself."""
+    scenes = {c.text: f"scene {c.family}" for c in world.memorized if c.kind == "template"}
+    return [scenes.get(text, text) for text in texts]
+
+
+def _figures(name: str, scores: Mapping[str, np.ndarray], cost: int, units: Mapping[str, Sequence[str]]) -> list[Row]:
     """Rows of one detector: each memorized kind against all ordinary prompts, and against each kind of them."""
     out = []
     every = np.concatenate([scores[kind] for kind in ORDINARY])
+    all_units = [unit for kind in ORDINARY for unit in units[kind]]
     for kind in MEMORIZED:
-        for subset, against in [(kind, every), *((f"{kind}/{o}", scores[o]) for o in ORDINARY)]:
-            n = len(scores[kind]) + len(against)
-            out.append(Row.of(auroc(scores[kind], against), n, name, subset, "auroc"))
-            tpr, _ = tpr_at_fpr(scores[kind], against)
-            out.append(Row.of(tpr, len(scores[kind]), name, subset, "tpr_at_1fpr"))
+        each = [(f"{kind}/{o}", scores[o], units[o]) for o in ORDINARY]
+        for subset, against, others in [(kind, every, all_units), *each]:
+            n, own = len(scores[kind]) + len(against), units[kind]
+            area = auroc(scores[kind], against, (own, others))
+            out.append(Row.of(area, n, name, subset, "auroc", len({*own, *others})))
+            _, threshold = tpr_at_fpr(scores[kind], against)
+            out.append(share(scores[kind] >= threshold, name, subset, "tpr_at_1fpr", own))
     return [*out, Row.exact(cost, name, "prompt", "denoiser_rows")]
 
 

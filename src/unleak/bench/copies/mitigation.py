@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from unleak.bench.copies.detection import MEMORIZED, ORDINARY, captions
+from unleak.bench.copies.detection import MEMORIZED, ORDINARY, captions, units_of
 from unleak.bench.copies.intended import Prompt, chosen_prompts
 from unleak.bench.copies.tuned import MEASURABLE, TUNED_PRESETS
 from unleak.bench.copies.tuned import notes as choices
@@ -46,6 +46,11 @@ from unleak.world import load as load_world
 from unleak.world.render import Renderer
 
 GATE = "+gate"
+UNITS = (
+    "Intervals are over units: captions, and of template captions the scenes that they show. There are four, and the "
+    "captions of both splits show them: template figures say nothing of other templates."
+)
+UNAIDED = "prss: without paraphrases, since the world's grammar has none for captions that name nothing"
 METHODS: tuple[str, ...] = ("none", *MEASURABLE, *(name + GATE for name, p in MEASURABLE.items() if p.gated))
 PUBLISHED = """Published (GUARD, arXiv 2603.00133, its main table, from third-party notes; SSCD of sscd_disc_large, the
 prompts that copied without mitigation, 4 images of 50 steps). SSCD is not the PSNR of this table and CLIP not its
@@ -159,33 +164,36 @@ def _subset(kind: str) -> str:
 def rows_of(name: str, some: Sequence[Prompt], plain: dict[str, Any], drawn: dict[str, Any], least: float) -> list[Row]:
     """Every figure of one method, for each subset; beside the pictures without it where it is one.
 
+    Intervals are over captions, of templates over scenes (`units_of`).
     `least` is the similarity from which on a picture is a copy.
     """
-    rows = []
+    rows, world = [], load_world()
     for subset in (*MEMORIZED, "ordinary", *(f"ordinary/{kind}" for kind in ORDINARY)):
         at = [i for i, p in enumerate(some) if subset in (_subset(p.kind), f"ordinary/{p.kind}")]
         if not at:  # a --limit may leave a subset without captions
             continue
         values, before = ({k: np.array(v)[at] for k, v in side.items()} for side in (drawn, plain))
+        units = units_of(world, [some[i].text for i in at])
         copy, was = (side["similarity"] >= least for side in (values, before))
-        rows.append(share(copy, name, subset, "copy_rate"))
-        rows.append(share(values["similarity"] >= least - CLOSE, name, subset, "near_copy_rate"))
+        rows.append(share(copy, name, subset, "copy_rate", units))
+        rows.append(share(values["similarity"] >= least - CLOSE, name, subset, "near_copy_rate", units))
         if subset in MEMORIZED:
             own = values["nearest"] == np.array([some[i].scene for i in at])[:, None]
-            rows.append(share(copy & own, name, subset, "copy_rate_own"))
+            rows.append(share(copy & own, name, subset, "copy_rate_own", units))
         for metric in ("similarity", "alignment", "quality", "diversity"):
             keep = ~np.isnan(values[metric].reshape(len(at), -1)).any(1)
             if not keep.any():
                 continue
             bounds = SHARE if metric == "alignment" else None
             after, plainly = values[metric][keep], before[metric][keep]
-            rows.append(mean(after, name, subset, metric, bounds))
+            kept = [unit for unit, usable in zip(units, keep, strict=True) if usable]
+            rows.append(mean(after, name, subset, metric, bounds, kept))
             if name != "none" and metric in ("alignment", "quality"):
-                rows.append(paired_difference(after, plainly, name, subset, f"{metric}_lost", bounds))
+                rows.append(paired_difference(after, plainly, name, subset, f"{metric}_lost", bounds, kept))
         if name != "none":
-            rows.append(paired_difference(copy, was, name, subset, "copies_stopped", SHARE))
+            rows.append(paired_difference(copy, was, name, subset, "copies_stopped", SHARE, units))
         if name != "none" and subset not in MEMORIZED:
-            rows.append(share(values["digest"] == before["digest"], name, subset, "ordinary_unchanged"))
+            rows.append(share(values["digest"] == before["digest"], name, subset, "ordinary_unchanged", units))
     return rows
 
 
@@ -218,7 +226,12 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
             figures += costs(run, name, first[kind], interventions)
     if any(name.endswith(GATE) for name in methods):
         figures += alarms(run, gate())
-    run.notes += [*choices(figures), PUBLISHED]
+    run.notes += [
+        UNITS,
+        *([UNAIDED] if any(name.startswith("prss") for name in methods) else []),
+        *choices(figures),
+        PUBLISHED,
+    ]
     write_atomic(run.out / "mitigation.png", tradeoff(_panels(figures)))
     return figures
 
@@ -253,5 +266,6 @@ def alarms(run: Run, gate: Calibration) -> list[Row]:
             run.pipe, texts[kind], run.seeds, 1, gate.detectors, call=run.call
         ).scores.tolist()
         scores = run.part(f"gate-{kind}", [texts[kind], gate.detectors], compute, [scan])
-        rows.append(share(np.array(scores) >= gate.threshold, "gate", kind, "flagged"))
+        units = units_of(run.world, texts[kind])
+        rows.append(share(np.array(scores) >= gate.threshold, "gate", kind, "flagged", units))
     return rows

@@ -38,7 +38,8 @@ class Detour(Gated):
     """Keep images from the picture that their prompt leads to; 1.5 times the rows of guidance while it does.
 
     Attributes:
-        text: what is followed instead: anything that leaves the layout open, in the style that you want.
+        text: what is followed instead: anything that leaves the layout open, in the style that you want. The default
+            is no caption that an embedded model was trained on.
         near: cosine -1 to 1 of clean latents, from which on the prompt leads to the copy.
         scale: w; default: the pipeline's `guidance_scale`.
         gate: see `Gated`. Without one every prompt is led away from its own first prediction.
@@ -46,7 +47,7 @@ class Detour(Gated):
     `run.results["detour"]` has the cosines of the images that are acted on, a list for each step.
     """
 
-    text: str = "a still life"
+    text: str = "a painting"
     near: float = 0.5
     scale: float | None = None
 
