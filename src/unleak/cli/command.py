@@ -10,6 +10,7 @@ A command is a function of a `Command` and of its own parameters::
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -233,7 +234,8 @@ def door_of(
             if mark is None or one is None:
                 continue
             if isinstance(mark, Reads):
-                inputs += [(mark.what, path) for path in mark.files(str(one))]
+                what = mark.what.format(re.split("[=@]", str(one))[0])
+                inputs += [(what, path) for path in mark.files(str(one))]
             elif not (isinstance(one, str) and one == "-"):
                 names = (*mark.names, *files) if mark.names else ()
                 outputs.append((replace(mark, names=names), Path(one)))

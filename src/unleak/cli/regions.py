@@ -29,7 +29,7 @@ def edit_image(
     edits: Annotated[
         list[str],
         typer.Option("--edit", help="SRC=TGT or SRC=TGT@MASK.png; once for each object."),
-        Reads("mask", behind_at),
+        Reads("mask of {}", behind_at),
     ],
     prompt: Annotated[str | None, typer.Option(help="Caption that names every SRC; default: they joined.")] = None,
     preset: PresetName = "ale",
@@ -89,7 +89,7 @@ def draw_regions(
     region: Annotated[
         list[str],
         typer.Option(help="PHRASE@MASK.png or PHRASE@x0,y0,x1,y1 in shares of the image; once for each."),
-        Reads("mask", behind_at),
+        Reads("mask of {}", behind_at),
     ],
 ) -> None:
     """Draw a prompt whose phrases act in their own regions: --region "red car@0,0,0.5,1" --region "dog@mask.png"."""

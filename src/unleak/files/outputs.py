@@ -49,7 +49,10 @@ def model_files(text: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Reads:
-    """Marks a parameter that names what a command reads. `files`: those that a value of it stands for."""
+    """Marks a parameter that names what a command reads. `files`: those that a value of it stands for.
+
+    In `what`, {} is the name that a value ``NAME=...@FILE`` begins with.
+    """
 
     what: str
     files: Callable[[str], Iterable[Path]] = itself
