@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unleak import models, world
-from unleak.bench.words.lint import figures, labelled
+from unleak.bench.words.lint import figures, in_training, labelled
 from unleak.files.atomic import write_atomic
 from unleak.words.lint.calibration import file_of
 from unleak.words.lint.lint import Linter, calibrate
@@ -34,13 +34,14 @@ def main() -> None:
         pipe.tokenizer = CLIPTokenizer.from_pretrained(a.text / "tokenizer")
     call = models.settings(a.model)
     linter, w = Linter(pipe, **call), world.load()
-    dev = labelled(w, "dev")
-    made = calibrate(linter, dev, f"{len(dev)} dev prompts of the embedded world")
+    dev = in_training(labelled(w, "dev"))
+    made = calibrate(linter, dev, f"{len(dev)} dev prompts of the embedded world, of one to three objects")
     write_atomic(out, made.to_json())
     print(out)
     print(made.to_json(), end="")
     for row in figures(Linter(pipe, made, **call), labelled(w, "heldout")):
-        print(f"{row.metric} ({row.subset}): {row.value:.4f} ({row.low:.4f} to {row.high:.4f}), n = {row.n}")
+        figure = f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f}), n = {row.n}, units = {row.units}"
+        print(f"{row.metric} ({row.subset}): {figure}")
 
 
 if __name__ == "__main__":

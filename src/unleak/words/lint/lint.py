@@ -18,7 +18,7 @@ from unleak.text.encoder_calls import encoder_calls
 from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.lint.calibration import RiskCalibration, fit, shipped
-from unleak.words.lint.neutral import NeutralBank
+from unleak.words.lint.neutral import NeutralBank, ReferenceStatistics
 from unleak.words.lint.prompt_file import Line, line
 from unleak.words.lint.shift import (
     REST,
@@ -162,10 +162,10 @@ class Linter:
 
     def _measure(self, given: Line, a: int) -> None:
         """Measure the item's banks now, where an error is still this prompt's alone."""
-        bare = phrase(given.prompt, given.spans[a])
-        for bank in self.banks.values():
-            for first in (True, False):
-                bank.statistics(bare.text, bare.item, first)
+        for name in self.banks:
+            for b in range(len(given.items)):
+                if b != a or len(given.items) == 1:
+                    self._references(given, a, REST if b == a else b, name)
 
     def _read(self, name: str, work: Sequence[Work]) -> list[dict[Any, SentenceRows]]:
         """The rows of every line's sentences in one encoder; a sentence that occurs twice is encoded once."""
@@ -194,12 +194,18 @@ class Linter:
         return EncoderShift(None if worst == REST else _label(given.items[worst]), by[worst], directions, senses)
 
     def _channels(self, given: Line, a: int, b: int, name: str, rows: dict[Any, SentenceRows]) -> dict[str, Channel]:
-        """What item b does to item a, against what a neutral context on the same side of the item does."""
-        bare = phrase(given.prompt, given.spans[a])
-        ahead = given.prompt[: bare.stands_for[0]].strip() if b == REST else given.spans[b] < given.spans[a]
-        references = self.banks[name].statistics(bare.text, bare.item, not ahead)
+        """What item b does to item a, against the reference."""
+        references = self._references(given, a, b, name)
         by_channel = shifts(rows, a, b)
         return {c: Channel(_round(s.size), _round(s.loss), _round(references[c].z(s))) for c, s in by_channel.items()}
+
+    def _references(self, given: Line, a: int, b: int, name: str) -> Mapping[str, ReferenceStatistics]:
+        """Of a neutral context on the same side of item a as b; of neutral items in its place for the rest."""
+        bare, bank = phrase(given.prompt, given.spans[a]), self.banks[name]
+        if b == REST:
+            start, stop = bare.stands_for
+            return bank.alone(given.prompt[:start], given.prompt[stop:])
+        return bank.statistics(bare.text, bare.item, given.spans[a] < given.spans[b])
 
 
 def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:

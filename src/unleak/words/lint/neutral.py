@@ -3,6 +3,9 @@
 Every item is put beside the same plain objects, before and after them ("a mouse and a house", "a clock and a mouse").
 A shift in a prompt is then a z-score: robust standard deviations above the median of the item's own bank. Both depend
 on the order, because a causal encoder's rows know only what stands before them.
+
+An item without another one has only the rest of its prompt, which shifts any object: its reference are the plain
+objects in its place ("a house on a red background", "a clock on a red background").
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unleak.errors import PromptTruncated
 from unleak.text.match import Chars
-from unleak.words.lint.shift import Sentence, SentenceEncoder, Shift, shifts, variants
+from unleak.words.lint.shift import REST, Cut, Sentence, SentenceEncoder, Shift, Without, shifts, variants
 
 #: plain objects with one meaning, that turn few words into another sense
 NEUTRAL = ("a house", "a clock", "a balloon", "an umbrella", "a boat", "a cactus", "a rocket", "the moon")
@@ -38,6 +42,7 @@ class NeutralBank:
     def __init__(self, encoder: SentenceEncoder, remember: int = 10_000) -> None:
         self.encoder = encoder
         self.statistics = lru_cache(remember)(self._measure)
+        self.alone = lru_cache(remember)(self._measure_alone)
 
     def _measure(self, text: str, item: Chars, first: bool) -> Mapping[str, ReferenceStatistics]:
         """Per channel of `shifts`, for the bare phrase `text` ("a mouse") with its item at `item`.
@@ -45,15 +50,41 @@ class NeutralBank:
         Args:
             first: the item stands before its context.
         """
-        banks = [_beside(text, item, neutral, first) for neutral in NEUTRAL if neutral.split()[-1] not in text]
-        every = list(dict.fromkeys(sentence for bank in banks for sentence in bank.values()))
-        known = dict(zip(every, self.encoder.read([self.encoder.cut(s) for s in every]), strict=True))
-        measured = [shifts({gone: known[s] for gone, s in bank.items()}, 0, 1) for bank in banks]
+        return self._of([_beside(text, item, neutral, first) for neutral in _others(text)], 1)
+
+    def _measure_alone(self, before: str, after: str) -> Mapping[str, ReferenceStatistics]:
+        """Per channel of `shifts`, for plain objects between the texts `before` and `after`, where no other item is."""
+        return self._of([_inside(before, neutral, after) for neutral in _others(before + after)], REST)
+
+    def _of(self, banks: list[dict[Without, Sentence]], b: int) -> Mapping[str, ReferenceStatistics]:
+        """The statistics of what b does to item 0; a context that the encoder would cut is left out, if one fits."""
+        cuts: dict[Sentence, Cut] = {}
+        whole = []
+        for bank in banks:
+            try:
+                cuts.update({s: self.encoder.cut(s) for s in bank.values()})
+                whole.append(bank)
+            except PromptTruncated:
+                if bank is banks[-1] and not whole:
+                    raise
+        known = dict(zip(cuts, self.encoder.read(list(cuts.values())), strict=True))
+        measured = [shifts({gone: known[s] for gone, s in bank.items()}, 0, b) for bank in whole]
         losses = {channel: np.array([one[channel].loss for one in measured]) for channel in measured[0]}
         return {channel: _statistics(loss) for channel, loss in losses.items()}
 
 
-def _beside(text: str, item: Chars, neutral: str, first: bool) -> dict[frozenset[int], Sentence]:
+def _others(text: str) -> list[str]:
+    """The plain objects that the text does not name; all of them where it names every one."""
+    return [neutral for neutral in NEUTRAL if neutral.split()[-1] not in text] or list(NEUTRAL)
+
+
+def _inside(before: str, neutral: str, after: str) -> dict[Without, Sentence]:
+    """The variants of "a house on a red background"; the house is number 0."""
+    at = len(before) + neutral.index(" ") + 1
+    return variants(before + neutral + after, [(at, len(before) + len(neutral))])
+
+
+def _beside(text: str, item: Chars, neutral: str, first: bool) -> dict[Without, Sentence]:
     """The variants of "a mouse and a house" (or the other way round); the item is number 0."""
     left, right = (text, neutral) if first else (neutral, text)
     at, by = (0, len(left) + 5) if first else (len(left) + 5, 0)
