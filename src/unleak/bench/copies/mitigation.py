@@ -232,7 +232,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         *choices(figures),
         PUBLISHED,
     ]
-    write_atomic(run.out / "mitigation.png", tradeoff(_panels(figures)))
+    write_atomic(run.out / "mitigation.png", tradeoff(panels(figures)))
     return figures
 
 
@@ -245,7 +245,7 @@ def _fits(run: Run, prompt: Prompt, methods: Sequence[Intervention]) -> bool:
     return True
 
 
-def _panels(rows: Sequence[Row]) -> dict[str, Dots]:
+def panels(rows: Sequence[Row]) -> dict[str, Dots]:
     """Copies on each memorized kind (in %) against the alignment of its captions, and of those that name things."""
     value = {(r.subset, r.metric, r.method): r.value for r in rows}
     names = [method for subset, metric, method in value if (subset, metric) == ("verbatim", "copy_rate")]
