@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import unleak
 from unleak import models
+from unleak.cli import app
 from unleak.copies.detect.detectors import Detector
 from unleak.copies.presets import DETECTORS, MITIGATIONS
 from unleak.core.predictions import guidance, scale_of_guidance
@@ -78,3 +80,30 @@ def test_the_scale_of_guidance_is_solved_and_another_combination_is_told(w: floa
     assert scale_of_guidance(combined, u, c) == pytest.approx(w, abs=2e-2 if dtype == torch.bfloat16 else 1e-5)
     assert scale_of_guidance(combined + u.square(), u, c) is None
     assert scale_of_guidance(u, u, u) == 1.0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_calibration_comes_with_each_model_and_scan_and_guard_use_it(
+    model: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: str) -> Any:
+        done = CliRunner().invoke(app, [*args, "-m", model])
+        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+        return done.exit_code, done.stdout, " ".join(done.stderr.split())
+
+    (tmp_path / "p.txt").write_text(f"{caption()}\na cat and a boat\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, says = run("scan", "p.txt", "-o", "s.jsonl", "--fail-over", "threshold")
+    assert code == 3 and "calibrated by" in says and "1 of 2 prompts" in says
+    code, _, says = run("scan", "p.txt", "-o", "t.jsonl", "--seeds", "0:2")
+    assert code == 0 and "is not used" in says and "seeds" in says and "uncalibrated" in says
+    assert run("scan", "p.txt", "-o", "u", "--seeds", "0:2", "--fail-over", "threshold")[0] == 2
+    code, out, _ = run("guard", "a cat and a boat", "--gate", "auto", "-o", "g")
+    assert code == 0 and "acted on 0 of 4" in out
+
+
+def test_a_folder_may_bring_no_file_of_another_folder_as_its_calibration(tmp_path: Any) -> None:
+    for name in ("../c.json", "/etc/passwd", "a/b.json", ".."):
+        (tmp_path / "unleak.json").write_text(f'{{"calibration": "{name}"}}')
+        with pytest.raises(BadInput, match="name of a file"):
+            models.FILE.load(tmp_path / "unleak.json")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unleak.cli.console import prompts_of
 from unleak.errors import BadInput
 from unleak.files.lines import BLOCK, LONGEST, lines
 from unleak.files.prompt_file import opened, read, read_prompts
@@ -291,3 +292,30 @@ def test_indices_name_words_and_their_occurrence() -> None:
     data = json.dumps({"a": [{"prompt": "a dog and a dog, a frog.", "indices": [5, 7]}]}).encode()
     (line,) = of_items.read_prompts(io.BytesIO(data), "json")
     assert [(i.text, i.occurrence) for i in line.items] == [("dog", 2), ("frog", None)]
+
+
+@pytest.mark.parametrize("items", [{}, 0, False, 5, True, {"mouse": 1}, [1], [None]])
+def test_items_of_another_type_are_no_missing_items(items: Any) -> None:
+    record = json.dumps({"prompt": "a mouse", "items": items}).encode()
+    (line,) = of_items.read_prompts(io.BytesIO(record), "jsonl", [Item("mouse")])
+    assert line.prompt == "a mouse" and not line.items and "'items'" in str(line.error)
+
+
+@pytest.mark.parametrize("name, data", [("p.csv", b"Prompt,prompt\na,b\n"), ("p.tsv", b"prompt\tx\tprompt\na\t1\tb\n")])
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    with pytest.raises(BadInput, match="2 columns 'prompt'"):
+        prompts(tmp_path, name, data)
+    ((_, text, error),) = prompts(tmp_path, "p.jsonl", b'{"prompt": "a", "Prompt": "b"}\n')
+    assert text and "2 columns 'prompt'" in str(error)
+
+
+def test_a_column_of_a_file_without_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no columns"):
+        prompts(tmp_path, "p.txt", b"a cat\n", "prompt")
+    assert prompts_of(tmp_path / "p.txt", "prompt") == ["a cat"]  # one of several files, of which another has columns
+
+
+def test_names_of_columns_are_shown_in_short(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--column") as e:
+        prompts(tmp_path, "p.csv", b"a" * 90_000 + b",b\n1,2\n")
+    assert len(str(e.value)) < 300

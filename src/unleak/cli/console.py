@@ -166,10 +166,13 @@ def number(text: str, option: str) -> float:
 
 
 def prompts_of(file: Path, column: str | None = None) -> list[str]:
-    """Every usable prompt of a file once; the others are noted. Raises BadInput if none is."""
-    from unleak.files.prompt_file import read_prompts
+    """Every usable prompt of a file once; the others are noted. Raises BadInput if none is.
 
-    lines = list(read_prompts(file, column))
+    `column`: of those of several files that have columns.
+    """
+    from unleak.files.prompt_file import format_of, read_prompts
+
+    lines = list(read_prompts(file, None if format_of(file) == "text" else column))
     bad = [line for line in lines if line.error is not None]
     if bad:
         say("note", f"{file}: {len(bad)} lines cannot be used, such as line {bad[0].number}: {bad[0].error}")

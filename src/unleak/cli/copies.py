@@ -30,6 +30,7 @@ from unleak.files.outputs import Reads
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from unleak.copies.scan.calibrate import Calibration
     from unleak.judges import Judge
     from unleak.judges.copies import CopyJudge
 
@@ -70,12 +71,16 @@ def scan(
 ) -> None:
     """Which prompts make the model copy? Scores a file of prompts from the first denoising steps.
 
-    An interrupted scan goes on where it stopped. With --calibration, `--fail-over threshold` is what was calibrated.
+    An interrupted scan goes on where it stopped. A calibration that comes with the model is used where it holds. With
+    one, `--fail-over threshold` is what was calibrated.
     """
     count, limit = looked_at(cmd, first_steps), None
     if cmd.fail_over is not None and cmd.fail_over != "threshold":
         limit = number(cmd.fail_over, "--fail-over")
-    if cmd.fail_over == "threshold" and calibration is None:
+    from unleak import models
+
+    shipped = models.calibration(cmd.model) if calibration is None and detector is None else None
+    if cmd.fail_over == "threshold" and calibration is None and shipped is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
     check_rejects(cmd.out)
     from unleak.files.prompt_file import count_entries
@@ -90,6 +95,8 @@ def scan(
     from unleak.files.atomic import write_atomic
     from unleak.report import scan as report
 
+    if shipped is not None:
+        known = shipped_for(pipe, shipped, len(seeds), call, count, needed=cmd.fail_over == "threshold")
     what = plan(pipe, seeds, count, detector, known, call=call)
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
@@ -110,6 +117,27 @@ def scan(
         )
     if cmd.fail_over is not None and summary.over:
         raise typer.Exit(3)
+
+
+def shipped_for(
+    pipe: Any, file: Path, seeds: int, call: dict[str, Any], steps: int | None, needed: bool
+) -> Calibration | None:
+    """The calibration that comes with the model; None, noted, where it does not hold for this run.
+
+    Raises BadInput: it does not, and is needed.
+    """
+    from unleak.copies.scan.calibrate import Calibration
+
+    calibration = Calibration.load(file)
+    try:
+        calibration.made_at.check(pipe, seeds, call, steps)
+    except BadInput as e:
+        if needed:
+            raise
+        say("note", f"the model's own calibration is not used: {e}")
+        return None
+    say("note", f"calibrated by {file.name} of the model: {calibration.detector} from {calibration.threshold:.6g} on")
+    return calibration
 
 
 @command(
@@ -159,7 +187,11 @@ def guard(
     cmd: Command,
     prompt: Prompt,
     gate: Annotated[
-        Path | None, typer.Option(help="A calibration: mitigate only prompts that it flags."), Reads("calibration")
+        Path | None,
+        typer.Option(
+            help="A calibration: mitigate only prompts that it flags; auto: the one that comes with the model."
+        ),
+        Reads("calibration"),
     ] = None,
     preset: PresetName = "detour",
     settings: Settings = None,
@@ -174,6 +206,7 @@ def guard(
 
     Copies are counted, and what is left of them, against the --original images; those of the embedded models are known.
     """
+    from unleak import models
     from unleak.copies.presets import MITIGATIONS
     from unleak.copies.scan.calibrate import Calibration
     from unleak.files import pictures
@@ -183,6 +216,10 @@ def guard(
     check_prompt(prompt)
     originals = [pictures.photo(file) for file in original or ()]
     numbers = cmd.numbers
+    if str(gate) == "auto" and (gate := models.calibration(cmd.model)) is None:
+        raise BadInput(
+            f"no calibration comes with {cmd.model!r}: make one with `unleak calibrate` and give --gate FILE"
+        )
     calibration = None if gate is None else Calibration.load(gate)
     parameters = MITIGATIONS[preset].parse(settings or ())
     MITIGATIONS[preset].make(gate=calibration, **parameters)  # refuses what cannot be

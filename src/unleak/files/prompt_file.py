@@ -108,7 +108,7 @@ def read(
     documents and parquet that of its record.
 
     Raises:
-        BadInput: the file is no text, or not of this format; the header has no such column.
+        BadInput: the file is no text, or not of this format; the header has no such column, or several of its name.
     """
     if form == "parquet":
         return _parquet(stream, column, name)
@@ -117,6 +117,8 @@ def read(
     numbered = enumerate(lines(stream, name), 1)
     if form in ("csv", "tsv"):
         return _table(numbered, column, "\t" if form == "tsv" else None)
+    if form == "text" and column is not None:
+        raise BadInput(f"{name} holds lines and no columns: leave --column out, or name the file by what it holds")
     parse = _json(column) if form == "jsonl" else _plain
     return (_entry(number, text, parse) for number, text in (numbered if form == "jsonl" else _prompts(numbered, name)))
 
@@ -173,7 +175,7 @@ def _prompt_in(value: Any, column: str | None) -> Parsed:
     fields: dict[str, Any] = value if isinstance(value, dict) else {}
     if fields:
         names = {name.lower(): name for name in fields}
-        value = fields[names[_choose(list(names), column)]]
+        value = fields[names[_choose([name.lower() for name in fields], column)]]
     if not isinstance(value, str):
         raise BadInput(f"the prompt is a {type(value).__name__}, not text")
     return value, fields
@@ -240,9 +242,12 @@ def _parquet(stream: BinaryIO, column: str | None, name: str) -> Iterator[Entry]
 def _choose(names: list[str], column: str | None) -> str:
     candidates = (column.lower(),) if column is not None else NAMES
     for name in candidates:
+        if names.count(name) > 1:
+            raise BadInput(f"there are {names.count(name)} columns {name!r}: rename one, or name another with --column")
         if name in names:
             return name
-    raise BadInput(f"there is no {' or '.join(map(repr, candidates))} among {names[:20]}; name it with --column")
+    there = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20]]
+    raise BadInput(f"there is no {' or '.join(map(repr, candidates))} among {there}; name it with --column")
 
 
 def _table(numbered: Iterator[tuple[int, str]], column: str | None, delimiter: str | None) -> Iterator[Entry]:

@@ -228,6 +228,11 @@ def check_weights(part: Path) -> None:
     raise BadInput(f"{part} has a config but no weights (*.safetensors); the folder is incomplete")
 
 
+def _is_name(text: str) -> bool:
+    """Whether it names a file in the same folder."""
+    return text == Path(text).name and text not in (".", "..")
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """What a model's `unleak.json` recommends.
@@ -236,11 +241,13 @@ class ModelSettings:
         call: arguments of the pipeline. guidance: the argument that sets how strong guidance is.
         edit: options of `unleak.edit`, of which each method takes those it knows. Under a preset's name stand those
             for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
+        calibration: a file in the same folder, what `unleak calibrate` made for the model called so.
     """
 
     call: dict[str, Any] = field(default_factory=dict)
     guidance: Annotated[Name, Rule("an argument of the pipeline", str.isidentifier)] = "guidance_scale"
     edit: dict[str, Any] = field(default_factory=dict)
+    calibration: Annotated[Name, Rule("the name of a file", _is_name)] | None = None
 
 
 def _check_call(read: ModelSettings) -> None:
@@ -278,7 +285,17 @@ def guidance(model: str | Path) -> str:
     return recommended(model).guidance
 
 
+def calibration(model: str | Path) -> Path | None:
+    """The calibration for `scan` and `guard` that comes with a model, if one does. Raises BrokenFile."""
+    name = recommended(model).calibration
+    return None if name is None else _settings_folder(model) / name
+
+
 def recommended(model: str | Path) -> ModelSettings:
     """What the folder of a model recommends. Raises BrokenFile: its `unleak.json` cannot be used."""
-    file = (embedded_folder(str(model)) if str(model) in EMBEDDED else _folder(model)) / SETTINGS
+    file = _settings_folder(model) / SETTINGS
     return FILE.load(file) if os.path.lexists(file) else ModelSettings()
+
+
+def _settings_folder(model: str | Path) -> Path:
+    return embedded_folder(str(model)) if str(model) in EMBEDDED else _folder(model)

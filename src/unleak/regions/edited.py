@@ -91,6 +91,33 @@ class Edited(Result):
         """Background PSNR against the rebuilt photo and against the photo itself."""
         return {"rebuilt": self.background_psnr(self.rebuilt), "photo": self.background_psnr(self.before)}
 
+    def next_steps(self) -> list[str]:
+        """What to try where the judge saw that an edit failed; nothing where none did, or nobody looked.
+
+        Each has helped edits of the embedded world that had failed: other noise and more guidance where the target was
+        not drawn, another mask where the given one did not fit the object.
+        """
+        both = list(zip(self.edits, self.given, self.checks or (), strict=self.checks is not None))
+        failed = [
+            (one, given)
+            for one, given, check in both
+            if not check.target_after or (check.source_before and check.source_after and one.source != one.target)
+        ]
+        if not failed:
+            return []
+        steps = [f"other noise: --seed {self.seed + 1}, --seed {self.seed + 2}, --seed {self.seed + 3}"]
+        if "target_guidance" in self.settings:
+            steps.append(f"more guidance: --guidance {2 * self.settings['target_guidance']:g}")
+        for one, given in failed:
+            edit = f'--edit "{one.source}={one.target}'
+            if given:
+                steps.append(
+                    f'another mask: closer around {one.source!r}, or none ({edit}"), so that the model finds it'
+                )
+            else:
+                steps.append(f'a mask of your own that covers {one.source!r}: {edit}@mask.png"')
+        return steps
+
     def lines(self) -> list[str]:
         title = ", ".join(f"{one.source} -> {one.target}" for one in self.edits) or "nothing is edited"
         lines = [title, f"  {self.preset}; {f'judge {self.judge}' if self.judge else 'no judge'}; seed {self.seed}"]
@@ -105,7 +132,8 @@ class Edited(Result):
         reference = "rebuilt photo" if self.full is None else "photo"
         kept = self.psnr[reference.split()[0]]
         background = "no background" if kept is None else "exact" if math.isinf(kept) else f"{kept:.1f} dB"
-        return [*lines, f"  background against the {reference}: {background}", *(f"  note: {n}" for n in self.notes)]
+        lines += [f"  background against the {reference}: {background}", *(f"  note: {n}" for n in self.notes)]
+        return lines + [f"  try: {step}" for step in self.next_steps()]
 
     def file_names(self) -> dict[str, Any]:
         masks = [f"mask-{i + 1}.png" for i in range(len(self.masks))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
@@ -15,8 +14,12 @@ from unleak.report.pictures import contact_sheet, png
 from unleak.text.items import Item
 
 COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
-LEAK_SCALE = 8
-"""A change of 1 / LEAK_SCALE of the full range outside the masks is drawn as hot as can be."""
+HOTTEST = 32
+"""Levels of 255 by which a pixel outside the masks has changed where the heat map is full red, whatever the picture is.
+
+If all pixels had, the PSNR would be 18 dB. Half the levels are half as red, and no change leaves the photo's grey."""
+TICKS = (0, 8, 16, 32)
+HOT = (190, 16, 24)
 
 
 def outlined(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
@@ -31,12 +34,22 @@ def outlined(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 
 def leak_map(r: Edited) -> np.ndarray:
-    """Change outside the masks as heat over a faint photo."""
-    heat = np.clip(r.leak * LEAK_SCALE, 0, 1)
-    tint = colormaps["inferno"](heat)[..., :3] * 255
+    """Change outside the masks as red over a faint photo, on the absolute scale of `HOTTEST`."""
+    heat = np.clip(r.leak * 255 / HOTTEST, 0, 1)[..., None]
     faint = r.before.mean(-1, keepdims=True) * 0.25 + 255 * 0.75
-    weight = np.clip(3 * heat, 0, 1)[..., None]
-    return (faint * (1 - weight) + tint * weight).round().astype(np.uint8)
+    return (faint * (1 - heat) + np.array(HOT) * heat).round().astype(np.uint8)
+
+
+def legend() -> list[dict[str, str]]:
+    """Ticks of the heat map: how far along the scale, levels, and the PSNR of a picture that changed so everywhere."""
+    return [
+        {
+            "at": f"{100 * levels / HOTTEST:g}%",
+            "levels": f"{levels}{' and more' if levels == HOTTEST else ''}",
+            "psnr": f"{20 * math.log10(255 / levels):.0f} dB" if levels else "no change",
+        }
+        for levels in TICKS
+    ]
 
 
 def pictures(r: Edited) -> dict[str, bytes]:
@@ -78,5 +91,5 @@ def page(r: Edited) -> str:
         r=r, edits=edits,
         psnr={name: None if v is None else "exact" if math.isinf(v) else f"{v:.1f} dB" for name, v in r.psnr.items()},
         pictures=[{"title": title, "src": data_uri(image, 384)} for title, image in views(r)],
-        settings=r.settings,
+        legend=legend(), hot="rgb({}, {}, {})".format(*HOT), settings=r.settings,
     )  # fmt: skip

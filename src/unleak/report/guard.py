@@ -80,10 +80,10 @@ def advice(p: Protection) -> list[tuple[str, str]]:
                       f"--seeds {seeds}:{seeds + 4 * len(p.seeds)}"))  # fmt: skip
     if not gated and copies is not None and not copies[0]:
         found.append(("Nothing was copied before: nothing had to be changed. A gate leaves such prompts as they are.",
-                      "--gate FILE, made by unleak calibrate"))  # fmt: skip
+                      "--gate auto, or --gate FILE, made by unleak calibrate"))  # fmt: skip
     elif not gated:
         found.append(("Without a gate ordinary prompts are changed, too. A gate leaves them bitwise as they are.",
-                      "--gate FILE, made by unleak calibrate"))  # fmt: skip
+                      "--gate auto, or --gate FILE, made by unleak calibrate"))  # fmt: skip
     if copies is None:
         found.append(("No training images are known here, so copies cannot be counted. Compare the two rows yourself.",
                       "the same seeds stand above each other"))  # fmt: skip

@@ -15,6 +15,8 @@ from unleak.text.prompt import check_prompt
 
 MOST_ITEMS = 12  #: of one prompt
 
+NO_ITEMS: tuple[Any, ...] = (None, "", [], ())  #: how a record says that it names none
+
 
 @dataclass(frozen=True)
 class Line:
@@ -71,7 +73,7 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
     """A usable line, checked. Raises BadInput (and its kinds) for whatever cannot be used."""
     check_prompt(prompt)
     left_out: tuple[str, ...] = ()
-    if items:
+    if items not in NO_ITEMS:
         named = parse_items(_names("items", items))
     else:
         prompt, named = bracketed(prompt) if "[" in prompt else (prompt, ())
@@ -125,7 +127,7 @@ def _with_senses(record: Mapping[str, Any]) -> Any:
         return items
     if not isinstance(senses, dict) or not all(isinstance(text, str) for pair in senses.items() for text in pair):
         raise BadInput('\'sense\' must name items and their intended senses: {"mouse": "furry mouse"}')
-    named = _names("items", items or list(senses))
+    named = _names("items", list(senses) if items in NO_ITEMS else items)
     if unknown := [text for text in senses if text not in named]:
         raise BadInput(f"'sense' names {unknown}, which are no items of this prompt: they are {named}")
     return [f"{text}={senses[text]}" if text in senses else text for text in named]
