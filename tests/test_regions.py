@@ -80,7 +80,7 @@ def test_other_texts_are_encoded_as_the_pipeline_encodes_its_prompt_in_one_call(
     with attach(pipe, Ask()) as run:
         draw(pipe, PROMPT, size=SIZE)
     hook.remove()
-    (rows, pooled), cond = run.results["found"]
+    (rows, pooled, _), cond = run.results["found"]
     assert len(calls) == 1 and len(rows) == 2
     assert torch.allclose(rows[1], cond[0], atol=1e-5) and (pooled is not None) == hasattr(pipe, "text_encoder_2")
     assert (rows[0] - rows[1]).abs().max() > 1e-2
