@@ -239,7 +239,7 @@ def door_of(
             elif not (isinstance(one, str) and one == "-"):
                 names = (*mark.names, *files) if mark.names else ()
                 outputs.append((replace(mark, names=names), Path(one)))
-                if beside is not None and mark.option == "-o":
+                if beside is not None and mark.option == "-o" and Path(one).name:  # a path without one is refused
                     outputs.append((Writes("the rejects of -o"), beside(Path(one))))
     return Door(inputs, outputs)
 
