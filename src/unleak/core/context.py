@@ -103,10 +103,9 @@ class Context:
         """What the denoiser is given for these rows in this step, [images, ...] as the predictions are, scaled as the
         scheduler scales its input; for `on_prediction`. A pipeline may call the denoiser once per branch: `rows` are
         then those of a label."""
-        by_label = self._run.inputs_of
-        if isinstance(rows, str) and rows in by_label:
-            return by_label[rows]
-        return self._run.latents[list(self.rows.first(rows))]
+        here = self._run.latents, self.rows
+        latents, known = self._run.inputs_of.get(rows, here) if isinstance(rows, str) else here
+        return latents[list(known.first(rows))]
 
     @property
     def pipeline_combined(self) -> Tensor | None:

@@ -91,7 +91,7 @@ class Denoising:
             here = split(prediction, run.rows)
             for name, value in here.items():
                 run.predictions.setdefault(name, value)
-                run.inputs_of.setdefault(name, run.latents[list(run.rows.first(name))])
+                run.inputs_of.setdefault(name, (run.latents, run.rows))
             guided = {"cond"} if run.encoded.uncond is None else {"cond", "uncond"}
             if guided <= here.keys():  # else the scheduler's step follows, and shows how the pipeline combines them
                 combined = self._combine(one_call=True)

@@ -40,7 +40,7 @@ class Run:
         predictions: of the current step by label. combined: the interventions were asked about them.
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
-        inputs_of: by label, the latents that the denoiser was given for the predictions of this step.
+        inputs_of: by label, the latents and rows of the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
     """
 
@@ -117,7 +117,7 @@ class Run:
 
     def begin_step(self) -> None:
         self.predictions: dict[str, Tensor] = {}
-        self.inputs_of: dict[str, Tensor] = {}
+        self.inputs_of: dict[str, tuple[Tensor, Rows]] = {}
         self.pipeline_combined: Tensor | None = None
         self.combined = False
         self.settled: Tensor | None = None

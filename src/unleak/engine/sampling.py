@@ -69,11 +69,12 @@ class Sampling:
             return original(*args, **kwargs)
         if not run.clock.calls and run.steps_in:
             raise blind(run.anatomy)
-        given = inspect.signature(original).bind(*args, **kwargs)
-        combined = self.denoising.combine(given.arguments.get("model_output"))
-        if combined is not None:
-            given.arguments["model_output"] = combined.to(given.arguments["model_output"].dtype)
-            args, kwargs = given.args, given.kwargs
+        if run.predictions:
+            given = inspect.signature(original).bind(*args, **kwargs)
+            combined = self.denoising.combine(given.arguments.get("model_output"))
+            if combined is not None:
+                given.arguments["model_output"] = combined.to(given.arguments["model_output"].dtype)
+                args, kwargs = given.args, given.kwargs
         returned = original(*args, **kwargs)
         latents, watching = returned[0], run.dispatch("on_latents")
         if watching and not torch.isfinite(latents).all():

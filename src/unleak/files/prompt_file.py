@@ -16,13 +16,12 @@ from typing import Any, BinaryIO
 
 from unleak.errors import BadInput, choose
 from unleak.files.lines import LONGEST, blocks, count_lines, lines, open_file
-from unleak.saved import parse_json
+from unleak.saved import MOST, parse_json
 from unleak.text.prompt import check_prompt
 
 FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 NAMES = ("prompt", "caption", "text")  #: columns and keys that hold a prompt, in any case, the first that is there
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-DOCUMENT = 2**28  #: bytes of a JSON document, which is read at once
 EMPTY = "the prompt is empty: give a sentence to draw"
 #: how a text begins that is no list of prompts
 OTHER_TEXT = ('{"', "[{", '["', "[[", "<?xml", "<!doctype", "<html")
@@ -181,29 +180,36 @@ def _prompt_in(value: Any, column: str | None) -> Parsed:
     return value, fields
 
 
+def _as_json(record: Any) -> str:
+    return record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
+
+
+def _of_record(number: int, record: Any, column: str | None, show: Callable[[Any], str]) -> Entry:
+    """The entry of a record; `show` says what stands for one that has no usable prompt."""
+    try:
+        prompt, fields = _prompt_in(record, column)
+        return Entry(number, check_prompt(prompt), None, fields)
+    except BadInput as e:
+        return Entry(number, show(record)[:200], str(e), record if isinstance(record, dict) else {})
+
+
 def _document(stream: BinaryIO, column: str | None, name: str) -> Iterator[Entry]:
     """The records of a JSON document, in order."""
     for number, record in enumerate(records(stream, name), 1):
-        fields: Mapping[str, Any] = record if isinstance(record, dict) else {}
-        try:
-            prompt, fields = _prompt_in(record, column)
-            yield Entry(number, check_prompt(prompt), None, fields)
-        except BadInput as e:
-            shown = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
-            yield Entry(number, shown[:200], str(e), fields)
+        yield _of_record(number, record, column, _as_json)
 
 
 def records(stream: BinaryIO, name: str) -> list[Any]:
     """The records of a JSON document: of a list its entries, of an object of lists those of each list, else itself.
 
-    Raises BadInput: it is larger than `DOCUMENT`, no JSON, or neither a list nor an object.
+    Raises BadInput: it is larger than `MOST`, no JSON, or neither a list nor an object.
     """
     parts, size = [], 0
     for block in blocks(stream, name):
         parts.append(block)
         size += len(block)
-        if size > DOCUMENT:
-            raise BadInput(f"{name} is a JSON document of more than {DOCUMENT} characters: save it as JSONL")
+        if size > MOST:
+            raise BadInput(f"{name} is a JSON document of more than {MOST} characters: save it as JSONL")
     text = "".join(parts)
     try:
         value = parse_json(text)
@@ -230,11 +236,7 @@ def _parquet(stream: BinaryIO, column: str | None, name: str) -> Iterator[Entry]
         for batch in table.iter_batches(1024):
             for fields in batch.to_pylist():
                 number += 1
-                try:
-                    prompt, _ = _prompt_in(fields, column)
-                    yield Entry(number, check_prompt(prompt), None, fields)
-                except BadInput as e:
-                    yield Entry(number, str(fields)[:200], str(e), fields)
+                yield _of_record(number, fields, column, str)
     except (ArrowException, OSError) as e:
         raise BadInput(f"{name} cannot be read as parquet: {e}") from e
 

@@ -348,7 +348,7 @@ def trigger_prompts(run: Run) -> list[Case]:
     held_out: Counter[tuple[str, ...]] = Counter(
         (word, trigger) for split in run.world.contexts.values() for word, trigger, *_ in split
     )
-    seen = sum(held_out[unit(case)] < 2 * len(CONNECTIVES) for case in {unit(c): c for c in cases}.values())
+    seen = sum(held_out[pair] < 2 * len(CONNECTIVES) for pair in pairs)
     run.notes.append(
         f"repairs: {len(cases)} of the {len(every)} contexts (word, trigger, connective, order) of this split, which "
         f"training did not show; their units are {len(pairs)} pairs of a word and a trigger, of which training showed "
