@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from tiny import NAMES, tiny
+from tiny import NAMES, save_tiny, tiny
+from unleak import models
+from unleak.cli import app
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,3 +69,33 @@ def map_edits(monkeypatch):
     from unleak.engine import denoising
 
     monkeypatch.setattr(denoising, "execute", reference.execute_map_edits)
+
+
+@pytest.fixture
+def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> SimpleNamespace:
+        done = CliRunner().invoke(app, list(args))
+        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=" ".join(done.stderr.split()))
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong must be found before a model is loaded."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(models, "load", load)
+
+
+@pytest.fixture(scope="session")
+def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = save_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
+    (folder / "unleak.json").write_text('{"call": {"height": 64, "width": 64, "num_inference_steps": 1}}')
+    return str(folder)

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from tiny import save_tiny
 from unleak import models
 from unleak.bench import world as bench_world
 from unleak.bench.words import repairs
-from unleak.cli import app
 from unleak.cli.demo import ROWS
 from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
@@ -39,36 +37,6 @@ LONG = "a mouse and a laptop" + " and a striped squirrel" * 30
 def process(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "unleak", *args]
     return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture
-def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> SimpleNamespace:
-        done = CliRunner().invoke(app, list(args))
-        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
-        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=" ".join(done.stderr.split()))
-
-    return run
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong must be found before a model is loaded."""
-
-    def load(*_: Any, **__: Any) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(models, "load", load)
-
-
-@pytest.fixture(scope="session")
-def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = save_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
-    (folder / "unleak.json").write_text('{"call": {"height": 64, "width": 64, "num_inference_steps": 1}}')
-    return str(folder)
 
 
 def files(folder: Path) -> list[str]:

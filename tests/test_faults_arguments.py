@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from test_cli import MOUSE, no_model, sd1_folder, unleak  # noqa: F401
+from test_cli import MOUSE
 from tiny import tiny
 from unleak import models
 from unleak.cli.console import prompts_of
@@ -109,8 +109,8 @@ def test_one_seed_is_checked_wherever_it_is_given(sd1: Any, seed: Any) -> None:
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), str(2**64), "9" * 5000, "1.5", "x"], ids=range(6))
 def test_a_seed_of_the_command_line_is_checked_before_a_model_is_loaded(
-    unleak: Any,  # noqa: F811
-    no_model: None,  # noqa: F811
+    unleak: Any,
+    no_model: None,
     seed: str,
 ) -> None:
     for command in (("audit", "p.png"), ("edit", "p.png", "--edit", "dog=cat")):
@@ -126,8 +126,8 @@ def test_a_seed_of_the_command_line_is_checked_before_a_model_is_loaded(
 @pytest.mark.parametrize("senses", ["mosue=computer mouse", "mouse=computer mouse,cat=lion", "Mouse=computer mouse"])
 @pytest.mark.parametrize("model", ["emoji-sd", "somewhere"])
 def test_senses_of_a_word_that_is_no_item_are_refused(
-    unleak: Any,  # noqa: F811
-    no_model: None,  # noqa: F811
+    unleak: Any,
+    no_model: None,
     senses: str,
     model: str,
 ) -> None:
@@ -135,7 +135,7 @@ def test_senses_of_a_word_that_is_no_item_are_refused(
     assert done.code == 2 and "no item whose senses are given is called" in done.err and "mouse, laptop" in done.err
 
 
-def test_the_nearest_item_is_named(unleak: Any, no_model: None) -> None:  # noqa: F811
+def test_the_nearest_item_is_named(unleak: Any, no_model: None) -> None:
     done = unleak("diagnose", "a [mouse] and a [laptop]", "--senses", "mosue=computer mouse")
     assert done.code == 2 and "did you mean 'mouse'?" in done.err
 
@@ -148,8 +148,8 @@ def test_the_nearest_item_is_named(unleak: Any, no_model: None) -> None:  # noqa
     "text", [DEEP, DEEP.replace("[", '{"a":'), "1" * 5000, "[", "[]", "7", "", '{"a": 1, "a": 1}'], ids=range(8)
 )
 def test_a_document_of_a_model_that_is_none_is_a_typed_error(
-    unleak: Any,  # noqa: F811
-    sd1_folder: str,  # noqa: F811
+    unleak: Any,
+    sd1_folder: str,
     tmp_path: Path,
     name: str,
     text: str,
@@ -170,8 +170,8 @@ def test_a_document_of_a_model_that_is_none_is_a_typed_error(
     "data, says", [(gzip.compress(b"a cat", mtime=0), "gzip"), (b"a\0c\0a\0t\0", "NUL"), (b"\n\n", "no prompt")]
 )
 def test_a_bank_of_texts_is_read_as_prompts_are(
-    unleak: Any,  # noqa: F811
-    no_model: None,  # noqa: F811
+    unleak: Any,
+    no_model: None,
     tmp_path: Path,
     data: bytes,
     says: str,

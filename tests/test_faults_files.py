@@ -50,16 +50,6 @@ def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sim
 
 
 @pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong must be found before a model is loaded."""
-
-    def load(*_: Any, **__: Any) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(models, "load", load)
-
-
-@pytest.fixture
 def tiny_model(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load", lambda *_, **__: sd1)
     monkeypatch.setattr(models, "settings", lambda _: {"height": 64, "width": 64, "num_inference_steps": 1})

@@ -1,4 +1,3 @@
-# ruff: noqa: F811
 """Maps, regions, audit, methods and report as a person would run them."""
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from test_cli import MOUSE, SMALL, files, no_model, sd1_folder, unleak  # noqa: F401
+from test_cli import MOUSE, SMALL, files
 from unleak.copies.presets import DETECTORS, MITIGATIONS
 from unleak.core.result import MOST_LINES
 from unleak.regions.presets import EDITORS

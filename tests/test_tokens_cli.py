@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from test_cli import SMALL, files, no_model, sd1_folder, unleak  # noqa: F401
+from test_cli import SMALL, files
 from test_redundancy import LINES, Alternating
 from unleak import models
 from unleak.judges.glyphs import glyph_judge
@@ -33,18 +33,18 @@ DRAWN = (*SMALL[:-1], "0:4")
     (("redundancy", "none.jsonl", "-o", "no/model"), "make it first"),
     (("redundancy", "none.jsonl", "-o", "model", "--kind", "forest"), "Choose from knn"),
 ])  # fmt: skip
-def test_bad_use_is_found_before_a_model_is_loaded(unleak, no_model, args, says):  # noqa: F811
+def test_bad_use_is_found_before_a_model_is_loaded(unleak, no_model, args, says):
     done = unleak(*args)
     assert done.code == 2 and says in done.err and not done.out
 
 
 @pytest.mark.parametrize("command", ["tokens", "redundancy"])
-def test_every_option_is_explained(unleak, command):  # noqa: F811
+def test_every_option_is_explained(unleak, command):
     done = unleak(command, "--help")
     assert done.code == 0 and not done.err and "--pooled" in done.out
 
 
-def test_without_a_judge_there_are_pictures_and_no_claim(unleak, sd1_folder, tmp_path):  # noqa: F811
+def test_without_a_judge_there_are_pictures_and_no_claim(unleak, sd1_folder, tmp_path):
     done = unleak("tokens", PROMPT, "--items", "hot dog", "-m", sd1_folder, *SMALL, "-o", "o", "--json", "t.json",
                   "--html", "t.html")  # fmt: skip
     assert done.code == 0 and "without a judge" in done.err and "not judged" in done.out
@@ -59,7 +59,7 @@ def test_without_a_judge_there_are_pictures_and_no_claim(unleak, sd1_folder, tmp
     assert html.count("<img") > len(item["tokens"]) and "<script" not in html and "no judge was given" in html
 
 
-def test_a_judge_that_cannot_read_an_item_says_so(unleak, tmp_path):  # noqa: F811
+def test_a_judge_that_cannot_read_an_item_says_so(unleak, tmp_path):
     done = unleak("tokens", "a dragon and a cat", "--items", "dragon", *DRAWN)
     assert done.code == 2 and "has no 'dragon'" in done.err and not files(tmp_path)
     (tmp_path / "p.jsonl").write_text('{"prompt": "a dragon and a cat", "items": ["dragon"]}')
@@ -67,13 +67,13 @@ def test_a_judge_that_cannot_read_an_item_says_so(unleak, tmp_path):  # noqa: F8
     assert done.code == 2 and "has no 'dragon'" in done.err and files(tmp_path) == ["p.jsonl"]
 
 
-def test_a_model_without_a_judge_cannot_be_trained_for(unleak, sd1_folder, tmp_path):  # noqa: F811
+def test_a_model_without_a_judge_cannot_be_trained_for(unleak, sd1_folder, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a hot dog and a cat", "items": ["hot dog"]}')
     done = unleak("redundancy", "p.jsonl", "-o", "model", "-m", sd1_folder)
     assert done.code == 4 and "has no judge" in done.err
 
 
-def test_a_classifier_is_trained_written_and_tabled(unleak, sd1_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_a_classifier_is_trained_written_and_tabled(unleak, sd1_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("unleak.cli.command.embedded_judge", lambda *_: Alternating())
     (tmp_path / "p.jsonl").write_text(LINES)
     done = unleak("redundancy", "p.jsonl", "-o", "model", "-m", sd1_folder, *DRAWN, "--json", "r.json")
