@@ -103,8 +103,8 @@ class Context:
         """What the denoiser is given for these rows in this step, [images, ...] as the predictions are, scaled as the
         scheduler scales its input; for `on_prediction`. A pipeline may call the denoiser once per branch: `rows` are
         then those of a label."""
-        here = self._run.latents, self.rows
-        latents, known = self._run.inputs_of.get(rows, here) if isinstance(rows, str) else here
+        call = self._run.calls.get(rows) if isinstance(rows, str) else None
+        latents, known = (self._run.latents, self.rows) if call is None else (call.latents, call.rows)
         return latents[list(known.first(rows))]
 
     @property
@@ -116,7 +116,8 @@ class Context:
         return self._run.pipeline_combined
 
     def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
-        """One more denoiser call on the rows of these branches alone; for `on_prediction`.
+        """One more denoiser call on the rows of these branches alone; for `on_prediction`. Where the pipeline calls its
+        denoiser once per branch, it repeats that call of this step whose rows a branch is `like`.
 
         Args:
             as_source: the rows carry the label that their branch is `like`, so that the other interventions treat

@@ -16,7 +16,7 @@ from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
 from unleak.engine.batch import fold, grow, label_rows, split
 from unleak.engine.execute import execute
-from unleak.engine.run import Run, first
+from unleak.engine.run import DenoiserCall, Run, first
 from unleak.engine.tap import Running
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
 
@@ -41,7 +41,7 @@ class Denoising:
             return None
         self.seen = set()
         inputs = run.inputs = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
-        self.text = first(inputs["encoder_hidden_states"])
+        run.text = first(inputs["encoder_hidden_states"])
         latents = inputs[self.arguments[0]]
         run.at_denoiser(inputs["timestep"])
         if run.clock.done == 0 and run.clock.calls == 1 and run.steps_in and (hooks := caches(run.anatomy.denoiser)):
@@ -50,7 +50,7 @@ class Denoising:
         if key not in run.cache:
             run.cache[key] = Grid(latents, inputs, run.pixels)
         run.grid = run.cache[key]
-        run.pipeline_rows = run.rows = self._label(self.text)
+        run.pipeline_rows = run.rows = self._label(run.text)
         labels = run.rows.labels
         if run.prompts.strange and run.prompts.rewriting and "unknown" in labels and "cond" not in labels:
             raise another_pipeline(run.anatomy.denoiser_name)
@@ -89,9 +89,10 @@ class Denoising:
         if observed and not run.combined:
             run.rows.of("cond")  # raises where rows cannot be told apart
             here = split(prediction, run.rows)
+            call = DenoiserCall(run.inputs, run.pipeline_rows, run.latents, run.rows)
             for name, value in here.items():
                 run.predictions.setdefault(name, value)
-                run.inputs_of.setdefault(name, (run.latents, run.rows))
+                run.calls.setdefault(name, call)
             guided = {"cond"} if run.encoded.uncond is None else {"cond", "uncond"}
             if guided <= here.keys():  # else the scheduler's step follows, and shows how the pipeline combines them
                 combined = self._combine(one_call=True)
@@ -238,12 +239,12 @@ class Denoising:
             self.text_first = first
             return Layout.joint(keys, length, first)
         if length is None and keys == queries:
-            rest = keys - self.text.shape[1]
+            rest = keys - self.run.text.shape[1]
             if grid.of(keys) is not None or rest <= 0 or grid.of(rest) is None:
                 return Layout.self_(keys)
             if self.text_first is None:
                 raise UnsupportedModel(f"{running.site.name} joins text and image, and no site tells which comes first")
-            return Layout.joint(keys, self.text.shape[1], self.text_first)
+            return Layout.joint(keys, self.run.text.shape[1], self.text_first)
         return None
 
     # -- its other modules ---------------------------------------------------------------------------------

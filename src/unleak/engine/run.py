@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,16 @@ STEPPING = tuple(seam for seam in SEAMS if seam != "on_text")
 """Seams that are asked at the steps of the denoiser."""
 
 
+@dataclass(frozen=True, eq=False)
+class DenoiserCall:
+    """A call of the pipeline: its arguments by name and rows, and the latents and rows with the extra branches'."""
+
+    inputs: dict[str, Any]
+    own: Rows
+    latents: Tensor
+    rows: Rows
+
+
 class Run:
     """Interventions at work on one pipeline.
 
@@ -36,11 +46,11 @@ class Run:
         steps_in: whether some intervention acts in the denoiser's calls.
         cache: what is kept during a generation.
         rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
-        inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
+        inputs, latents, text: the arguments of that call by name, and the latents [rows, ...] and text rows among them.
         predictions: of the current step by label. combined: the interventions were asked about them.
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
-        inputs_of: by label, the latents and rows of the denoiser call that gave its prediction of this step.
+        calls: by label, the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
     """
 
@@ -110,14 +120,14 @@ class Run:
         self.inputs: dict[str, Any] = {}
         self.rows = self.pipeline_rows = Rows((), ())
         self.grid: Grid | None = None
-        self.latents = torch.empty(0)
+        self.latents = self.text = torch.empty(0)
         self.pixels = None, None
         self.predicting = False
         self.begin_step()
 
     def begin_step(self) -> None:
         self.predictions: dict[str, Tensor] = {}
-        self.inputs_of: dict[str, tuple[Tensor, Rows]] = {}
+        self.calls: dict[str, DenoiserCall] = {}
         self.pipeline_combined: Tensor | None = None
         self.combined = False
         self.settled: Tensor | None = None
@@ -170,26 +180,34 @@ class Run:
 
     def predict(self, branches: Sequence[Branch], as_source: bool = False) -> dict[str, Tensor]:
         """See `Context.predict`. Attention interventions are active in this call."""
-        if self.pipeline_rows.repeat:
-            named = [whole(self.inputs, self.pipeline_rows, branch) for branch in branches]
-        else:
-            inputs, rows = grow(self.inputs, self.pipeline_rows, branches)
-            added = range(len(self.pipeline_rows), len(rows))
-            own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
-            named = [(take(inputs, len(rows), added), own)]
         like = {branch.name: branch.like for branch in branches}
         predictions: dict[str, Tensor] = {}
-        outer, self.predicting = self.rows, True
+        outer, self.predicting = (self.rows, self.text), True
         try:
-            for inputs, own in named:
+            for inputs, own in self._extra_calls(branches):
                 source = replace(own, labels=tuple(like.get(label, label) for label in own.labels))
-                self.rows = source if as_source else own
+                self.rows, self.text = source if as_source else own, first(inputs["encoder_hidden_states"])
                 output = self.anatomy.denoiser(**inputs)
                 self.count(denoiser_calls=1, denoiser_rows=len(own))
                 predictions |= {name: value for name, value in split(first(output), own).items() if name in like}
             return predictions
         finally:
-            self.predicting, self.rows = False, outer
+            self.predicting, (self.rows, self.text) = False, outer
+
+    def _extra_calls(self, branches: Sequence[Branch]) -> Iterator[tuple[dict[str, Any], Rows]]:
+        """Arguments and rows of the calls that predict these branches: one for those of one call of the pipeline, or
+        one for each where that call repeats rows."""
+        now = DenoiserCall(self.inputs, self.pipeline_rows, self.latents, self.rows)
+        calls = [now if b.like in now.own.labels else self.calls.get(b.like, now) for b in branches]
+        for call in dict.fromkeys(calls):
+            here = [branch for branch, other in zip(branches, calls, strict=True) if other is call]
+            if call.own.repeat:
+                yield from (whole(call.inputs, call.own, branch) for branch in here)
+                continue
+            inputs, rows = grow(call.inputs, call.own, here)
+            added = range(len(call.own), len(rows))
+            own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
+            yield take(inputs, len(rows), added), own
 
     # -- the log -------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from unleak.copies.methods.schedules import SCHEDULES
 from unleak.core import scores
 from unleak.core.edits import KeyScale
 from unleak.core.intervention import SiteFilter, Window
+from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput, NoSite, NotFinite, choose
 
@@ -126,8 +127,6 @@ class Attenuation:
 
     def predict(self, ctx: Context, branches: Sequence[Branch]) -> Tensor:
         """Attenuated predictions [images, ...] from one more denoiser call on these branches alone."""
-        if "cond" not in ctx.rows.labels:
-            raise BadInput("a gate needs a pipeline that calls its denoiser once for all branches: leave it out")
         predictions = ctx.predict(branches)[ATTENUATED]
         self.check(ctx)
         if not torch.isfinite(predictions).all():
@@ -187,6 +186,9 @@ class Attenuate(Gated):
             return None
         if not first:
             return self.attenuation.check(ctx)
+        attenuated = self.attenuation.predict(ctx, [Branch(ATTENUATED, images=chosen)])
+        if ctx.pipeline_combined is not None:  # one call per branch: no row is left to put it into
+            return self.guided(ctx, preds, lambda cond, uncond, w: guidance(uncond, attenuated, w))
         cond = preds["cond"].clone()
-        cond[list(chosen or ())] = self.attenuation.predict(ctx, [Branch(ATTENUATED, images=chosen)])
+        cond[list(chosen or ())] = attenuated
         return {"cond": cond}

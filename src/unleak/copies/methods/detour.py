@@ -59,7 +59,7 @@ class Detour(Gated):
     def branches(self, ctx: Context) -> Sequence[Branch] | None:
         """Rows of the other text for the images that followed it at the step before."""
         away: tuple[int, ...] = ctx.state.get("away", ())
-        return [self._rows(ctx, away, "cond")] if away else None
+        return [self._rows(ctx, away)] if away else None
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
         cond = preds["cond"]
@@ -67,7 +67,7 @@ class Detour(Gated):
         if chosen == ():
             return None
         here = tuple(range(len(cond))) if chosen is None else chosen
-        latents = ctx.latents(_rows_label(ctx)).to(cond)
+        latents = ctx.latents().to(cond)
         picture = clean_latents(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
         copy = ctx.state.setdefault("copy", picture)
         leads = torch.cosine_similarity(picture, copy)
@@ -85,15 +85,10 @@ class Detour(Gated):
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""
         predictions = dict(zip(ctx.state.get("away", ()), preds.get(OTHER, ()), strict=True))
         if new := tuple(i for i in away if i not in predictions):
-            predictions |= dict(zip(new, ctx.predict([self._rows(ctx, new, _rows_label(ctx))])[OTHER], strict=True))
+            predictions |= dict(zip(new, ctx.predict([self._rows(ctx, new)])[OTHER], strict=True))
         ctx.state["away"] = tuple(away)
         return {i: predictions[i] for i in away}
 
-    def _rows(self, ctx: Context, images: tuple[int, ...], like: str) -> Branch:
+    def _rows(self, ctx: Context, images: tuple[int, ...]) -> Branch:
         text = ctx.encode([self.text])
-        return Branch(OTHER, like, images, text.rows[0], text.pooled, text.mask)
-
-
-def _rows_label(ctx: Context) -> str:
-    """A label of this call's own rows: some pipelines call with and without prompt apart, on the same latents."""
-    return "cond" if "cond" in ctx.rows.labels else "uncond"
+        return Branch(OTHER, "cond", images, text.rows[0], text.pooled, text.mask)
