@@ -15,7 +15,7 @@ import torch
 import transformers
 from diffusers.models.attention_processor import AttnProcessor
 
-from tiny import _sharp, _t5, _vae, draw, t5_tokenizer, tiny
+from tiny import autoencoder, draw, sharp, t5_encoder, t5_tokenizer, tiny
 from unleak.copies.detect.detectors import Collapse
 from unleak.copies.methods.detour import Detour
 from unleak.copies.methods.guard import Guard
@@ -504,9 +504,9 @@ def pixart() -> Any:
     )
     pipe = diffusers.PixArtAlphaPipeline(
         tokenizer=tokenizer,
-        text_encoder=_t5(tokenizer),
-        vae=_vae(),
-        transformer=_sharp(transformer),
+        text_encoder=t5_encoder(tokenizer),
+        vae=autoencoder(),
+        transformer=sharp(transformer),
         scheduler=diffusers.DDIMScheduler(),
     )
     pipe.set_progress_bar_config(disable=True)

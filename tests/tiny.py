@@ -73,7 +73,7 @@ def t5_tokenizer() -> transformers.T5Tokenizer:
     return transformers.T5Tokenizer([*special, *whole, *letters], extra_ids=0, model_max_length=512)
 
 
-def _clip(tokenizer, act: str = "quick_gelu", project: int | None = None):
+def clip_encoder(tokenizer, act: str = "quick_gelu", project: int | None = None):
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -88,10 +88,10 @@ def _clip(tokenizer, act: str = "quick_gelu", project: int | None = None):
         pad_token_id=tokenizer.pad_token_id,
     )
     model = transformers.CLIPTextModelWithProjection if project else transformers.CLIPTextModel
-    return _lively(model(config))
+    return lively(model(config))
 
 
-def _t5(tokenizer):
+def t5_encoder(tokenizer):
     config = transformers.T5Config(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -103,10 +103,10 @@ def _t5(tokenizer):
         is_encoder_decoder=False,
         use_cache=False,
     )
-    return _lively(transformers.T5EncoderModel(config))
+    return lively(transformers.T5EncoderModel(config))
 
 
-def _lively(module: torch.nn.Module) -> torch.nn.Module:
+def lively(module: torch.nn.Module) -> torch.nn.Module:
     """Weights of unit gain, so that rows differ and depend on their context."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -115,7 +115,7 @@ def _lively(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-def _sharp(module: torch.nn.Module, gain: float = 4.0) -> torch.nn.Module:
+def sharp(module: torch.nn.Module, gain: float = 4.0) -> torch.nn.Module:
     """Larger queries and keys: flat attention would hide mistakes."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -127,7 +127,7 @@ def _sharp(module: torch.nn.Module, gain: float = 4.0) -> torch.nn.Module:
     return module.eval()
 
 
-def _vae(shift: float | None = None):
+def autoencoder(shift: float | None = None):
     return diffusers.AutoencoderKL(
         block_out_channels=(8,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -139,7 +139,7 @@ def _vae(shift: float | None = None):
     ).eval()
 
 
-def _ddim():
+def ddim():
     return diffusers.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -162,16 +162,16 @@ def _unet(**changes):
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    return _sharp(diffusers.UNet2DConditionModel(**{**config, **changes}))
+    return sharp(diffusers.UNet2DConditionModel(**{**config, **changes}))
 
 
 def _stable_diffusion(unet, text_encoder, tokenizer):
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=_ddim(),
+        scheduler=ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -180,13 +180,13 @@ def _stable_diffusion(unet, text_encoder, tokenizer):
 
 def _sd1():
     tokenizer = clip_tokenizer()
-    return _stable_diffusion(_unet(), _clip(tokenizer), tokenizer)
+    return _stable_diffusion(_unet(), clip_encoder(tokenizer), tokenizer)
 
 
 def _sd2():
     tokenizer = clip_tokenizer(pad="!")
     unet = _unet(attention_head_dim=(2, 4, 8, 8), use_linear_projection=True)
-    return _stable_diffusion(unet, _clip(tokenizer, act="gelu"), tokenizer)
+    return _stable_diffusion(unet, clip_encoder(tokenizer, act="gelu"), tokenizer)
 
 
 def _sdxl():
@@ -204,9 +204,9 @@ def _sdxl():
         projection_class_embeddings_input_dim=6 * 8 + 16,
     )
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=_clip(first),
-        text_encoder_2=_clip(second, act="gelu", project=16),
+        vae=autoencoder(),
+        text_encoder=clip_encoder(first),
+        text_encoder_2=clip_encoder(second, act="gelu", project=16),
         tokenizer=first,
         tokenizer_2=second,
         unet=unet,
@@ -234,17 +234,17 @@ def _sd3():
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
-    t5 = _t5(third)
+    t5 = t5_encoder(third)
     t5_wide = transformers.T5Config(**{**t5.config.to_dict(), "d_model": 64})
     return diffusers.StableDiffusion3Pipeline(
-        transformer=_sharp(transformer),
+        transformer=sharp(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift=0.06),
-        text_encoder=_clip(first, project=16),
+        vae=autoencoder(shift=0.06),
+        text_encoder=clip_encoder(first, project=16),
         tokenizer=first,
-        text_encoder_2=_clip(second, act="gelu", project=16),
+        text_encoder_2=clip_encoder(second, act="gelu", project=16),
         tokenizer_2=second,
-        text_encoder_3=_lively(transformers.T5EncoderModel(t5_wide)),
+        text_encoder_3=lively(transformers.T5EncoderModel(t5_wide)),
         tokenizer_3=third,
     )
 
@@ -264,12 +264,12 @@ def _flux():
     )
     return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
-        vae=_vae(shift=0.06),
-        text_encoder=_clip(first),
+        vae=autoencoder(shift=0.06),
+        text_encoder=clip_encoder(first),
         tokenizer=first,
-        text_encoder_2=_t5(second),
+        text_encoder_2=t5_encoder(second),
         tokenizer_2=second,
-        transformer=_sharp(transformer),
+        transformer=sharp(transformer),
     )
 
 
