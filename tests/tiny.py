@@ -150,7 +150,7 @@ def ddim():
     )
 
 
-def _unet(**changes):
+def sd_unet(**changes):
     """Four levels of which three have cross-attention: the block names of Stable Diffusion 1.x and 2.x."""
     config = dict(  # noqa: C408
         sample_size=16,
@@ -180,18 +180,18 @@ def _stable_diffusion(unet, text_encoder, tokenizer):
 
 def _sd1():
     tokenizer = clip_tokenizer()
-    return _stable_diffusion(_unet(), clip_encoder(tokenizer), tokenizer)
+    return _stable_diffusion(sd_unet(), clip_encoder(tokenizer), tokenizer)
 
 
 def _sd2():
     tokenizer = clip_tokenizer(pad="!")
-    unet = _unet(attention_head_dim=(2, 4, 8, 8), use_linear_projection=True)
+    unet = sd_unet(attention_head_dim=(2, 4, 8, 8), use_linear_projection=True)
     return _stable_diffusion(unet, clip_encoder(tokenizer, act="gelu"), tokenizer)
 
 
 def _sdxl():
     first, second = clip_tokenizer(), clip_tokenizer(pad="!")
-    unet = _unet(
+    unet = sd_unet(
         block_out_channels=(32,) * 3,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -6,12 +6,17 @@ A file of ``families/`` lists a few `Family` rows; a new file there is found by 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import pkgutil
+from typing import Any
+
+import pytest
 
 from conformance import families
 from conformance.family import Family
 
-__all__ = ["FAMILIES", "Family", "family"]
+__all__ = ["FAMILIES", "Family", "each", "family"]
 
 
 def _gather() -> tuple[Family, ...]:
@@ -23,6 +28,18 @@ def _gather() -> tuple[Family, ...]:
 
 
 FAMILIES = _gather()
+
+
+def each() -> list[Any]:
+    """Every family as a parameter of a test; slow ones run where CONFORMANCE is set."""
+
+    def marks(row: Family):
+        if row.needs and importlib.util.find_spec(row.needs) is None:
+            yield pytest.mark.skip(reason=f"needs {row.needs}")
+        if row.slow and not os.environ.get("CONFORMANCE"):
+            yield pytest.mark.skip(reason="slow: set CONFORMANCE=1")
+
+    return [pytest.param(row, id=row.name, marks=list(marks(row))) for row in FAMILIES]
 
 
 def family(name: str) -> Family:

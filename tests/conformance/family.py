@@ -19,11 +19,14 @@ class Family:
 
     `call` leaves out whatever the pipeline's own defaults can decide, so that its templates, instructions and
     masks run as users run them. Steps and size are the smallest that the class takes; height and width differ.
+    `needs` is a package without which diffusers cannot run the class; a `slow` family takes more than a few seconds.
     """
 
     name: str
     build: Callable[[], diffusers.DiffusionPipeline]
     call: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+    slow: bool = False
 
     def pipe(self, seed: int = 0) -> diffusers.DiffusionPipeline:
         """A fresh pipeline; equal seeds give equal weights."""
@@ -40,7 +43,13 @@ class Family:
     def draw(
         self, pipe: diffusers.DiffusionPipeline, prompt: Any = PROMPT, *, seed: int = 0, **changes: Any
     ) -> np.ndarray:
-        """[N, H, W, 3] pictures in 0..1, one generator on the CPU."""
+        """[N, H, W, C] pictures in 0..1, one generator on the CPU; the frames of a video are pictures.
+
+        Some pipelines encode a reference image with the global generator, which is seeded and put back.
+        """
         generator = torch.Generator("cpu").manual_seed(seed)
         settings = {"output_type": "np", **self.settings(), **changes}
-        return np.asarray(pipe(prompt=prompt, generator=generator, **settings)[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            drawn = np.asarray(pipe(prompt=prompt, generator=generator, **settings)[0])
+        return drawn.reshape(-1, *drawn.shape[-3:])

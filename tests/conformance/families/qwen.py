@@ -7,7 +7,7 @@ from conformance.families.flux2 import flux2_autoencoder, flux2_transformer
 from conformance.family import Family
 from conformance.parts import autoencoder_16, flow, lively, qwen3, qwen_tokenizer, sharp
 
-_VISION = {
+VISION = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
     "image_token_id": "<|image_pad|>",
@@ -37,7 +37,7 @@ def qwen25_vl(tokenizer) -> transformers.Qwen2_5_VLForConditionalGeneration:
         "out_hidden_size": 32,
         "fullatt_block_indexes": [0],
     }
-    ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in _VISION.items()}
+    ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in VISION.items()}
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
     return lively(transformers.Qwen2_5_VLForConditionalGeneration(config))
 
@@ -54,7 +54,7 @@ def qwen_autoencoder() -> diffusers.AutoencoderKLQwenImage:
 
 
 def _qwen_image():
-    tokenizer = qwen_tokenizer(_VISION.values())
+    tokenizer = qwen_tokenizer(VISION.values())
     transformer = diffusers.QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
