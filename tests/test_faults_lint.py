@@ -8,6 +8,7 @@ from unleak import models, world
 from unleak.words.lint.lint import Linter
 from unleak.words.lint.neutral import NEUTRAL, _others
 from unleak.words.lint.prompt_file import line
+from unleak.words.lint.shift import shifts, variants
 from unleak.world.leaks import FORMS, SIZES, bystanders, leak_prompts, trigger_pairs
 
 
@@ -50,6 +51,30 @@ def test_a_leak_among_three_objects_is_seen(linter):
 def test_a_far_trigger_is_seen(linter):
     (leak,) = lint(linter, "a [guitar], a [banana] and a [key]")
     assert leak.items[2].risk > 0.5 and leak.items[2].by == "guitar"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("prompt, leaking, by", [
+    ("a [cat], a [mouse] and a [laptop]", 1, "laptop"), ("a [mouse], a [cat] and a [laptop]", 0, "laptop"),
+    ("a [laptop], a [mouse] and a [cat]", 1, "laptop"), ("a [cat], a [dog], a [mouse] and a [laptop]", 2, "laptop"),
+])  # fmt: skip
+def test_a_word_before_its_trigger_is_seen_among_other_objects(linter, prompt, leaking, by):
+    leak, neutral = lint(linter, prompt, prompt.replace("laptop", "house"))
+    assert [item.risk > 0.5 for item in leak.items] == [i == leaking for i in range(len(leak.items))]
+    assert leak.items[leaking].by == by and neutral.risk < 0.5
+
+
+@pytest.mark.e2e
+def test_what_one_item_does_to_another_is_the_mean_of_the_prompt_and_of_the_two_alone(linter):
+    long, pair = lint(linter, "a [cat], a [mouse] and a [laptop]", "a [mouse] and a [laptop]")
+    ((name, encoder),) = linter.encoders.items()
+    made = variants(long.prompt, [item.span for item in long.items])
+    rows = dict(zip(made, encoder.read([encoder.cut(s) for s in made.values()]), strict=True))
+    for channel, inside in shifts(rows, 1, 2).items():
+        alone = pair.items[0].encoders[name].channels[channel]
+        both = long.items[1].encoders[name].channels[channel]
+        assert both.loss == pytest.approx((inside.loss + alone.loss) / 2, abs=2e-3)
+        assert both.size == pytest.approx((inside.size + alone.size) / 2, abs=2e-3)
 
 
 @pytest.mark.parametrize("split", ["dev", "heldout"])

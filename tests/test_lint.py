@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import NAMES, save_tiny, tiny
 from unleak import models
 from unleak.copies.scan.calibrate import Calibration
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, BrokenFile, UnsupportedModel
 from unleak.files.jsonl import Stream, encode
 from unleak.files.prompt_file import LONGEST, format_of
 from unleak.report import lint as report
@@ -212,10 +212,17 @@ def test_labels_from_which_no_risk_can_be_told_are_refused(z, leaks, why):
         fit(z, leaks, {}, "a test")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "unleak/lint-calibration/2", "slope": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "unleak/lint-calibration/3", "slope": 1}', "\x00"])
 def test_a_broken_calibration_file_is_refused(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(BadInput, match="no calibration"):
+        RiskCalibration.load(tmp_path / "c.json")
+
+
+def test_a_calibration_of_an_older_measure_is_refused_by_its_version(tmp_path, sd1):
+    made = json.loads(RiskCalibration(2.0, -1.0, Linter(sd1).digests, 40, 20, "a test").to_json())
+    (tmp_path / "c.json").write_text(json.dumps({**made, "schema": "unleak/lint-calibration/2"}))
+    with pytest.raises(BrokenFile, match=r"c\.json.*lint-calibration/2.*reads version 3.*unleak lint FILE --fit"):
         RiskCalibration.load(tmp_path / "c.json")
 
 

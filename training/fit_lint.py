@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unleak import models, world
-from unleak.bench.words.lint import figures, in_training, labelled
+from unleak.bench.words.lint import figures, labelled
 from unleak.files.atomic import write_atomic
 from unleak.words.lint.calibration import file_of
 from unleak.words.lint.lint import Linter, calibrate
@@ -34,8 +34,8 @@ def main() -> None:
         pipe.tokenizer = CLIPTokenizer.from_pretrained(a.text / "tokenizer")
     call = models.settings(a.model)
     linter, w = Linter(pipe, **call), world.load()
-    dev = in_training(labelled(w, "dev"))
-    made = calibrate(linter, dev, f"{len(dev)} dev prompts of the embedded world, of one to three objects")
+    dev = [one.line for one in labelled(w, "dev")]
+    made = calibrate(linter, dev, f"{len(dev)} dev prompts of the embedded world, of one to four objects")
     write_atomic(out, made.to_json())
     print(out)
     print(made.to_json(), end="")

@@ -2,8 +2,8 @@
 
 An item will leak when it is a polyseme and one of its triggers stands in the prompt, which has one to four objects
 (`unleak.world.leaks`). The others are polysemes without a trigger, the triggers themselves, plain and coloured nouns,
-and expressions. The models are trained on one to three objects: with four the label is what the grammar says, and
-`leaks_drawn` how often the model does it.
+and expressions. The models are trained on one to three objects: with four the label is what the grammar says,
+`leaks_drawn` how often the model does it, and `own_drawn` how often it does the contrary.
 """
 
 from __future__ import annotations
@@ -41,11 +41,6 @@ def labelled(world: World, split: str, limit: int | None = None) -> list[Labelle
     prompts = leak_prompts(world, split, min(limit or MOST, MOST))
     order = np.random.default_rng(0).permutation(len(prompts))
     return [_labelled(k, prompts[i]) for k, i in enumerate(order, 1)]
-
-
-def in_training(prompts: Sequence[Labelled]) -> list[Line]:
-    """The lines with as many objects as training had: what a calibration is fitted on."""
-    return [one.line for one in prompts if SIZES[one.of.form] <= TRAINED]
 
 
 def _labelled(number: int, of: LeakPrompt) -> Labelled:
@@ -98,19 +93,21 @@ def figures(linter: Linter, prompts: Sequence[Labelled], progress: Callable[[int
 
 
 def drawn(run: Run, prompts: Sequence[Labelled]) -> list[Row]:
-    """`leaks_drawn`: the share of images of prompts with a leak in which the judge sees the word's other sense and not
-    its own; the first `DRAWN` prompts of each form, the first two seeds."""
+    """Over images of prompts with a leak, the share in which the judge sees the word's other sense and not its own
+    (`leaks_drawn`), and its own and not the other (`own_drawn`); the rest shows neither, or both. The first `DRAWN`
+    prompts of each form, the first two seeds."""
     out = []
     for form in FORMS[1:]:
         chosen = [one.of for one in prompts if one.of.form == form and any(one.of.leaks)][:DRAWN]
         words = [run.world.polysemes[of.unit[0]] for of in chosen]
         images = generate(run.pipe, [of.prompt for of in chosen], run.seeds[:2], **run.call)
-        readings = [glyph_judge().read(each) for each in images]
-        hits = [
-            [r.count(word.other) > 0 and not r.count(word.default) for r in each]
-            for word, each in zip(words, readings, strict=True)
+        seen = [
+            [(r.count(word.other) > 0, r.count(word.default) > 0) for r in glyph_judge().read(each)]
+            for word, each in zip(words, images, strict=True)
         ]
-        out.append(share(hits, "lint", form, "leaks_drawn", [of.unit for of in chosen]))
+        for metric, senses in (("leaks_drawn", (True, False)), ("own_drawn", (False, True))):
+            hits = [[one == senses for one in each] for each in seen]
+            out.append(share(hits, "lint", form, metric, [of.unit for of in chosen]))
     return out
 
 

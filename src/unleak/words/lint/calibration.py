@@ -18,7 +18,7 @@ from unleak import models
 from unleak.errors import BadInput
 from unleak.saved import Name, Number, Rule, Saved, length
 
-SCHEMA = "unleak/lint-calibration/2"
+SCHEMA = "unleak/lint-calibration/3"
 FEWEST = 20  #: items that leak, and items that do not
 
 

@@ -22,10 +22,12 @@ from unleak.words.lint.neutral import NeutralBank, ReferenceStatistics
 from unleak.words.lint.prompt_file import Line, line
 from unleak.words.lint.shift import (
     REST,
+    Bare,
     Cut,
     Sentence,
     SentenceEncoder,
     SentenceRows,
+    Shift,
     Without,
     sense_position,
     shifts,
@@ -166,6 +168,8 @@ class Linter:
             for b in range(len(given.items)):
                 if b != a or len(given.items) == 1:
                     self._references(given, a, REST if b == a else b, name)
+                if b != a and len(given.items) > 2:
+                    self._pair(given, a, b, name)
 
     def _read(self, name: str, work: Sequence[Work]) -> list[dict[Any, SentenceRows]]:
         """The rows of every line's sentences in one encoder; a sentence that occurs twice is encoded once."""
@@ -194,10 +198,11 @@ class Linter:
         return EncoderShift(None if worst == REST else _label(given.items[worst]), by[worst], directions, senses)
 
     def _channels(self, given: Line, a: int, b: int, name: str, rows: dict[Any, SentenceRows]) -> dict[str, Channel]:
-        """What item b does to item a, against the reference."""
+        """What item b does to item a against the reference: in the prompt, and with others also without them."""
         references = self._references(given, a, b, name)
-        by_channel = shifts(rows, a, b)
-        return {c: Channel(_round(s.size), _round(s.loss), _round(references[c].z(s))) for c, s in by_channel.items()}
+        contexts = [shifts(rows, a, b), *([self._pair(given, a, b, name)] if len(given.items) > 2 else [])]
+        means = {channel: Shift.mean([each[channel] for each in contexts]) for channel in contexts[0]}
+        return {c: Channel(_round(s.size), _round(s.loss), _round(references[c].z(s))) for c, s in means.items()}
 
     def _references(self, given: Line, a: int, b: int, name: str) -> Mapping[str, ReferenceStatistics]:
         """Of a neutral context on the same side of item a as b; of neutral items in its place for the rest."""
@@ -205,7 +210,11 @@ class Linter:
         if b == REST:
             start, stop = bare.stands_for
             return bank.alone(given.prompt[:start], given.prompt[stop:])
-        return bank.statistics(bare.text, bare.item, given.spans[a] < given.spans[b])
+        return bank.statistics(_bare(given, a), given.spans[a] < given.spans[b])
+
+    def _pair(self, given: Line, a: int, b: int, name: str) -> Mapping[str, Shift]:
+        """What item b does to item a where nothing else stands."""
+        return self.banks[name].pair(_bare(given, a), _bare(given, b), given.spans[a] < given.spans[b])
 
 
 def scores(result: PromptLint, given: Line) -> list[tuple[float, bool]]:
@@ -240,6 +249,11 @@ def _by_sense(given: Line) -> dict[tuple[str, int, int], Sentence]:
             text, placed = rename(given.prompt, [(at, name if i == a else None) for i, at in enumerate(given.spans)])
             out["sense", a, k] = Sentence(text, tuple((i, p.item) for i, p in enumerate(placed)))
     return out
+
+
+def _bare(given: Line, a: int) -> Bare:
+    bare = phrase(given.prompt, given.spans[a])
+    return bare.text, bare.item
 
 
 def _names(item: Item) -> list[str]:

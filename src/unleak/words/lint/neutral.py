@@ -17,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unleak.errors import PromptTruncated
-from unleak.text.match import Chars
-from unleak.words.lint.shift import REST, Cut, Sentence, SentenceEncoder, Shift, Without, shifts, variants
+from unleak.words.lint.shift import REST, Bare, Cut, Sentence, SentenceEncoder, Shift, Without, beside, shifts, variants
 
 #: plain objects with one meaning, that turn few words into another sense
 NEUTRAL = ("a house", "a clock", "a balloon", "an umbrella", "a boat", "a cactus", "a rocket", "the moon")
@@ -43,21 +42,33 @@ class NeutralBank:
         self.encoder = encoder
         self.statistics = lru_cache(remember)(self._measure)
         self.alone = lru_cache(remember)(self._measure_alone)
+        self.pair = lru_cache(remember)(self._measure_pair)
 
-    def _measure(self, text: str, item: Chars, first: bool) -> Mapping[str, ReferenceStatistics]:
-        """Per channel of `shifts`, for the bare phrase `text` ("a mouse") with its item at `item`.
+    def _measure(self, item: Bare, first: bool) -> Mapping[str, ReferenceStatistics]:
+        """Per channel of `shifts`, for a bare phrase.
 
         Args:
             first: the item stands before its context.
         """
-        return self._of([_beside(text, item, neutral, first) for neutral in _others(text)], 1)
+        others = [(text, (text.index(" ") + 1, len(text))) for text in _others(item[0])]
+        return self._of([beside(item, other, first) for other in others], 1)
+
+    def _measure_pair(self, item: Bare, other: Bare, first: bool) -> Mapping[str, Shift]:
+        """What `other` does to `item` in the bank's own form: per channel of `shifts`."""
+        return self._shifts([beside(item, other, first)], 1)[0]
 
     def _measure_alone(self, before: str, after: str) -> Mapping[str, ReferenceStatistics]:
         """Per channel of `shifts`, for plain objects between the texts `before` and `after`, where no other item is."""
         return self._of([_inside(before, neutral, after) for neutral in _others(before + after)], REST)
 
     def _of(self, banks: list[dict[Without, Sentence]], b: int) -> Mapping[str, ReferenceStatistics]:
-        """The statistics of what b does to item 0; a context that the encoder would cut is left out, if one fits."""
+        """The statistics of what b does to item 0."""
+        measured = self._shifts(banks, b)
+        losses = {channel: np.array([one[channel].loss for one in measured]) for channel in measured[0]}
+        return {channel: _statistics(loss) for channel, loss in losses.items()}
+
+    def _shifts(self, banks: list[dict[Without, Sentence]], b: int) -> list[dict[str, Shift]]:
+        """What b does to item 0 in each context; one that the encoder would cut is left out, if another fits."""
         cuts: dict[Sentence, Cut] = {}
         whole = []
         for bank in banks:
@@ -68,9 +79,7 @@ class NeutralBank:
                 if bank is banks[-1] and not whole:
                     raise
         known = dict(zip(cuts, self.encoder.read(list(cuts.values())), strict=True))
-        measured = [shifts({gone: known[s] for gone, s in bank.items()}, 0, b) for bank in whole]
-        losses = {channel: np.array([one[channel].loss for one in measured]) for channel in measured[0]}
-        return {channel: _statistics(loss) for channel, loss in losses.items()}
+        return [shifts({gone: known[s] for gone, s in bank.items()}, 0, b) for bank in whole]
 
 
 def _others(text: str) -> list[str]:
@@ -82,14 +91,6 @@ def _inside(before: str, neutral: str, after: str) -> dict[Without, Sentence]:
     """The variants of "a house on a red background"; the house is number 0."""
     at = len(before) + neutral.index(" ") + 1
     return variants(before + neutral + after, [(at, len(before) + len(neutral))])
-
-
-def _beside(text: str, item: Chars, neutral: str, first: bool) -> dict[Without, Sentence]:
-    """The variants of "a mouse and a house" (or the other way round); the item is number 0."""
-    left, right = (text, neutral) if first else (neutral, text)
-    at, by = (0, len(left) + 5) if first else (len(left) + 5, 0)
-    word = (by + neutral.index(" ") + 1, by + len(neutral))
-    return variants(f"{left} and {right}", [(at + item[0], at + item[1]), word])
 
 
 def _statistics(losses: np.ndarray) -> ReferenceStatistics:

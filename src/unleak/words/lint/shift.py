@@ -10,6 +10,10 @@ With ``P`` the prompt, ``P-B`` the prompt with item B replaced by a word for any
 ``|d| / |a|`` is the size of the shift; ``-<d, a> / <a, a>`` its loss: the share of A's own meaning that is gone. After
 Follow the Flow (arXiv 2504.01137), which masks B to find its flow into A's rows; the second difference carries the
 idea over to rows that hold every item.
+
+With three items or more, the others around A and B change their rows too, and more of them change more. What B does to
+A is then the mean over two contexts: all other items (the prompt) and none ("a mouse and a laptop"), the two ends of
+the contexts over which a Shapley value averages.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from unleak.text.spans import Span, Tokens, token_span, tokenize
 from unleak.text.without import THING, without
 
 REST = -1  #: stands for everything in a prompt but its only item
+AND = " and "  #: joins two phrases that stand alone
 AFTER = 2  #: rows after the text that are read: EOS and the first pad
 TOKENS = 4096  #: encoded at once
 
@@ -53,6 +58,11 @@ class Shift(NamedTuple):
 
     size: float
     loss: float
+
+    @staticmethod
+    def mean(shifts: Sequence[Shift]) -> Shift:
+        """Of the same two items in several contexts."""
+        return Shift(*(sum(each) / len(shifts) for each in zip(*shifts, strict=True)))
 
 
 class Cut(NamedTuple):
@@ -134,6 +144,22 @@ def variants(prompt: str, spans: Sequence[Chars], substitute: str = THING) -> di
             bare = phrase(prompt, spans[0], sense)
             out[gone] = Sentence(bare.text, ((0, bare.name),))
     return out
+
+
+Bare = tuple[str, Chars]
+"""An item's phrase without its prompt, and where the item is in it: ("a mouse", (2, 7))."""
+
+
+def beside(item: Bare, other: Bare, first: bool) -> dict[Without, Sentence]:
+    """The variants of two phrases and nothing else, "a mouse and a laptop"; `item` is number 0 and `other` 1.
+
+    Args:
+        first: `item` stands before `other`.
+    """
+    (left, at), (right, (start, stop)) = (item, other) if first else (other, item)
+    moved = len(left) + len(AND)
+    spans = [at, (moved + start, moved + stop)]
+    return variants(left + AND + right, spans if first else spans[::-1])
 
 
 def shifts(rows: Mapping[Without, SentenceRows], a: int, b: int) -> dict[str, Shift]:
