@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tiny import save_tiny
 from unleak import models
 from unleak.bench import world as bench_world
 from unleak.bench.words import repairs
+from unleak.cli.command import Command
 from unleak.cli.demo import ROWS
 from unleak.drawing.generate import rehearse
 from unleak.errors import BadInput, UnsupportedModel
@@ -335,6 +337,31 @@ def test_only_chooses_among_the_items(unleak: Any, sd1_folder: str, tmp_path: Pa
         and ["laptop", "left", "not", "judged"] in said
     )
     assert "laptop</b> left as it was; no judge" in (tmp_path / "p.html").read_text()
+
+
+def test_the_command_of_a_repair_says_where_it_runs_and_who_judges(unleak: Any, sd1_folder: str) -> None:
+    where = ("--device", "cpu", "--dtype", "float32")
+    asked = (
+        "--items",
+        "mouse,laptop",
+        "--only",
+        "mouse",
+        "--with",
+        "patch",
+        "-m",
+        sd1_folder,
+        "--steps",
+        "2",
+        "--json",
+        "-",
+    )
+    done = unleak("repair", MOUSE, *asked, *where)
+    program, verb, *words = shlex.split(json.loads(done.out)["command"])
+    assert (program, verb, tuple(words[:4])) == ("unleak", "repair", where)
+    again = unleak(verb, *words, "--json", "-")
+    assert again.code == 0 and json.loads(again.out)["repair"] == json.loads(done.out)["repair"], again.err
+    judged = Command(model="m", offload="model", judge="a judge")
+    assert judged.where == ["--offload", "model", "--judge", "a judge"] and Command().where == []
 
 
 @pytest.mark.e2e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -452,12 +453,38 @@ def ending(raised: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[i
     (OverflowError("int too large to convert to float"), 2, "too large"),
     (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), 2, "not valid UTF-8 text"),
     (KeyboardInterrupt(), 130, "interrupted: nothing half-written was left"),
+    (console.Terminated(signal.SIGTERM), 143, "terminated: nothing half-written was left"),
 ])  # fmt: skip
 def test_an_exception_becomes_one_line_and_its_status(
     raised: BaseException, status: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, err = ending(raised, capsys)
     assert code == status and says in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_asked_to_end_leaves_no_part(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert signal.getsignal(number) is signal.SIG_DFL
+    with pytest.raises(typer.Exit) as ended, console.errors(), replacing(tmp_path / "x.json") as file:
+        file.write(b"half")
+        assert len(list(tmp_path.iterdir())) == 1
+        os.kill(os.getpid(), number)
+        file.write(b"the rest")
+    assert ended.value.exit_code == 128 + number and "terminated" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_process_that_was_told_to_ignore_a_signal_does(tmp_path: Path) -> None:
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.errors(), replacing(tmp_path / "x.json") as file:
+            os.kill(os.getpid(), signal.SIGHUP)
+            file.write(b"all")
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+    assert (tmp_path / "x.json").read_bytes() == b"all"
 
 
 def test_a_number_of_too_many_digits_becomes_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -105,6 +106,22 @@ def test_archives_and_other_kinds_are_refused_by_their_name(tmp_path: Path, data
 
 
 @pytest.mark.parametrize(
+    "name", ["p.yaml", "p.YML", "p.md", "p.toml", "p.tex", "prompts.v2", "p.unknown", "p.jsonl.bak"]
+)
+def test_an_ending_that_is_no_format_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("- a cat\n- a dog\n")
+    with pytest.raises(BadInput, match=f"ends in {re.escape(Path(name).suffix.lower())}.* name it .txt .*jsonl"):
+        list(read_prompts(tmp_path / name))
+    with opened(str(tmp_path / name), "text") as (stream, _):  # the format that is asked for is taken
+        assert [entry.text for entry in read(stream)] == ["- a cat", "- a dog"]
+
+
+@pytest.mark.parametrize("name", ["p", "p.txt", "p.TXT", "p.lst", ".prompts"])
+def test_plain_lines_need_no_ending(tmp_path: Path, name: str) -> None:
+    assert good(prompts(tmp_path, name, b"a cat\na dog\n")) == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
     "document, expected",
     [
         (["a cat", "a dog"], ["a cat", "a dog"]),
@@ -135,8 +152,8 @@ def test_a_document_that_is_none_is_refused(tmp_path: Path, data: bytes, says: s
     "data",
     [b'[\n"a cat"\n]', b'["a cat", "a dog"]', b'{"prompt": "a cat"}\n', b"{\n", b"<?xml version='1.0'?>", b"\n\n[{"],
 )
-@pytest.mark.parametrize("name", ["p.txt", "p", "p.unknown"])
-def test_an_unknown_ending_that_holds_no_plain_lines_is_refused(tmp_path: Path, data: bytes, name: str) -> None:
+@pytest.mark.parametrize("name", ["p.txt", "p", "p.lst"])
+def test_a_file_by_its_ending_of_lines_that_holds_none_is_refused(tmp_path: Path, data: bytes, name: str) -> None:
     with pytest.raises(BadInput, match=r"no prompts line by line"):
         prompts(tmp_path, name, data)
     lines = [b"[mouse] and [laptop]", b"{a|b} cat", b"(mouse:1.4)", b'"a cat"']

@@ -1,6 +1,7 @@
 """The command line: parse, call the library, render. Data goes to stdout, progress to stderr.
 
-Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 bad use, 3 findings over a limit, 4 unsupported model, 130 interrupted,
+143 and 129 after SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations

@@ -95,6 +95,13 @@ class Command:
         check_call(call)
         return call
 
+    @property
+    def where(self) -> list[str]:
+        """The options that say where the model runs and who judges, as they were given."""
+        offload = None if self.offload == "none" else self.offload
+        given = {"--device": self.device, "--dtype": self.dtype, "--offload": offload, "--judge": self.judge}
+        return [word for flag, value in given.items() if value is not None for word in (flag, value)]
+
     def open(self, text_only: bool = False) -> Any:
         """The pipeline (or only its text side), with the libraries' own chatter off."""
         from unleak import models

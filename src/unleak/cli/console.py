@@ -10,7 +10,9 @@ import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -65,20 +67,49 @@ REMEDIES = {
 }  # fmt: skip
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal asked the process to end; it ends as after Ctrl-C. `number`: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Terminated in the block, where they would have ended the process at once."""
+    here = threading.current_thread() is threading.main_thread()
+    ending = [n for n in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if n is not None]
+    ours = [n for n in ending if here and signal.getsignal(n) is signal.SIG_DFL]
+
+    def end(number: int, _: object) -> None:
+        raise Terminated(number)
+
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def errors() -> Iterator[None]:
     """Errors become one line on stderr and their exit status, warnings a note.
 
     Ends with the `exit_code` of a typed error; 2 after bad options, text that is none, or a number too large; 1 after
     an error of the operating system, too little memory, or a nesting too deep; 1 and no line where nobody reads the
-    output any more; 130 after Ctrl-C. What else is raised is a mistake in the program and stays as it is.
+    output any more; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. What else is raised is a mistake in the
+    program and stays as it is.
     """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say("note", message)
         try:
             if sys.stdout is None:
                 raise BadInput("stdout is closed: send it to a file or to /dev/null")
-            yield
+            with _terminable():
+                yield
             sys.stdout.flush()
         except (typer.Exit, SystemExit):
             raise
@@ -97,6 +128,8 @@ def _in_words(e: BaseException) -> tuple[int | None, str, str]:
     kind = type(e).__name__
     if isinstance(e, UnleakError):
         return e.exit_code, kind, str(e)
+    if isinstance(e, Terminated):
+        return 128 + e.number, "terminated", "nothing half-written was left"
     if isinstance(e, KeyboardInterrupt | typer.Abort):
         return 130, "interrupted", "nothing half-written was left"
     if isinstance(e, UsageError):

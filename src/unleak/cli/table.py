@@ -24,6 +24,7 @@ Data goes to stdout, progress and notes to stderr. A flag means the same in ever
 | 3 | findings over the limit of `--fail-over` |
 | 4 | unsupported model |
 | 130 | interrupted (Ctrl-C) |
+| 143, 129 | ended by SIGTERM or SIGHUP; as after Ctrl-C, nothing half-written is left |
 
 Every error is one line on stderr. No output may be an input or another output, whatever its path looks like. A file is
 replaced as a whole and keeps its mode; a link is followed; a device or a pipe is written through, and refused by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +87,9 @@ def repair(
     with ticking("drawing", 2 * len(numbers) if with_ != "auto" or looks is None else None) as tick:
         result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, redundant=redundant,
                       model=cmd.model, call=call, progress=tick, **options)  # fmt: skip
+    if result.command is not None:
+        program, verb, *rest = shlex.split(result.command)
+        result.command = shlex.join([program, verb, *cmd.where, *rest])
     cmd.show(result, cmd.folder / "before-after.png")
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unleak.errors import BadInput, choose
-from unleak.files.lines import LONGEST, blocks, count_lines, lines, open_file
+from unleak.files.lines import BLOCK, LONGEST, blocks, count_lines, lines, open_file, plain_text
 from unleak.saved import MOST, parse_json
 from unleak.text.prompt import check_prompt
 
 FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 NAMES = ("prompt", "caption", "text")  #: columns and keys that hold a prompt, in any case, the first that is there
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+PLAIN = ("", ".txt", ".text", ".lst", ".list", ".prompts")  #: endings of files that hold a prompt a line
 EMPTY = "the prompt is empty: give a sentence to draw"
 #: how a text begins that is no list of prompts
 OTHER_TEXT = ('{"', "[{", '["', "[[", "<?xml", "<!doctype", "<html")
@@ -47,10 +48,19 @@ class Entry:
 
 
 def format_of(path: Path | str, given: str | None = None) -> str:
-    """The format of a file: as given, else by its ending, else text lines. Raises BadInput."""
+    """The format of a file: as given, else by its ending. Raises BadInput: there is no such format, or its ending names
+    none; a file that is no text is called by what it is."""
     if given is not None:
         return choose("format", given, FORMATS)
-    return ENDINGS.get(Path(path).suffix.lower(), "text")
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS and ending not in PLAIN:
+        with open_file(path) as stream:
+            plain_text(stream.read(BLOCK), repr(str(path)))
+        raise BadInput(
+            f"{str(path)!r} ends in {ending}, which is no format of prompts that is read: name it .txt if it holds a "
+            f"prompt a line, else convert it to one of {', '.join(ENDINGS)}"
+        )
+    return ENDINGS.get(ending, "text")
 
 
 def count_entries(file: str | Path, form: str | None = None) -> int | None:
