@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
+import threading
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -22,6 +24,7 @@ from unleak.files.prompt_file import opened, read, read_prompts
 from unleak.text.items import Item, bracketed, parse_items
 from unleak.words.lint import prompt_file as of_items
 
+SEVERAL = "".join(f"a cat number {k}\n" for k in range(5))
 TEXTS = ["a cat", "ein Füchslein, 猫", "a dog\u2028and a\x0bboat"]
 
 
@@ -119,6 +122,16 @@ def test_an_ending_that_is_no_format_is_refused_by_its_name(tmp_path: Path, name
 @pytest.mark.parametrize("name", ["p", "p.txt", "p.TXT", "p.lst", ".prompts"])
 def test_plain_lines_need_no_ending(tmp_path: Path, name: str) -> None:
     assert good(prompts(tmp_path, name, b"a cat\na dog\n")) == ["a cat", "a dog"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_pipe_is_read_once_and_to_its_end(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "p")
+    writer = threading.Thread(target=lambda: pipe.write_text(SEVERAL), daemon=True)
+    writer.start()
+    with opened(str(pipe)) as (stream, count):
+        assert count is None and [entry.text for entry in read(stream)] == SEVERAL.split("\n")[:-1]
+    writer.join()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unleak.errors import BadInput, choose
+from unleak.files.atomic import is_special
 from unleak.files.lines import BLOCK, LONGEST, blocks, count_lines, lines, open_file, plain_text
 from unleak.saved import MOST, parse_json
 from unleak.text.prompt import check_prompt
@@ -64,10 +65,13 @@ def format_of(path: Path | str, given: str | None = None) -> str:
 
 
 def count_entries(file: str | Path, form: str | None = None) -> int | None:
-    """How many lines a file has; None for JSON documents and parquet, whose records are not counted beforehand.
+    """How many lines a file has; None for JSON documents and parquet, whose records are not counted beforehand, and for
+    a pipe, which can be read only once.
 
     Raises BadInput: it cannot be read, or holds no text.
     """
+    if is_special(Path(file)):
+        return None
     if (form or format_of(file)) in ("json", "parquet"):
         with open_file(file):
             return None
