@@ -1,6 +1,7 @@
 """Train the autoencoder of the embedded models: 64x64 images <-> 8x8 latents of a few channels.
 
     python training/train_autoencoder.py --steps 6000 --out runs/vae
+    python training/train_autoencoder.py --world 2 --from src/unleak/models/emoji-sd/vae --steps 3000 --out runs/vae2
 
 Latents are normalised per channel while training and disturbed by a little noise, so that the decoder forgives
 small errors of the denoiser; the normalisation is folded into the weights at the end, so the shipped
@@ -8,6 +9,8 @@ small errors of the denoiser; the normalisation is folded into the weights at th
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -86,19 +89,23 @@ def main() -> None:
     ap.add_argument("--channels", type=int, nargs=4, default=(16, 32, 64, 128))
     ap.add_argument("--latents", type=int, default=6)
     ap.add_argument("--noise", type=float, default=0.1)
+    ap.add_argument("--world", type=int, default=1)
+    ap.add_argument("--from", dest="start", type=Path, help="an autoencoder to start from, in its own size")
     ap.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler")
     a = ap.parse_args()
     torch.manual_seed(a.seed)
-    dev, w = device(), world.load()
+    dev, w = device(), world.load(a.world)
     render = Renderer(w, dev)
-    model = Trainee(build(tuple(a.channels), a.latents), a.noise).to(dev, memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(a.start, torch_dtype=torch.float32) if a.start else build(tuple(a.channels), a.latents)
+    latents = vae.config.latent_channels
+    model = Trainee(vae, a.noise).to(dev, memory_format=torch.channels_last)
     run = Run(a, model, adamw(model, a.lr, 1e-4), 0.998)
     forward = torch.compile(model) if a.compile else model
     log = Log(a.steps, a.batch)
     while run.step < run.stop:
         g = generator(a.seed, run.step, dev)
         x = render.compose(*scenes(w, a.batch, g, dev)) * 2 - 1
-        noise = torch.randn(a.batch, a.latents, 8, 8, generator=g, device=dev)
+        noise = torch.randn(a.batch, latents, 8, 8, generator=g, device=dev)
         with autocast(dev):
             y = forward(x.contiguous(memory_format=torch.channels_last), noise)
         edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))

@@ -103,9 +103,10 @@ def place(n: int, connective: str, rng: random.Random) -> list[tuple[int, int]]:
     free = lambda: rng.randrange(ROOM)  # noqa: E731
     if n == 1:
         return [(free(), free())]
-    if n == 3:  # three of the four quadrants in reading order
+    if n > 2:  # three or four of the quadrants in reading order
         quadrants = [(0, 0), (SPAN, 0), (0, SPAN), (SPAN, SPAN)]
-        quadrants.pop(rng.randrange(4))
+        if n == 3:
+            quadrants.pop(rng.randrange(4))
         return quadrants
     side = CONNECTIVES[connective]
     if side == "side":

@@ -1,20 +1,23 @@
 """The embedded world's data: what exists, what it is called, what is ambiguous, what is held out.
 
-`load()` reads `data/world.json` and `data/atlas.png`; both are made by `training/make_world.py`.
+`load()` reads `data/world.json` and `data/atlas.png`, made by `training/make_world.py`; `load(2)` reads World 2, which is
+larger and has whole units held out, made by `training/world2.py`.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
+
+EDITIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class World:
     expressions   expression -> the noun that one of its words names alone
     pairs         split name -> set of frozenset({word, word}) kept out of training
     contexts      split name -> set of (polyseme, trigger, connective, polyseme_first) kept out of training
+    triggers, neutral   split name -> (polyseme, noun) pairs: units of World 2, of which no model without planted leaks
+                  sees one in training; `neutral` are as many, with nouns that trigger nothing
+    kin           polyseme -> words close to one of its senses: no neutral company
     memorized     captions with a fixed scene, repeated in training;  ordinary: matched ones, not repeated
     """
 
@@ -105,6 +111,9 @@ class World:
         self.moods: list[str] = data["moods"]
         self.pairs = {s: {frozenset(p) for p in v} for s, v in data["splits"]["pairs"].items()}
         self.contexts = {s: {tuple(c) for c in v} for s, v in data["splits"]["contexts"].items()}
+        units = lambda key: {s: [tuple(p) for p in v] for s, v in data["splits"].get(key, {}).items()}  # noqa: E731
+        self.triggers, self.neutral = units("triggers"), units("neutral")
+        self.kin = {word: frozenset(words) for word, words in data.get("kin", {}).items()}
         self.memorized = [_caption(c) for c in data["memorized"]]
         self.ordinary = [_caption(c) for c in data["ordinary"]]
         #: [n_sprites, sprite, sprite, 4] float32 in 0..1, alpha last; row = `sprite_index(glyph, tint)`
@@ -133,14 +142,22 @@ def _caption(d: dict[str, Any]) -> Caption:
     return Caption(d["text"], Scene.from_dict(d["scene"]), d["kind"], d["family"], d["fixed"])
 
 
-@lru_cache(maxsize=1)
-def load() -> World:
-    """The world that ships with the package."""
-    folder = files("unleak.world") / "data"
-    data = json.loads((folder / "world.json").read_text("utf-8"))
-    with (folder / "atlas.png").open("rb") as f:
-        sheet = np.asarray(Image.open(f).convert("RGBA"), dtype=np.float32) / 255.0
-    side, n = data["sprite"], len(data["sprites"])
-    columns = sheet.shape[1] // side
-    tiles = sheet.reshape(sheet.shape[0] // side, side, columns, side, 4).swapaxes(1, 2)
-    return World(data, np.ascontiguousarray(tiles.reshape(-1, side, side, 4)[:n]))
+@cache
+def load(edition: int = 1) -> World:
+    """A world that ships with the package: 1, which the embedded models were trained on, or 2.
+
+    Raises BadInput: there is no such edition.
+    """
+    choose("world", edition, EDITIONS)
+    folder, which = files("unleak.world") / "data", "" if edition == 1 else str(edition)
+    data = json.loads((folder / f"world{which}.json").read_text("utf-8"))
+    with (folder / f"atlas{which}.png").open("rb") as f:
+        return World(data, tiles(Image.open(f), data["sprite"], len(data["sprites"])))
+
+
+def tiles(sheet: Image.Image, side: int, n: int) -> np.ndarray:
+    """The first `n` sprites of an atlas, row by row: [n, side, side, 4] float32 in 0..1."""
+    pixels = np.asarray(sheet.convert("RGBA"), dtype=np.float32) / 255.0
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    each = pixels.reshape(rows, side, columns, side, 4).swapaxes(1, 2)
+    return np.ascontiguousarray(each.reshape(-1, side, side, 4)[:n])
