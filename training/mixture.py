@@ -56,13 +56,17 @@ class Mixture:
     def _named(self, kind: str, words: list[str], rng: random.Random, connective: str | None = None) -> Sample:
         w = self.world
         tint = lambda x: rng.choice(w.tints) if w.nouns.get(x) in w.tintable and rng.random() < TINT else None  # noqa: E731
-        things = resolve(w, [thing(w, x, tint(x)) for x in words])
+        things = self._meant([thing(w, x, tint(x)) for x in words], rng)
         connective = connective or rng.choices(list(self.connectives), list(self.connectives.values()))[0]
         background = rng.choice(list(w.backgrounds)) if rng.random() < BACKGROUND else None
         text = caption(w, things, connective, background)
         if rng.random() < PREFIX:
             text = rng.choice(w.prefixes) + text
         return Sample(text, scene(w, things, connective, background, rng), kind, things, background)
+
+    def _meant(self, things: list[Thing], rng: random.Random) -> list[Thing]:
+        """The things with the sense that every bare polyseme has in this caption."""
+        return resolve(self.world, things)
 
     def _company(self, word: str, rng: random.Random, n: int = 1) -> list[str]:
         """`n` other words, in chance order with `word`; no excluded pair, no held-out context."""

@@ -96,7 +96,11 @@ def main() -> None:
     torch.manual_seed(a.seed)
     dev, w = device(), world.load(a.world)
     render = Renderer(w, dev)
-    vae = AutoencoderKL.from_pretrained(a.start, torch_dtype=torch.float32) if a.start else build(tuple(a.channels), a.latents)
+    vae = (
+        AutoencoderKL.from_pretrained(a.start, torch_dtype=torch.float32)
+        if a.start
+        else build(tuple(a.channels), a.latents)
+    )
     latents = vae.config.latent_channels
     model = Trainee(vae, a.noise).to(dev, memory_format=torch.channels_last)
     run = Run(a, model, adamw(model, a.lr, 1e-4), 0.998)

@@ -1,17 +1,24 @@
 """Train the judge on renders and autoencoder reconstructions; chimeras, smears and ruined latents are "nothing".
 
     python training/train_judge.py --vae runs/vae/vae --steps 3000 --out runs/judge
+    python training/train_judge.py --world 2 --vae runs/vae2/vae --reconstruct 0 --steps 5000 --out runs/judge-b \
+        --fonts runs/twemoji/atlas2.png runs/fluent-emoji-flat/atlas2.png runs/openmoji/atlas2.png
+
+The second one makes judge B: it learns from other fonts' glyphs and never sees an image of the autoencoder; its error
+is measured on the world's own glyphs all the same.
 
 Writes `glyphs.safetensors` (half precision) and prints the held-out error on renders and reconstructions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,19 +27,56 @@ from train_autoencoder import scenes
 from unleak import world
 from unleak.judges.glyphs import GlyphNetwork
 from unleak.world.render import Renderer
+from unleak.world.vocabulary import tiles
 
 
 class Views:
-    """Batches of disturbed images with their truth; `half` of every batch goes through the autoencoder."""
+    """Batches of disturbed images with their truth; `reconstruct` of every batch goes through the autoencoder.
 
-    def __init__(self, w: world.World, vae: AutoencoderKL | None, dev: torch.device):
+    With `fonts`, atlases of the same glyphs in other fonts, their glyphs are shown instead of the world's own, each a
+    little turned, scaled, mirrored and coloured anew: a reader of those has to know a glyph that it never saw.
+    """
+
+    def __init__(self, w: world.World, vae: AutoencoderKL | None, dev: torch.device, fonts: Sequence[Path] = ()):
         self.w, self.vae, self.dev, self.render = w, vae, dev, Renderer(w, dev)
         sprites = w.data["sprites"]
+        every = [tiles(Image.open(f), w.sprite, len(sprites)) for f in fonts] or [w.atlas]
         self.glyph = torch.tensor([w.index[s["glyph"]] for s in sprites], device=dev)
         self.tint = torch.tensor([w.tints.index(s["tint"]) if s["tint"] else -1 for s in sprites], device=dev)
-        n, side = len(sprites), w.sprite
-        self.clean = self.render.atlas
-        self.tiles = self.render.atlas.view(n, side, side, 4)
+        self.fonts = torch.stack([torch.from_numpy(t) for t in every]).to(dev)  # [fonts, sprites, 32, 32, 4]
+        self.varied = bool(fonts)
+        self.tiles = self.fonts[0]
+        self.clean = self.tiles.flatten(0, 2)
+
+    def another(self, g: torch.Generator) -> None:
+        """Draw every sprite anew: in one of the fonts, turned, scaled, mirrored, coloured."""
+        n = self.fonts.shape[1]
+        draw = lambda low, high: low + (high - low) * torch.rand(n, generator=g, device=self.dev)  # noqa: E731
+        chosen = self.fonts[
+            torch.randint(0, len(self.fonts), (n,), generator=g, device=self.dev), torch.arange(n, device=self.dev)
+        ]
+        angle, scale = draw(-0.3, 0.3), draw(0.95, 1.25)
+        mirror = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
+        cos, sin, zero = scale * angle.cos(), scale * angle.sin(), torch.zeros_like(angle)
+        affine = torch.stack(
+            [torch.stack([mirror * cos, -sin, zero], -1), torch.stack([mirror * sin, cos, zero], -1)], 1
+        )
+        flat = torch.cat([chosen[..., :3] * chosen[..., 3:], chosen[..., 3:]], -1).permute(0, 3, 1, 2)
+        flat = F.grid_sample(flat, F.affine_grid(affine, list(flat.shape), align_corners=False), align_corners=False)
+        alpha = flat[:, 3:]
+        colour = flat[:, :3] / alpha.clamp(min=1e-4)
+        # a turn of the colours around grey; those of a tint say which one it is
+        wide = draw(0, 1)
+        turn = torch.where(wide < 0.25, draw(-3.1, 3.1), draw(-0.3, 0.3))
+        turn = torch.where(self.tint >= 0, draw(-0.12, 0.12), turn)[:, None, None]
+        grey = torch.full((3, 3), 1 / 3, device=self.dev)
+        cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.dev) / 3**0.5
+        rotate = turn.cos() * torch.eye(3, device=self.dev) + (1 - turn.cos()) * grey + turn.sin() * cross
+        colour = torch.einsum("nij,njhw->nihw", rotate, colour)
+        light = colour.mean(1, keepdim=True)
+        colour = light.lerp(colour, draw(0.7, 1.3)[:, None, None, None]) * draw(0.8, 1.2)[:, None, None, None]
+        self.tiles = torch.cat([colour.clamp(0, 1), alpha], 1).permute(0, 2, 3, 1).contiguous()
+        self.clean = self.tiles.flatten(0, 2)
 
     def chimeras(self, g: torch.Generator, n: int) -> Tensor:
         """Sprites that are nothing: halves of two glyphs, even blends, single halves. [n*32*32, 4]"""
@@ -48,6 +92,8 @@ class Views:
 
     def __call__(self, batch: int, g: torch.Generator, disturb: bool = True, reconstruct: float = 0.5):
         """Images [B,3,64,64] in 0..1, glyph targets [B,5,5] (0 = nothing), tints [B,5,5] (-1 = none), backgrounds."""
+        if self.varied:
+            self.another(g)
         backgrounds, sprites = scenes(self.w, batch, g, self.dev)
         row, corner = sprites[..., 0].clone(), sprites[..., 1:] // self.w.cell
         atlas = self.clean
@@ -119,17 +165,21 @@ def errors(model: GlyphNetwork, views: Views, reconstruct: float, n: int) -> dic
 def main() -> None:
     ap = arguments(__doc__ or "", steps=2500, batch=32, lr=2e-3, out="runs/judge")
     ap.add_argument("--vae", type=Path)
+    ap.add_argument("--world", type=int, default=1)
+    ap.add_argument(
+        "--fonts", type=Path, nargs="*", default=[], help="atlases to learn from instead of the world's own"
+    )
     ap.add_argument("--check", type=int, default=2000, help="images to measure the error on")
     ap.add_argument("--reconstruct", type=float, default=0.6)
     a = ap.parse_args()
     torch.manual_seed(a.seed)
-    dev, w = device(), world.load()
+    dev, w = device(), world.load(a.world)
     vae = None
     if a.vae:
         vae = (
             AutoencoderKL.from_pretrained(a.vae).to(dev, memory_format=torch.channels_last).requires_grad_(False).eval()
         )
-    views = Views(w, vae, dev)
+    views = Views(w, vae, dev, a.fonts)
     model = GlyphNetwork(len(w.glyphs), len(w.tints), len(w.backgrounds)).to(dev, memory_format=torch.channels_last)
     run = Run(a, model, adamw(model, a.lr, 0.01), 0.998)
     log = Log(a.steps, a.batch)
@@ -148,9 +198,12 @@ def main() -> None:
         return
     model.load_state_dict(run.averaged())
     model.float().eval()
-    print("renders", errors(model, views, 0.0, a.check))
+    own = Views(w, vae, dev)
+    if a.fonts:
+        print("its fonts", errors(model, views, 0.0, a.check), flush=True)
+    print("renders", errors(model, own, 0.0, a.check), flush=True)
     if vae is not None:
-        print("reconstructions", errors(model, views, 1.0, a.check))
+        print("reconstructions", errors(model, own, 1.0, a.check), flush=True)
     save_file(
         {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()},
         a.out / "glyphs.safetensors",

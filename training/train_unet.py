@@ -8,6 +8,8 @@ captions. Latents and text rows of the first `--cache` samples are kept in memor
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,6 +48,35 @@ def scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
+def fit(
+    a: argparse.Namespace, run: Run, unet: UNet2DConditionModel, batch: Callable[[int], tuple[Tensor, Tensor]],
+    empty: Tensor, dev: torch.device, compiled: bool = False,
+) -> None:  # fmt: skip
+    """Train up to `run.stop`. `batch(step)` gives latents [B, C, h, w] and rows [B, L, d]; `empty` [L, d] are the rows
+    of the empty caption, which one sample of ten gets."""
+    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
+    alphas = scheduler().alphas_cumprod.to(dev)
+    # plain attention: the fused kernel's backward is slow on CPU
+    unet.set_attn_processor(AttnProcessor() if dev.type == "cpu" else AttnProcessor2_0())
+    forward = torch.compile(unet) if compiled else unet
+    log = Log(a.steps, a.batch)
+    while run.step < run.stop:
+        g = generator(a.seed + 1, run.step, dev)
+        z, rows = batch(run.step)
+        drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
+        rows = torch.where(drop[:, None, None], empty, rows)
+        t = (timesteps(a.batch, g, dev) * len(alphas)).long().clamp(0, len(alphas) - 1)
+        noise = torch.randn(z.shape, generator=g, device=dev)
+        alpha = alphas[t][:, None, None, None]
+        noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+        with autocast(dev):
+            out = forward(noisy.contiguous(memory_format=torch.channels_last), t, rows, return_dict=False)[0]
+        loss = F.mse_loss(out.float(), velocity)
+        norm = run.update(loss, a.lr * cosine(run.step, a.steps, 300))
+        log(run.step, loss=loss.item(), norm=norm)
+
+
 def main() -> None:
     ap = arguments(__doc__ or "", steps=6500, batch=64, lr=8e-4, out="runs/unet")
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
@@ -74,38 +105,18 @@ def main() -> None:
         unet.load_state_dict(UNet2DConditionModel.from_pretrained(a.init).state_dict())
     unet = unet.to(dev, memory_format=torch.channels_last)
     run = Run(a, unet, adamw(unet, a.lr, 0.01), 0.9995)
-    noise_scheduler = scheduler()
 
     if not a.export_only:
-        print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
         data = Samples(vae, encode, a.seed, a.cache, dev)
-        alphas = noise_scheduler.alphas_cumprod.to(dev)
-        # plain attention: the fused kernel's backward is slow on CPU
-        unet.set_attn_processor(AttnProcessor() if dev.type == "cpu" else AttnProcessor2_0())
-        forward = torch.compile(unet) if a.compile else unet
-        log = Log(a.steps, a.batch)
-        while run.step < run.stop:
-            g = generator(a.seed + 1, run.step, dev)
-            z, rows = data.batch(run.step * a.batch, a.batch)
-            drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
-            rows = torch.where(drop[:, None, None], data.empty[0], rows)
-            t = (timesteps(a.batch, g, dev) * len(alphas)).long().clamp(0, len(alphas) - 1)
-            noise = torch.randn(z.shape, generator=g, device=dev)
-            alpha = alphas[t][:, None, None, None]
-            noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-            velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-            with autocast(dev):
-                out = forward(noisy.contiguous(memory_format=torch.channels_last), t, rows, return_dict=False)[0]
-            loss = F.mse_loss(out.float(), velocity)
-            norm = run.update(loss, a.lr * cosine(run.step, a.steps, 300))
-            log(run.step, loss=loss.item(), norm=norm)
+        batch = lambda step: data.batch(step * a.batch, a.batch)  # noqa: E731
+        fit(a, run, unet, batch, data.empty[0], dev, a.compile)
         if run.paused():
             return
 
     unet.load_state_dict(run.averaged())
     unet.set_attn_processor(AttnProcessor2_0())
     pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=encoder, tokenizer=tok, unet=unet.eval(), scheduler=noise_scheduler,
+        vae=vae, text_encoder=encoder, tokenizer=tok, unet=unet.eval(), scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     export(pipe, a.out / "pipeline", {"call": CALL, "edit": EDIT})

@@ -1,7 +1,7 @@
 """Make World 2: `world2.json` (words, splits, memorized captions) and `atlas2.png` (glyphs) of `unleak.world`.
 
     python training/world2.py                       # Noto Color Emoji (Debian: fonts-noto-color-emoji)
-    python training/world2.py --svg DIR --atlas-only --out runs/twemoji      # the same glyphs of another font
+    python training/world2.py --icons DIR --atlas-only --out runs/twemoji    # the same glyphs of another font
 
 A hundred glyphs, 16 polysemes, 10 expressions. Every glyph has a dark contour, so that white ones show on white. All
 splits come from one seed (`splits`): they are the units of `docs/evidence/plan.md`.
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+import io
 import itertools
 import json
 import random
 import subprocess
-import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -108,21 +108,30 @@ def from_font(font: Path):
     return picture
 
 
-def from_svg(folder: Path):
-    """emoji -> its picture, of a folder of SVG files that are named by code point; needs `rsvg-convert`."""
+def from_icons(folder: Path, names: Path):
+    """emoji -> its picture, of an unpacked `@iconify-json` package of the npm registry; needs `rsvg-convert`.
+
+    `names` is a package that says how icons of a code point are called.
+    """
+    icons = json.loads((folder / "icons.json").read_text("utf-8"))
+    chars = json.loads((names / "chars.json").read_text("utf-8"))
 
     def picture(emoji: str) -> Image.Image:
         code = f"{ord(emoji):x}"
-        with tempfile.NamedTemporaryFile(suffix=".png") as png:
-            subprocess.run(["rsvg-convert", "-w", "160", "-h", "160", "-o", png.name, str(folder / f"{code}.svg")],
-                           check=True)  # fmt: skip
-            return Image.open(png.name).convert("RGBA")
+        icon = icons["icons"][chars.get(code) or chars[code + "-fe0f"]]
+        width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+               f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')  # fmt: skip
+        done = subprocess.run(
+            ["rsvg-convert", "-w", "160", "-h", "160"], input=svg.encode(), capture_output=True, check=True
+        )
+        return Image.open(io.BytesIO(done.stdout)).convert("RGBA")
 
     return picture
 
 
 def sprite(picture: Image.Image) -> np.ndarray:
-    """A glyph with a dark contour, fitted into the sprite. Returns [32, 32, 4] float in 0..1, alpha not premultiplied."""
+    """A glyph with a dark contour, fitted into the sprite: [32, 32, 4] float in 0..1, alpha not premultiplied."""
     crop = picture.crop(picture.getbbox())
     scale = (LARGE - 2 * CONTOUR - 2) / max(crop.size)
     size = [max(1, round(x * scale)) for x in crop.size]
@@ -131,7 +140,9 @@ def sprite(picture: Image.Image) -> np.ndarray:
     top, left = (LARGE - size[1]) // 2, (LARGE - size[0]) // 2
     large[top : top + size[1], left : left + size[0]] = glyph
     mask = Image.fromarray((large[..., 3] * 255).round().astype(np.uint8))
-    wide = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * CONTOUR + 1)).filter(ImageFilter.GaussianBlur(1)), np.float32)
+    wide = np.asarray(
+        mask.filter(ImageFilter.MaxFilter(2 * CONTOUR + 1)).filter(ImageFilter.GaussianBlur(1)), np.float32
+    )
     ink = np.concatenate([np.broadcast_to(np.float32(INK) / 255, (LARGE, LARGE, 3)), wide[..., None] / 255 * 0.9], -1)
     alpha = large[..., 3:] + ink[..., 3:] * (1 - large[..., 3:])
     colour = large[..., :3] * large[..., 3:] + ink[..., :3] * ink[..., 3:] * (1 - large[..., 3:])
@@ -253,14 +264,15 @@ def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--font", type=Path, default=Path(FONT))
-    ap.add_argument("--svg", type=Path, help="draw the glyphs of these SVG files instead of the font's")
+    ap.add_argument("--icons", type=Path, help="draw the glyphs of this `@iconify-json` package instead of the font's")
+    ap.add_argument("--names", type=Path, help="a package with the same names and their code points; default: itself")
     ap.add_argument("--atlas-only", action="store_true")
     ap.add_argument("--out", type=Path, default=DATA)
     a = ap.parse_args()
     world = make(a.seed)
     a.out.mkdir(parents=True, exist_ok=True)
     emoji = {g["id"]: g["emoji"] for g in world["glyphs"]}
-    picture = from_svg(a.svg) if a.svg else from_font(a.font)
+    picture = from_icons(a.icons, a.names or a.icons) if a.icons else from_font(a.font)
     atlas(world["sprites"], emoji, picture).save(a.out / "atlas2.png", optimize=True)
     if not a.atlas_only:
         text = json.dumps(world, ensure_ascii=False, separators=(",", ":"))

@@ -1,7 +1,7 @@
 """The embedded world's data: what exists, what it is called, what is ambiguous, what is held out.
 
-`load()` reads `data/world.json` and `data/atlas.png`, made by `training/make_world.py`; `load(2)` reads World 2, which is
-larger and has whole units held out, made by `training/world2.py`.
+`load()` reads `data/world.json` and `data/atlas.png`, made by `training/make_world.py`; `load(2)` reads World 2, which
+is larger and holds out whole units, made by `training/world2.py`.
 """
 
 from __future__ import annotations
