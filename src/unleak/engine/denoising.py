@@ -16,6 +16,7 @@ from unleak.core.rows import Rows
 from unleak.core.scores import default_scale
 from unleak.engine.batch import fold, grow, label_rows, split
 from unleak.engine.execute import execute
+from unleak.engine.perturbed import Perturbations
 from unleak.engine.run import DenoiserCall, Run, first
 from unleak.engine.tap import Running
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
@@ -31,6 +32,7 @@ class Denoising:
         self.text_first: bool | None = None
         self.seen: set[str] = set()
         self.ran: dict[str, set[str]] = {}
+        self.perturbations = Perturbations(eager(run.anatomy.denoiser))
 
     # -- the call ------------------------------------------------------------------------------------------
 
@@ -100,13 +102,14 @@ class Denoising:
 
     def _check_seen(self) -> None:
         """Raise where chosen sites and modules did not run, which ran in another call with the same plain arguments
-        (skipped layers are one)."""
+        (skipped layers are one) and the same perturbations of a guider."""
         run = self.run
         chosen = run.sites_now() if run.tap is not None else set[str]()
         chosen |= set().union(*run.names["on_module"]) if run.dispatch("on_module") else set()
         if chosen and not self.seen and run.clock.calls == 1:
             raise blind(run.anatomy)
         plain = str({name: value for name, value in run.inputs.items() if _is_plain(value)})
+        plain += str(self.perturbations.names())
         ran = self.ran.setdefault(plain, set())
         if missing := sorted(ran & chosen - self.seen):
             raise skipped(run.anatomy, missing)
@@ -140,7 +143,11 @@ class Denoising:
             run.settled = final
             return final if final is not None else run.predictions if replaced else None
         if replaced and final is None:
-            raise UnsupportedModel("this pipeline calls the denoiser once per branch: return one combined prediction")
+            if run.guided is None:
+                raise UnsupportedModel(
+                    "this pipeline calls the denoiser once per branch: return one combined prediction"
+                )
+            final = run.guided(run.predictions)
         run.pending = final
         return None
 

@@ -52,6 +52,7 @@ class Run:
         pending: the combined prediction that waits for the scheduler's step.
         calls: by label, the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
+        guided: what its guider makes of other predictions of this step, by label; None without a guider.
     """
 
     def __init__(self, pipe: Any, interventions: Sequence[Intervention]) -> None:
@@ -129,6 +130,7 @@ class Run:
         self.predictions: dict[str, Tensor] = {}
         self.calls: dict[str, DenoiserCall] = {}
         self.pipeline_combined: Tensor | None = None
+        self.guided: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.combined = False
         self.settled: Tensor | None = None
         self.pending: Tensor | None = None

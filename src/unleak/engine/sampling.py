@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unleak.engine.denoising import Denoising, blind
-from unleak.engine.run import Run
-from unleak.errors import BadInput, NotFinite
+from unleak.engine.run import Run, first
+from unleak.engine.undo import Undo
+from unleak.errors import BadInput, NotFinite, UnsupportedModel
+from unleak.text.blocks import BlockEncoder, encoding_blocks
 
 
 class Sampling:
     """What happens at the shadowed methods of a pipeline and its scheduler: each gets the original and its arguments.
 
-    `shadow(owner, name, method)` lets the owner's method call ours until the session ends.
+    A modular pipeline has blocks in the place of its methods, and is called by calling the outermost one.
     """
 
-    def __init__(self, run: Run, denoising: Denoising, shadow: Callable[[Any, str, Callable[..., Any]], None]) -> None:
-        self.run, self.denoising, self.shadow = run, denoising, shadow
+    def __init__(self, run: Run, denoising: Denoising, undo: Undo) -> None:
+        self.run, self.denoising, self.undo = run, denoising, undo
         self._schedulers: list[Any] = []
 
     def watch(self) -> None:
         """Shadow the methods of the pipeline and of its scheduler."""
-        self.shadow(self.run.pipe, "encode_prompt", self._encode_prompt)
-        if hasattr(self.run.pipe, "check_inputs"):
-            self.shadow(self.run.pipe, "check_inputs", self._check_inputs)
+        pipe, undo = self.run.pipe, self.undo
+        if (blocks := getattr(pipe, "_blocks", None)) is not None:
+            for block in encoding_blocks(pipe, [encoder.name for encoder in self.run.anatomy.encoders]):
+                undo.shadow_call(block, partial(self._encode_in, block))
+            undo.shadow_call(blocks, self._call_blocks)
+            for part in pipe.components.values():
+                if is_guider(part):
+                    undo.shadow(part, "forward", partial(self._guide, part))
+        else:
+            undo.shadow(pipe, "encode_prompt", self._encode_prompt)
+        if hasattr(pipe, "check_inputs"):
+            undo.shadow(pipe, "check_inputs", self._check_inputs)
         self._watch_scheduler()
 
     def _watch_scheduler(self) -> None:
@@ -36,8 +49,8 @@ class Sampling:
         scheduler = self.run.pipe.scheduler
         if not any(scheduler is other for other in self._schedulers):
             self._schedulers.append(scheduler)
-            self.shadow(scheduler, "set_timesteps", self._set_timesteps)
-            self.shadow(scheduler, "step", self._step)
+            self.undo.shadow(scheduler, "set_timesteps", self._set_timesteps)
+            self.undo.shadow(scheduler, "step", self._step)
 
     def _check_inputs(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """The pipeline is called."""
@@ -45,6 +58,54 @@ class Sampling:
         given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
         self.run.begin(called=True, pixels=(given.get("height"), given.get("width")))
         return original(*args, **kwargs)
+
+    def _call_blocks(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """A modular pipeline is called."""
+        _, state = args
+        self._watch_scheduler()
+        self.run.begin(called=True, pixels=(state.get("height"), state.get("width")))
+        try:
+            return original(*args, **kwargs)
+        except BaseException:
+            self.denoising.perturbations.remove()
+            raise
+
+    def _guide(self, guider: Any, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """A guider combines the predictions of this step. An intervention that changes some of them is asked at the
+        scheduler's step; then the guider combines them once more, from the state that it has now."""
+        run = self.run
+        if not run.dispatch("on_prediction"):
+            return original(*args, **kwargs)
+        state = copy.deepcopy({name: value for name, value in vars(guider).items() if name != "forward"})
+        labels = {
+            name: label
+            for name, value in kwargs.items()
+            for label, prediction in run.predictions.items()
+            if isinstance(value, Tensor) and torch.equal(value, prediction)
+        }
+        returned = original(*args, **kwargs)
+        combined = first(returned)
+
+        def again(predictions: dict[str, Tensor]) -> Tensor:
+            if run.pipeline_combined is None or not torch.equal(
+                combined.to(run.pipeline_combined), run.pipeline_combined
+            ):
+                raise UnsupportedModel(
+                    f"{type(run.pipe).__name__} changes what its {type(guider).__name__} combines: return one combined "
+                    "prediction"
+                )
+            vars(guider).update(state)
+            return first(original(**{**kwargs, **{name: predictions[label] for name, label in labels.items()}}))
+
+        run.guided = again
+        return returned
+
+    def _encode_in(self, block: Any, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """A block of a modular pipeline encodes the prompt."""
+        pipe, state = args
+        encode = BlockEncoder(block, pipe, state, original)
+        self._encode_prompt(encode, (), encode.given)
+        return pipe, encode.after
 
     def _encode_prompt(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         run = self.run
@@ -92,6 +153,11 @@ class Sampling:
             return (latents, *returned[1:])
         returned.prev_sample = latents
         return returned
+
+
+def is_guider(part: Any) -> bool:
+    """Whether a component combines predictions as the guiders of diffusers do."""
+    return all(callable(getattr(part, name, None)) for name in ("forward", "prepare_inputs", "set_state"))
 
 
 def _checked(label: str, latents: Tensor, before: Tensor) -> Tensor:

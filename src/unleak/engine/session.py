@@ -92,7 +92,7 @@ class Session:
         _attached.add(denoiser)
         undo.add(run.release)
         denoising = Denoising(run)
-        Sampling(run, denoising, undo.shadow).watch()
+        Sampling(run, denoising, undo).watch()
         for encoder in run.anatomy.encoders:
             undo.hook(encoder.module, functools.partial(run.prompts.after_encoder, encoder))
         undo.hook(denoiser, denoising.before, before=True)
@@ -103,7 +103,7 @@ class Session:
         if names:
             guide = next((site.name for site in run.anatomy.sites if tells_text_order(site)), None)
             sites = [site for site in run.anatomy.sites if site.name in names or site.name == guide]
-            run.tap = Tap(functools.partial(_watched, run, denoising), denoising.attend)
+            run.tap = Tap(functools.partial(_watched, run, denoising), denoising.attend, denoising.perturbations.on)
             run.tap.install(undo, sites)
 
 

@@ -58,10 +58,15 @@ class _Watch(TorchFunctionMode):
 
 
 class Tap:
-    """Watches attention sites. `watched(site)` is called at each entry of one; `handler` gets each attention call."""
+    """Watches attention sites. `watched(site)` is called at each entry of one; `handler` gets each attention call.
 
-    def __init__(self, watched: Callable[[Site], bool], handler: Handler) -> None:
-        self._watched, self._handler = watched, handler
+    `perturbed(module)`: whether a guider has now something else in the place of the module's attention.
+    """
+
+    def __init__(
+        self, watched: Callable[[Site], bool], handler: Handler, perturbed: Callable[[nn.Module], bool]
+    ) -> None:
+        self._watched, self._handler, self._perturbed = watched, handler, perturbed
         self._running: list[Running] = []
         self._paused = False
         self._modes: list[TorchFunctionMode] | None = None
@@ -104,7 +109,7 @@ class Tap:
             return
         running = self._running.pop()
         running.mode.__exit__(None, None, None)
-        if output is not None and not running.observed:
+        if output is not None and not running.observed and not self._perturbed(site.module):
             raise unreadable(site) if running.calls else unobservable(site)
 
     @torch.compiler.disable

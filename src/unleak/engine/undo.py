@@ -65,6 +65,19 @@ class Undo:
         self.add(restore)
         space[name] = shadow
 
+    def shadow_call(self, owner: Any, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
+        """Let `owner(...)` call `method(original, args, kwargs)`. Python looks a call up in the class, so the owner
+        gets a class of its own, which differs in the call alone."""
+        shadow = _CallShadow(type(owner), method)
+
+        def restore() -> None:
+            shadow.alive = False
+            while isinstance(top := vars(type(owner)).get("_shadow"), _CallShadow) and not top.alive:
+                owner.__class__ = top.kind
+
+        self.add(restore)
+        owner.__class__ = shadow.watched()
+
 
 class _Hook:
     """A hook of ours. Copies of its module have `_no_hook` instead."""
@@ -101,6 +114,32 @@ class _Shadow:
 
     def __reduce__(self) -> tuple:
         return _method_of, (self.owner, self.name)
+
+
+class _CallShadow:
+    """A class in place of another, as `_Shadow` is a method in place of another."""
+
+    def __init__(self, kind: type, method: Callable[..., Any]) -> None:
+        self.kind, self.method, self.alive = kind, method, True
+
+    def watched(self) -> Any:
+        def call(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            original = functools.partial(self.kind.__call__, owner)
+            return self.method(original, args, kwargs) if self.alive else original(*args, **kwargs)
+
+        def reduce(owner: Any, protocol: Any) -> tuple:
+            return _without_attributes, (self.kind,), dict(vars(owner))
+
+        kind = self.kind
+        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        return type(kind.__name__, (kind,), {**named, "__call__": call, "__reduce_ex__": reduce, "_shadow": self})
+
+
+def _without_attributes(kind: type) -> Any:
+    """An instance for a copy: of the class under the shadows, and still without attributes."""
+    while isinstance(shadow := vars(kind).get("_shadow"), _CallShadow):
+        kind = shadow.kind
+    return object.__new__(kind)
 
 
 def _method_of(owner: Any, name: str) -> Callable[..., Any]:

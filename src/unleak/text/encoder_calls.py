@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unleak.errors import UnsupportedModel
+from unleak.text.blocks import prompt_encoder
 from unleak.text.call import TextCall
 from unleak.text.encoders import text_encoders
 from unleak.text.prompts import Prompts
@@ -32,17 +33,18 @@ def encoder_calls(pipe: Any, prompt: str = "a", **call: Any) -> list[EncoderCall
     what `encode_prompt` takes matters (``max_sequence_length=32``).
 
     Raises:
-        UnsupportedModel: the pipeline has no text encoder, or no `encode_prompt` that takes a prompt alone.
+        UnsupportedModel: the pipeline has no text encoder, or no `encode_prompt` (block) that takes a prompt alone.
     """
     encoders = text_encoders(getattr(pipe, "components", {}))
-    if not encoders or not hasattr(pipe, "encode_prompt"):
+    encode_prompt = prompt_encoder(pipe, [encoder.name for encoder in encoders])
+    if not encoders or encode_prompt is None:
         raise UnsupportedModel(f"{type(pipe).__name__} has no text encoder with an encode_prompt")
     prompts = Prompts(pipe, encoders, strict=False, rewriting=False, on_call=lambda call: None)
     with contextlib.ExitStack() as undo:
         for encoder in encoders:
             hook = partial(prompts.after_encoder, encoder)
             undo.callback(encoder.module.register_forward_hook(hook, with_kwargs=True).remove)
-        prompts.encode_prompt(pipe.encode_prompt, (), _arguments(pipe, prompt, call))
+        prompts.encode_prompt(encode_prompt, (), _arguments(pipe, encode_prompt, prompt, call))
     encoded = prompts.encoded
     layers = {name: encoded.layer(name) for name in encoded.calls}
     calls = [EncoderCall(encoded.calls[name], layer) for name, layer in layers.items() if layer is not None]
@@ -51,11 +53,11 @@ def encoder_calls(pipe: Any, prompt: str = "a", **call: Any) -> list[EncoderCall
     return calls
 
 
-def _arguments(pipe: Any, prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(pipe: Any, encode_prompt: Callable[..., Any], prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:
     """What `encode_prompt` must be given: the prompt, no negative one, and what of `call` concerns it."""
     known: dict[str, Any] = {"device": pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     chosen = {"prompt": prompt}
-    for name, parameter in inspect.signature(pipe.encode_prompt).parameters.items():
+    for name, parameter in inspect.signature(encode_prompt).parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if name == "do_classifier_free_guidance" or (required and name in known):
             chosen[name] = known[name]
