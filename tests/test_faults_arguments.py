@@ -20,7 +20,7 @@ from unleak.copies.scan.fit import calibrate
 from unleak.copies.scan.scan import each_once, scan
 from unleak.drawing.generate import MOST_SEED, MOST_SEEDS, check_seed, parse_seeds
 from unleak.drawing.images import generate
-from unleak.errors import BadInput
+from unleak.errors import BadInput, PromptTruncated
 from unleak.regions.edit import edit
 from unleak.regions.plan import Edit
 from unleak.text.prompt import each_prompt
@@ -182,3 +182,19 @@ def test_a_bank_of_texts_is_read_as_prompts_are(
     assert done.code == 2 and says in done.err and not done.out
     (tmp_path / "bank.txt").write_bytes("a cat\ra dog\r".encode("utf-16"))
     assert prompts_of(tmp_path / "bank.txt") == ["a cat", "a dog"]
+
+
+# -- negative prompts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("negative", ["cat " * 5000, ["cat " * 100]])
+def test_a_negative_prompt_that_would_be_cut_is_refused(sd1: Any, negative: Any) -> None:
+    with pytest.raises(PromptTruncated, match=r"the negative prompt: .*77 tokens"):
+        generate(sd1, "a cat", seeds=1, call=CALL | {"negative_prompt": negative})
+    assert generate(sd1, "a cat", seeds=1, call=CALL | {"negative_prompt": "a dog"}).prompts == ["a cat"]
+
+
+def test_a_negative_prompt_of_an_edit_that_would_be_cut_is_refused(sd1: Any) -> None:
+    change = Edit("mouse", "laptop", np.full((64, 64), 255, np.uint8))
+    with pytest.raises(PromptTruncated, match="77 tokens"):
+        edit(sd1, PICTURE, [change], source_prompt="a mouse", negative_prompt="cat " * 5000, size=(64, 64), steps=2)

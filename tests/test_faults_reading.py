@@ -324,6 +324,13 @@ def test_indices_name_words_and_their_occurrence() -> None:
     assert [(i.text, i.occurrence) for i in line.items] == [("dog", 2), ("frog", None)]
 
 
+@pytest.mark.parametrize("indices", [[2, 99], [0], [-1], ["2"], [2.0], [True], 2, "2", {"2": 1}])
+def test_indices_that_are_no_words_of_the_prompt_are_refused(indices: Any) -> None:
+    data = json.dumps({"a": [{"prompt": "a dog and a frog", "indices": indices}, {"prompt": "a dog", "indices": [2]}]})
+    bad, good = of_items.read_prompts(io.BytesIO(data.encode()), "json")
+    assert "1 to 5 in this prompt" in (bad.error or "") and bad.prompt == "a dog and a frog" and good.error is None
+
+
 @pytest.mark.parametrize("items", [{}, 0, False, 5, True, {"mouse": 1}, [1], [None]])
 def test_items_of_another_type_are_no_missing_items(items: Any) -> None:
     record = json.dumps({"prompt": "a mouse", "items": items}).encode()

@@ -107,7 +107,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.words.methods.probe import probe as probe
     from unleak.words.methods.prune import Prune as Prune
     from unleak.words.methods.structure import StructureDiffusion as StructureDiffusion
+    from unleak.words.methods.taca import TACA as TACA
     from unleak.words.methods.tebopt import TEBOpt as TEBOpt
+    from unleak.words.methods.weight import Weight as Weight
+    from unleak.words.methods.weight import weighted as weighted
     from unleak.words.repair.repair import Repaired as Repaired
     from unleak.words.repair.repair import repair as repair
     from unleak.words.tokens.redundancy import TokenStudy as TokenStudy
@@ -144,6 +147,9 @@ else:
         "Cutoff": "unleak.words.methods.cutoff",
         "TEBOpt": "unleak.words.methods.tebopt",
         "DeLeaker": "unleak.words.methods.deleaker",
+        "Weight": "unleak.words.methods.weight",
+        "weighted": "unleak.words.methods.weight",
+        "TACA": "unleak.words.methods.taca",
         "Keep": "unleak.words.methods.probe",
         "Maps": "unleak.words.methods.maps",
         "Lens": "unleak.words.methods.lens",

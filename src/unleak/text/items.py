@@ -121,17 +121,21 @@ def bracketed(prompt: str) -> tuple[str, tuple[Item, ...]]:
                     f"'[{part}]' is prompt editing of other tools, which no pipeline of diffusers reads, and no item: "
                     "leave it out, or write 'a [mouse] and a [laptop]'."
                 )
-            items.append(_item_at(plain, part, at))
+            items.append(item_at(plain, part, at))
         at += len(part)
     return plain, tuple(items)
 
 
-def _item_at(prompt: str, text: str, start: int) -> Item:
+def item_at(prompt: str, text: str, start: int) -> Item:
+    """The item of `text`, blanks around it aside, that begins at a character of the prompt.
+
+    Raises BadInput: there is no text, or it is only a part of a word.
+    """
     item = Item(text.strip())
     spans = occurrences(prompt, item.text)
     here = (start + len(text) - len(text.lstrip()), start + len(text.rstrip()))
     if here not in spans:
-        raise BadInput(f"'[{text}]' is only a part of a word in {prompt!r}: put the brackets around whole words.")
+        raise BadInput(f"{text!r} in brackets is only a part of a word in {prompt!r}: put them around whole words.")
     return Item(item.text, occurrence=spans.index(here) + 1 if len(spans) > 1 else None)
 
 

@@ -20,7 +20,9 @@ from unleak.words.methods.deleaker import DeLeaker
 from unleak.words.methods.patch import Patch
 from unleak.words.methods.prune import Prune
 from unleak.words.methods.structure import StructureDiffusion
+from unleak.words.methods.taca import TACA
 from unleak.words.methods.tebopt import TEBOpt
+from unleak.words.methods.weight import Weight
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def every_item(task: RepairTask) -> dict[str, Any]:
 def every_word(task: RepairTask) -> dict[str, Any]:
     """All items, where their words stand in the prompt, the broken ones first."""
     return {"items": by_word((*task.broken, *task.others))}
+
+
+def whole_prompt(task: RepairTask) -> dict[str, Any]:
+    """Nothing: the method acts on all of the text, whatever is broken."""
+    return {}
 
 
 def by_word(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -146,6 +153,10 @@ REPAIRS: Presets[Repair] = Presets(
                DELEAKER, arguments=every_word, cost=0.5),
         Repair("deleaker-official", DeLeaker, "DeLeaker pair by pair, as the authors released it.",
                "github.com/tokeron/DeLeaker at 67f1759", {"pairwise": True}, arguments=every_word, cost=0.5),
+        Repair("weight", Weight, "Weighs the words of broken items in attention, as (word:1.4) does in other tools.",
+               "practitioners' prompt weights, as key scales", arguments=broken_words, cost=0.1),
+        Repair("taca", TACA, "Lets the picture listen more to all of the text in joint attention.",
+               "TACA (arXiv 2506.07986)", arguments=whole_prompt, cost=0.1),
     ],
 )  # fmt: skip
 """Every repair, those of the automatic repair first and by what they cost."""
