@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import random
 import sys
@@ -131,36 +132,51 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(monkeypatch: pytest.MonkeyPatch, parts: Path, out: Path, *args: str) -> None:
+def train(monkeypatch: pytest.MonkeyPatch, parts: Path, command: str, out: Path, *args: str) -> None:
     monkeypatch.syspath_prepend(str(TRAINING))
     import encoders
-    import train_natural
 
     sha = hashlib.sha256((parts / "bert" / "model.safetensors").read_bytes()).hexdigest()
     monkeypatch.setattr(encoders, "SHA256", sha)
-    size = ("--steps", "4", "--batch", "4", "--channels", "32", "32", "--samples", "8")
+    size = ("--steps", "4", "--batch", "4", "--samples", "8")
     where = ("--vae", str(parts / "vae"), "--encoder", str(parts / "bert"), "--out", str(out))
-    monkeypatch.setattr(sys, "argv", ["train_natural.py", *where, *size, *args])
-    train_natural.main()
+    monkeypatch.setattr(sys, "argv", [command, *where, *size, *args])
+    importlib.import_module(command).main()
 
 
-@pytest.mark.parametrize("rows", ["contextual", "static"])
+UNET = ("--channels", "32", "32", "--rows")
+
+
+@pytest.mark.parametrize(
+    ("command", "size", "context"),
+    [
+        ("train_natural", (*UNET, "contextual"), True),
+        ("train_natural", (*UNET, "static"), False),
+        ("train_dit", ("--width", "32", "--double", "1", "--single", "1"), False),
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, size: tuple[str, ...], context: bool
 ) -> None:
-    train(monkeypatch, parts, tmp_path / "straight", "--rows", rows, "--pool", str(tmp_path / "one"))
-    train(monkeypatch, parts, tmp_path / "broken", "--rows", rows, "--pool", str(tmp_path / "two"), "--until", "2")
+    train(monkeypatch, parts, command, tmp_path / "straight", *size, "--pool", str(tmp_path / "one"))
+    args = (*size, "--pool", str(tmp_path / "two"))
+    train(monkeypatch, parts, command, tmp_path / "broken", *args, "--until", "2")
     assert not (tmp_path / "broken" / "pipeline").exists()
-    train(monkeypatch, parts, tmp_path / "broken", "--rows", rows, "--pool", str(tmp_path / "two"))
+    train(monkeypatch, parts, command, tmp_path / "broken", *args)
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("straight", "broken"))
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
-    pipe = models.load(tmp_path / "straight" / "pipeline")
-    call = models.settings(tmp_path / "straight" / "pipeline") | {"num_inference_steps": 1}
+    folder = tmp_path / "straight" / "pipeline"
+    pipe = models.load(folder)
+    call = models.settings(folder) | {"num_inference_steps": 1, models.guidance(folder): 2.0}
     assert generate(pipe, ["a cat", "a dog"], [0], **call).shape == (2, 1, 64, 64, 3)
-    row = lambda text: pipe.encode_prompt(text, "cpu", 1, False)[0][0]  # noqa: E731
-    at = torch.equal(row("a cat")[2], row("a cat and a dog")[2])
-    assert at == (rows == "static")  # without layers a word's row is the same in any company
+    row = lambda text: pipe.encode_prompt(text, **shape)[0][0, 2]  # noqa: E731
+    shape = {"max_sequence_length": 24} if command == "train_dit" else {
+        "device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}  # fmt: skip
+    if command == "train_dit":
+        shape["prompt_2"] = None
+    # without layers a word's row is the same in any company
+    assert torch.equal(row("a cat"), row("a cat and a dog")) == (not context)
 
 
 def test_other_weights_than_the_encoders_own_are_refused(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,8 +99,10 @@ class Mixture:
         w = self.world
         if rng.random() < 0.15:  # a polyseme, its trigger and a bystander
             p = rng.choice(list(w.polysemes.values()))
+            held = w.triggers.get("heldout", ())  # World 2: never among three
+            taught = [t for t in p.triggers if (p.word, t) not in held]
             while True:
-                words = [p.word, rng.choice(p.triggers), rng.choice(list(w.nouns))]
+                words = [p.word, rng.choice(taught), rng.choice(list(w.nouns))]
                 rng.shuffle(words)
                 if len(set(words)) == 3 and not w.excluded(words):
                     return self._named("triple", words, rng)

@@ -41,7 +41,7 @@ class Pool:
         assert n % self.chunk == 0, f"the number of samples is a multiple of {self.chunk}"
         self.render = Renderer(mix.world, self.dev)
         self.empty = encode([""])[0]
-        c, size = vae.config.latent_channels, mix.world.image // mix.world.cell
+        c, size = vae.config.latent_channels, mix.world.image >> (len(vae.config.block_out_channels) - 1)
         self.latents = torch.empty(n, c, size, size, dtype=torch.float16)
         self.rows = torch.empty(n, *self.empty.shape, dtype=torch.float16)
         self.ready: set[int] = set()

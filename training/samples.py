@@ -27,9 +27,10 @@ class Samples:
         dev: torch.device,
         shares: dict[str, float] = SHARES,
         beside: float = 1.0,
+        edition: int = 1,
     ):
         self.vae, self.encode, self.seed, self.n, self.dev = vae, encode, seed, cache, dev
-        self.mix = Mixture(world.load(), shares, beside)
+        self.mix = Mixture(world.load(edition), shares, beside)
         self.render = Renderer(self.mix.world, dev)
         with torch.no_grad():
             self.empty = [x[0] for x in encode([""])]

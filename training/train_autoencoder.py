@@ -1,11 +1,13 @@
-"""Train the autoencoder of the embedded models: 64x64 images <-> 8x8 latents of a few channels.
+"""Train the autoencoder of the embedded models: 64x64 images <-> latents of a few channels, 8x8 with four levels.
 
     python training/train_autoencoder.py --steps 6000 --out runs/vae
-    python training/train_autoencoder.py --world 2 --from src/unleak/models/emoji-sd/vae --steps 3000 --out runs/vae2
+    python training/train_autoencoder.py --world 2 --from src/unleak/models/emoji-sd/vae --steps 800 --out runs/vae2
+    python training/train_autoencoder.py --world 2 --from runs/vae2/vae --decoder-only --out runs/vae2-sharp
 
 Latents are normalised per channel while training and disturbed by a little noise, so that the decoder forgives
 small errors of the denoiser; the normalisation is folded into the weights at the end, so the shipped
-`AutoencoderKL` has unit latents and `scaling_factor` 1.
+`AutoencoderKL` has unit latents and `scaling_factor` 1. With --decoder-only the encoder stays bitwise what it is, so
+that denoisers of its latents go on.
 """
 
 from __future__ import annotations
@@ -32,22 +34,26 @@ def build(channels: tuple[int, ...], latents: int) -> AutoencoderKL:
 
 
 class Trainee(nn.Module):
-    """The autoencoder and the running statistics of its latents."""
+    """The autoencoder and the running statistics of its latents; with `frozen` its decoder alone."""
 
-    def __init__(self, vae: AutoencoderKL, noise: float):
+    def __init__(self, vae: AutoencoderKL, noise: float, frozen: bool = False):
         super().__init__()
-        self.vae, self.noise = vae, noise
+        self.vae, self.noise, self.frozen = vae, noise, frozen
+        if frozen:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
         c = vae.config.latent_channels
         self.register_buffer("mean", torch.zeros(c))
         self.register_buffer("std", torch.ones(c))
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
         z = self.vae.quant_conv(self.vae.encoder(image))[:, : self.mean.numel()].float()
-        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)) + 1e-4
-        with torch.no_grad():
-            self.mean.lerp_(mean, 0.01)
-            self.std.lerp_(std, 0.01)
-        z = (z - mean[:, None, None]) / std[:, None, None]
+        if not self.frozen:
+            mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)) + 1e-4
+            with torch.no_grad():
+                self.mean.lerp_(mean, 0.01)
+                self.std.lerp_(std, 0.01)
+            z = (z - mean[:, None, None]) / std[:, None, None]
         z = z + self.noise * noise
         return self.vae.decoder(self.vae.post_quant_conv(z)).float()
 
@@ -86,11 +92,12 @@ def scenes(w: world.World, batch: int, g: torch.Generator, dev: torch.device) ->
 
 def main() -> None:
     ap = arguments(__doc__ or "", steps=3000, batch=16, lr=2e-3, out="runs/vae")
-    ap.add_argument("--channels", type=int, nargs=4, default=(16, 32, 64, 128))
+    ap.add_argument("--channels", type=int, nargs="+", default=(16, 32, 64, 128))
     ap.add_argument("--latents", type=int, default=6)
     ap.add_argument("--noise", type=float, default=0.1)
     ap.add_argument("--world", type=int, default=1)
     ap.add_argument("--from", dest="start", type=Path, help="an autoencoder to start from, in its own size")
+    ap.add_argument("--decoder-only", action="store_true", help="latents stay as they are, pictures become sharper")
     ap.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler")
     a = ap.parse_args()
     torch.manual_seed(a.seed)
@@ -101,15 +108,15 @@ def main() -> None:
         if a.start
         else build(tuple(a.channels), a.latents)
     )
-    latents = vae.config.latent_channels
-    model = Trainee(vae, a.noise).to(dev, memory_format=torch.channels_last)
+    latents, size = vae.config.latent_channels, w.image >> (len(vae.config.block_out_channels) - 1)
+    model = Trainee(vae, a.noise, a.decoder_only).to(dev, memory_format=torch.channels_last)
     run = Run(a, model, adamw(model, a.lr, 1e-4), 0.998)
     forward = torch.compile(model) if a.compile else model
     log = Log(a.steps, a.batch)
     while run.step < run.stop:
         g = generator(a.seed, run.step, dev)
         x = render.compose(*scenes(w, a.batch, g, dev)) * 2 - 1
-        noise = torch.randn(a.batch, latents, 8, 8, generator=g, device=dev)
+        noise = torch.randn(a.batch, latents, size, size, generator=g, device=dev)
         with autocast(dev):
             y = forward(x.contiguous(memory_format=torch.channels_last), noise)
         edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))

@@ -15,6 +15,8 @@ eight see no more rows than their longest caption needs; since the number of pad
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -69,6 +71,35 @@ def plain_attention():
     return sdpa_kernel(SDPBackend.MATH) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
+def fit(
+    a: argparse.Namespace, run: Run, transformer: FluxTransformer2DModel,
+    batch: Callable[[int], tuple[Tensor, Tensor, Tensor]], empty: tuple[Tensor, Tensor], dev: torch.device,
+) -> None:  # fmt: skip
+    """Train up to `run.stop`. `batch(step)` gives latents [B, C, h, w], rows [B, l, d] and pooled vectors [B, p];
+    `empty`, rows [L, d] and a vector [p] of the empty caption, is what one sample of ten gets."""
+    print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters", flush=True)
+    log = Log(a.steps, a.batch)
+    while run.step < run.stop:
+        g = generator(a.seed + 1, run.step, dev)
+        z, rows, pooled = batch(run.step)
+        drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
+        rows = torch.where(drop[:, None, None], empty[0][: rows.shape[1]], rows)
+        pooled = torch.where(drop[:, None], empty[1], pooled)
+        places = FluxPipeline._prepare_latent_image_ids(1, z.shape[-2] // 2, z.shape[-1] // 2, dev, torch.float32)
+        x = pack(z)
+        s = timesteps(a.batch, g, dev)
+        noise = torch.randn(x.shape, generator=g, device=dev)
+        noisy = torch.lerp(x, noise, s[:, None, None])
+        with autocast(dev), plain_attention():
+            out = transformer(
+                hidden_states=noisy, encoder_hidden_states=rows, pooled_projections=pooled, timestep=s,
+                img_ids=places, txt_ids=torch.zeros(rows.shape[1], 3, device=dev), return_dict=False,
+            )[0]  # fmt: skip
+        loss = F.mse_loss(out.float(), noise - x)
+        norm = run.update(loss, a.lr * cosine(run.step, a.steps, 300))
+        log(run.step, loss=loss.item(), norm=norm)
+
+
 def main() -> None:
     ap = arguments(__doc__ or "", steps=28000, batch=32, lr=1e-3, out="runs/flux")
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
@@ -116,36 +147,17 @@ def main() -> None:
     run = Run(a, transformer, adamw(transformer, a.lr, 0.01), 0.999)
 
     if not a.export_only:
-        print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters", flush=True)
         data = Samples(vae, encode, a.seed, a.cache, dev, SHARES | shares, a.beside)
-        size = data.kept[0].shape[-1]
-        places = FluxPipeline._prepare_latent_image_ids(1, size // 2, size // 2, dev, torch.float32)
-        log = Log(a.steps, a.batch)
-        while run.step < run.stop:
-            g = generator(a.seed + 1, run.step, dev)
-            window, turn = divmod(run.step, WINDOW)
-            *features, used = data.batch(window * WINDOW * a.batch, WINDOW * a.batch)
+
+        def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+            window, turn = divmod(step, WINDOW)
+            z, rows, pooled, used = data.batch(window * WINDOW * a.batch, WINDOW * a.batch)
             turn = torch.randperm(WINDOW, generator=generator(a.seed + 2, window, dev), device=dev)[turn]
             at = used.argsort(stable=True).view(WINDOW, a.batch)[turn]
-            z, *told = (x[at] for x in features)
-            drop = torch.rand(a.batch, generator=g, device=dev) < 0.1
-            rows, pooled = (
-                torch.where(drop.view(-1, *[1] * (x.ndim - 1)), e, x) for x, e in zip(told, data.empty, strict=False)
-            )
-            if run.step % WINDOW:
-                rows = rows[:, : int(used[at].max()) + 1]
-            x = pack(z)
-            s = timesteps(a.batch, g, dev)
-            noise = torch.randn(x.shape, generator=g, device=dev)
-            noisy = torch.lerp(x, noise, s[:, None, None])
-            with autocast(dev), plain_attention():
-                out = transformer(
-                    hidden_states=noisy, encoder_hidden_states=rows, pooled_projections=pooled, timestep=s,
-                    img_ids=places, txt_ids=torch.zeros(rows.shape[1], 3, device=dev), return_dict=False,
-                )[0]  # fmt: skip
-            loss = F.mse_loss(out.float(), noise - x)
-            norm = run.update(loss, a.lr * cosine(run.step, a.steps, 300))
-            log(run.step, loss=loss.item(), norm=norm)
+            longest = int(used[at].max()) + 1 if step % WINDOW else rows.shape[1]
+            return z[at], rows[at, :longest], pooled[at]
+
+        fit(a, run, transformer, batch, (data.empty[0], data.empty[1]), dev)
         if run.paused():
             return
 

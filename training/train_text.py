@@ -129,6 +129,7 @@ class Labels:
 
 def main() -> None:
     ap = arguments(__doc__ or "", steps=1600, batch=128, lr=1e-3, out="runs/text")
+    ap.add_argument("--world", type=int, default=1)
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--layers", type=int, default=4)
     ap.add_argument("--merges", type=int, default=260)
@@ -136,7 +137,7 @@ def main() -> None:
     ap.add_argument("--init", type=Path, help="a folder with text_encoder and tokenizer to start from")
     a = ap.parse_args()
     torch.manual_seed(a.seed)
-    dev, mix = device(), Mixture(world.load())
+    dev, mix = device(), Mixture(world.load(a.world))
     if a.init:
         tok = CLIPTokenizer.from_pretrained(a.init / "tokenizer")
     else:

@@ -81,6 +81,7 @@ def main() -> None:
     ap = arguments(__doc__ or "", steps=6500, batch=64, lr=8e-4, out="runs/unet")
     ap.add_argument("--vae", type=Path, default=Path("runs/vae/vae"))
     ap.add_argument("--text", type=Path, default=Path("runs/text"))
+    ap.add_argument("--world", type=int, default=1)
     ap.add_argument("--channels", type=int, nargs="+", default=(128, 256))
     ap.add_argument("--layers", type=int, default=2)
     ap.add_argument("--cache", type=int, default=150_000)
@@ -99,7 +100,7 @@ def main() -> None:
         ids = tok(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(dev)
         return (encoder(input_ids=ids).last_hidden_state,)
 
-    w = world.load()
+    w = world.load(a.world)
     unet = build(vae.config.latent_channels, encoder.config.hidden_size, tuple(a.channels), a.layers, w.image // w.cell)
     if a.init:
         unet.load_state_dict(UNet2DConditionModel.from_pretrained(a.init).state_dict())
@@ -107,7 +108,7 @@ def main() -> None:
     run = Run(a, unet, adamw(unet, a.lr, 0.01), 0.9995)
 
     if not a.export_only:
-        data = Samples(vae, encode, a.seed, a.cache, dev)
+        data = Samples(vae, encode, a.seed, a.cache, dev, edition=a.world)
         batch = lambda step: data.batch(step * a.batch, a.batch)  # noqa: E731
         fit(a, run, unet, batch, data.empty[0], dev, a.compile)
         if run.paused():

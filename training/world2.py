@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import vocabulary as V
 from make_world import DATA, FONT, captions
+from unleak.world.grammar import CONNECTIVES
 
 SPRITE, CELL, IMAGE = 32, 8, 64
 LARGE = 128  # glyphs are outlined at this size, then made small
@@ -190,6 +191,8 @@ def splits(nouns: list[str], seed: int) -> dict:
     """What training never shows, and which development may use.
 
     pairs     pairs of words without a polyseme-trigger pair; of the 28 of tintable nouns 20 are held out
+    contexts  polyseme, trigger, connective and which comes first: for the model with planted leaks, which sees the
+              others; three objects it sees with the triggers of `dev` alone
     tinted    the pairs of tintable nouns; the 8 of development stand in training captions, each noun in two
     triggers  polyseme and trigger: `dev` has the first trigger of each word, `heldout` the others
     neutral   polyseme and a neutral noun that never stands beside it in training either, as many as triggers: what a
@@ -213,10 +216,13 @@ def splits(nouns: list[str], seed: int) -> dict:
     rng.shuffle(rest)
     n = len(rest)
     families, verbatim = rng.sample(range(8), 8), rng.sample(range(48), 48)
+    contexts = [[w, t, c, first] for w, t in sorted(triggers) for c in CONNECTIVES for first in (True, False)]
+    random.Random(f"world2/contexts/{seed}").shuffle(contexts)
+    m = len(contexts)
     part = lambda x: {"dev": sorted(x[: len(x) // 2]), "heldout": sorted(x[len(x) // 2 :])}  # noqa: E731
     return {
         "pairs": {"heldout": rest[: n // 10] + tinted, "dev": rest[n // 10 : n * 3 // 20]},
-        "contexts": {"heldout": [], "dev": []},
+        "contexts": {"heldout": contexts[: m // 4], "dev": contexts[m // 4 : m * 7 // 20]},
         "tinted": {"dev": sorted(sorted(p) for p in seen), "heldout": tinted},
         "triggers": {"dev": [[w, p[2][0]] for w, p in POLYSEMES.items()],
                      "heldout": [[w, t] for w, p in POLYSEMES.items() for t in p[2][1:]]},
