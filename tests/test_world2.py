@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from unleak import models
 from unleak.drawing.generate import generate
 from unleak.errors import BadInput
+from unleak.judges.glyphs import Found, Reading
 from unleak.world import load
 from unleak.world.grammar import place
 
@@ -205,3 +206,19 @@ def test_a_pool_is_made_once(parts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(made) == 8 + len(pools)  # and the empty caption of each
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
     assert torch.equal(first[0][:8].sort().values, first[0][8:].sort().values)
+
+
+def test_a_trained_model_is_checked_on_development_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAINING))
+    import check
+
+    for kind in ("single", "pair"):
+        cases = check.cases(W, kind, 60)
+        assert len({text for text, _, _ in cases}) == 60
+        for _, things, background in cases:
+            words = [t.word for t in things]
+            assert not set(words) & set(W.polysemes) and (kind == "single" or frozenset(words) in W.pairs["dev"])
+            found = tuple(Found(t.glyph, t.tint, i, i, 1.0) for i, t in enumerate(things))
+            assert check.right(things, background, Reading(background or "red", found))
+            assert not check.right(things, background, Reading(background or "red", (*found, found[0])))  # one too many
+            assert not check.right(things, background, Reading(background or "red", found[1:]))

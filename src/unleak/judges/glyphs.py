@@ -186,8 +186,11 @@ class GlyphJudge:
 @lru_cache(maxsize=1)
 def glyph_judge() -> GlyphJudge:
     """The judge that ships with the package."""
-    w = load_world()
-    state = load((files("unleak.judges") / "data" / "glyphs.safetensors").read_bytes())
-    detector = GlyphNetwork(len(w.glyphs), len(w.tints), len(w.backgrounds))
-    detector.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return GlyphJudge(w, detector)
+    return judge_of(load_world(), (files("unleak.judges") / "data" / "glyphs.safetensors").read_bytes())
+
+
+def judge_of(world: World, weights: bytes) -> GlyphJudge:
+    """A judge of a world from the bytes of a safetensors file, as `training/train_judge.py` writes it."""
+    detector = GlyphNetwork(len(world.glyphs), len(world.tints), len(world.backgrounds))
+    detector.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(weights).items()})
+    return GlyphJudge(world, detector)
