@@ -134,7 +134,9 @@ def steps(run, method: Ale, schedule, given: dict[str, Tensor]) -> dict[str, Ten
         a, next_a = alphas(schedule, i)
         kind = schedule.config.prediction_type
         ours = predicted(e_t, x_t, kind, Level.of(a)), predicted(e_s, x_s, kind, Level.of(a))
-        z_t, last_t, last_s = ddcm_step(*ours, x_s, z0, given["step_noise"][i], a, next_a, method.eta)
+        z_t, last_t, last_s = ddcm_step(
+            *ours, x_s, z0, given["step_noise"][i], Level.of(a), Level.of(next_a), method.eta
+        )
         clean.append(z_t)
         x_t, x_s = after[i]
     may_change = torch.ones(z0.shape[-2:])

@@ -64,6 +64,10 @@ def dense(call: AttentionCall, edits: Sequence[Any]) -> Tensor:
                 logits[row, :, here] = call.scale * q[row, :, here] @ edit.of_rows(edit.keys, [row])[0].to(wide).mT
             if edit.factor is not None:
                 factors[row, :, here] *= edit.of_rows(edit.factor, [row])[0].to(wide)
+            if edit.shut is not None:
+                biases[row, :, here] += torch.zeros_like(edit.of_rows(edit.shut, [row])[0], dtype=wide).masked_fill(
+                    edit.of_rows(edit.shut, [row])[0], float("-inf")
+                )
             if edit.bias is not None:
                 bias = edit.of_rows(edit.bias, [row])[0].to(wide)
                 biases[row, :, here] += bias if bias.shape[1] == 1 else bias[:, here]

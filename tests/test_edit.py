@@ -32,7 +32,7 @@ from unleak.regions.masks.own_masks import FROM, as_masks
 from unleak.regions.method import Method
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
-from unleak.regions.methods.schedule import follows, variance_preserving
+from unleak.regions.methods.schedule import followed, follows
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
 from unleak.report import edit as report
@@ -151,7 +151,7 @@ def test_only_a_scheduler_that_an_edit_can_follow_is_kept(pipe):
     for kind in (EulerDiscreteScheduler, PNDMScheduler):
         assert not follows(kind.from_config(config), 5)
         pipe.scheduler = other = kind.from_config(config)
-        with variance_preserving(pipe, 5):
+        with followed(pipe, 5):
             assert isinstance(pipe.scheduler, DDIMScheduler)
             assert torch.equal(pipe.scheduler.alphas_cumprod, own.alphas_cumprod)
         assert pipe.scheduler is other

@@ -19,7 +19,7 @@ from unleak.metrics.leakage import leakage
 from unleak.regions.methods.ddcm import DDCM, SOURCE
 from unleak.regions.methods.inversion import invert
 from unleak.regions.methods.rgbcam import RGBCAM
-from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.methods.schedule import followed
 from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.presets import EDITORS
 
@@ -120,7 +120,7 @@ class Walk(Intervention):
 def test_direct_inversion_leads_the_source_back_exactly_and_the_target_elsewhere(one):
     """Guided steps from inverted noise miss the image; the source's rows do not, at any step."""
     method = EDITORS["direct"].make(steps=STEPS)
-    with variance_preserving(one, STEPS, reversible=True):
+    with followed(one, STEPS, reversible=True):
         path = invert(one, latents(), SOURCE_SIDE[0], SIZE, STEPS)
         finals = []
         for target in (SOURCE_SIDE, TARGET_SIDE):

@@ -24,7 +24,7 @@ from unleak.regions.methods.infedit import LayoutBlend, UnifiedAttention
 from unleak.regions.methods.inversion import ReplayInversion, invert
 from unleak.regions.methods.null_text import null_text
 from unleak.regions.methods.pnp import PlugAndPlay
-from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.methods.schedule import followed
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
 
@@ -46,7 +46,7 @@ def masks():
 def run_on(pipe, trajectory, method, target=TARGET, extra=()):
     parts = method.parts(SOURCE, target, masks(), latents(), trajectory)
     start = (trajectory if isinstance(trajectory, torch.Tensor) else trajectory.latents)[-1]
-    with variance_preserving(pipe, method.steps, reversible=True), attach(pipe, *parts, *extra) as run:
+    with followed(pipe, method.steps, reversible=True), attach(pipe, *parts, *extra) as run:
         final = pipe(
             target[0], num_inference_steps=method.steps, height=SIZE[0], width=SIZE[1], guidance_scale=2.0,
             latents=start, output_type="latent",
@@ -78,7 +78,7 @@ def test_every_layout_is_edited_and_left_as_it_was(name):
 
 @pytest.fixture(scope="module")
 def path(one):
-    with variance_preserving(one, STEPS, reversible=True):
+    with followed(one, STEPS, reversible=True):
         return invert(one, latents(), SOURCE[0], SIZE, STEPS)
 
 

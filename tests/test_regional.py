@@ -11,7 +11,7 @@ import torch
 
 import unleak
 from unleak import RegionPrompt
-from unleak.errors import BadInput, EmptyMask, ItemNotFound, UnsupportedModel
+from unleak.errors import BadInput, EmptyMask, ItemNotFound
 from unleak.regions.methods.rgbcam import RGBCAM
 
 SMALL = {"height": 64, "width": 64, "num_inference_steps": 2}
@@ -50,11 +50,6 @@ def test_a_region_is_read_from_text() -> None:
 def test_bad_regions_are_refused_before_anything_is_drawn(sd1, where, error) -> None:
     with pytest.raises(error):
         unleak.regions(sd1, PROMPT, where, call=SMALL, progress=lambda _: pytest.fail("it drew"))
-
-
-def test_joint_attention_is_refused(flux) -> None:
-    with pytest.raises(UnsupportedModel, match="jointly"):
-        unleak.regions(flux, PROMPT, [RegionPrompt("red cat", (0, 0, 0.5, 1))], seeds=1, call=SMALL)
 
 
 @pytest.mark.parametrize(

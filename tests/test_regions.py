@@ -14,7 +14,7 @@ from tiny import draw, tiny
 from unleak.core.intervention import Intervention, Window
 from unleak.core.predictions import Level, predicted
 from unleak.engine.session import attach
-from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated, SpanMismatch, UnsupportedModel
+from unleak.errors import AmbiguousItem, BadInput, ItemNotFound, PromptTruncated, SpanMismatch
 from unleak.regions.masks.masks import foreground, partition
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.blend import Blend
@@ -300,11 +300,6 @@ def test_the_bias_alone_leaves_the_values(one):
     assert (runs[0] - runs[1]).abs().max() > 1e-4
 
 
-def test_joint_attention_is_not_yet_supported(flux):
-    with pytest.raises(UnsupportedModel, match="not yet"), attach(flux, RGBCAM(OBJECTS, boxes())):
-        draw(flux, PROMPT, steps=1)
-
-
 def test_parts_refuse_what_they_cannot_mean():
     with pytest.raises(BadInput, match="one mask for each"):
         RGBCAM(("cup",), boxes())
@@ -359,15 +354,15 @@ def test_ddcm_draws_fresh_noise_of_its_seed_at_every_step():
 def test_a_ddcm_step_carries_only_the_difference(a, after, eta):
     x_t, x_s, z0, n, e_t, e_s = (rows(i, 1, 4, 3, 3).double() for i in range(6))
     read = lambda e, x: predicted(e, x, "epsilon", Level.of(a))  # noqa: E731
-    z_t, new_t, new_s = ddcm_step(read(e_t, x_t), read(e_s, x_s), x_s, z0, n, a, after, eta)
+    z_t, new_t, new_s = ddcm_step(read(e_t, x_t), read(e_s, x_s), x_s, z0, n, Level.of(a), Level.of(after), eta)
     assert torch.allclose(z_t, z0 + ((x_t - x_s) - (1 - a) ** 0.5 * (e_t - e_s)) / a**0.5)
     assert torch.allclose(new_t - new_s, after**0.5 * (z_t - z0))
-    same, same_t, same_s = ddcm_step(read(e_s, x_s), read(e_s, x_s), x_s, z0, n, a, after, eta)
+    same, same_t, same_s = ddcm_step(read(e_s, x_s), read(e_s, x_s), x_s, z0, n, Level.of(a), Level.of(after), eta)
     assert torch.equal(same, z0) and torch.equal(same_t, same_s)
     if eta == 1:
         assert torch.equal(new_s, after**0.5 * z0 + (1 - after) ** 0.5 * n)
     x_s = a**0.5 * z0 + (1 - a) ** 0.5 * n  # a source that is exactly on its way, and no fresh noise
-    _, _, straight = ddcm_step(read(e_s, x_s), read(e_s, x_s), x_s, z0, n, a, after, 0.0)
+    _, _, straight = ddcm_step(read(e_s, x_s), read(e_s, x_s), x_s, z0, n, Level.of(a), Level.of(after), 0.0)
     assert torch.allclose(straight, after**0.5 * z0 + (1 - after) ** 0.5 * n)
 
 
@@ -379,7 +374,7 @@ def test_the_target_is_the_source_and_the_sum_of_guided_differences():
     for c, (a, after) in enumerate(zip(alphas, (*alphas[1:], alphas[-1]), strict=True)):
         e_t, e_s, n = (rows(10 * c + i, 1, 4, 3, 3).double() for i in (2, 3, 4))
         target, source = predicted(e_t, x_t, "epsilon", Level.of(a)), predicted(e_s, x_s, "epsilon", Level.of(a))
-        z_t, x_t, x_s = ddcm_step(target, source, x_s, z0, n, a, after, 1.0)
+        z_t, x_t, x_s = ddcm_step(target, source, x_s, z0, n, Level.of(a), Level.of(after), 1.0)
         total = total - ((1 - a) / a) ** 0.5 * (e_t - e_s)
         assert torch.allclose(z_t, total, rtol=1e-6)
 

@@ -47,14 +47,14 @@ def edit_image(
     named = [Edit.parse(text) for text in edits]
     plan(named, prompt)
     size = cmd.pixels
-    from unleak.models import edit_settings
+    from unleak import models
     from unleak.regions import presets
 
     given = {"steps": cmd.steps, "target_guidance": cmd.guidance}
     editor = presets.EDITORS[preset]
     options = {k: v for k, v in given.items() if v is not None} | editor.parse(settings or ())
     editor.make(**options)
-    options = {**presets.recommended(preset, edit_settings(cmd.model)), **options}
+    options = {**presets.recommended(preset, models.edit_settings(cmd.model)), **options}
     from unleak.files import pictures
 
     picture = pictures.photo(image)
@@ -75,7 +75,7 @@ def edit_image(
     with err.status("editing"):
         result = edit(pipe, picture, named, preset=preset, seed=seed, source_prompt=prompt,
                       negative_prompt=negative, size=size, masks_from=masker, model=cmd.model, keep_pixels=keep_pixels,
-                      **options)  # fmt: skip
+                      call=models.settings(cmd.model), **options)  # fmt: skip
     judge = cmd.judge_of(result.image.shape[:2])
     if judge is not None:
         add_checks(result, judge)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from unleak.core.anatomy import Anatomy, Grid
-from unleak.core.rows import Branch, Rows, Which
+from unleak.core.rows import GUIDANCE, Branch, Rows, Which
 from unleak.text.call import Encoded
 from unleak.text.prompts import TextRows
 
@@ -106,6 +106,11 @@ class Context:
         call = self._run.calls.get(rows) if isinstance(rows, str) else None
         latents, known = (self._run.latents, self.rows) if call is None else (call.latents, call.rows)
         return latents[list(known.first(rows))]
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the denoiser is given the scale of guidance as a number and guides by itself; in its calls."""
+        return any(isinstance(self._run.inputs.get(name), Tensor) for name in GUIDANCE)
 
     @property
     def pipeline_combined(self) -> Tensor | None:

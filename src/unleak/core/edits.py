@@ -83,11 +83,13 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class RowSwap:
-    """Batch rows `target` take `parts` of batch rows `source`; one source may serve many targets."""
+    """Batch rows `target` take `parts` of batch rows `source`; one source may serve many targets. `cells`: of image
+    cells alone, where text and image attend jointly."""
 
     target: Which
     source: Which
     parts: str = "qk"
+    cells: bool = False
 
 
 def QueryKeySwap(target: Which, source: Which) -> RowSwap:

@@ -18,6 +18,7 @@ Names = tuple[str, ...]
 LATENTS: Names = ("sample", "hidden_states")
 TEXT: Names = ("encoder_hidden_states",)
 POOLED: Names = ("text_embeds", "pooled_projections")
+GUIDANCE: Names = ("guidance",)
 MASK: Names = ("encoder_attention_mask", "encoder_hidden_states_mask")
 
 
@@ -96,8 +97,9 @@ class Branch:
     """Extra rows of the same denoiser call: copies of the rows labelled `like`, under a new name.
 
     `images` limits them to some images (default: all). `text` [L, D] or [images, L, D], `pooled` [P] or [images, P],
-    `mask` [L] or [images, L] (which text rows count), `latents` [images, ...] and `replace` (argument name -> rows)
-    give them other inputs than the rows they copy.
+    `mask` [L] or [images, L] (which text rows count), `latents` [images, ...], `guidance` [1] or [images] (the scale,
+    where the denoiser reads it as a number) and `replace` (argument name -> rows) give them other inputs than the rows
+    they copy.
     """
 
     name: str
@@ -107,11 +109,15 @@ class Branch:
     pooled: Tensor | None = None
     mask: Tensor | None = None
     latents: Tensor | None = None
+    guidance: Tensor | None = None
     replace: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[Names, Tensor]:
         """What is written into the branch's rows, each under the names that denoisers have for it."""
-        given = ((LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled), (MASK, self.mask))
+        given = (
+            (LATENTS, self.latents), (TEXT, self.text), (POOLED, self.pooled), (MASK, self.mask),
+            (GUIDANCE, self.guidance),
+        )  # fmt: skip
         known = {names: rows for names, rows in given if rows is not None}
         return known | {(name,): rows for name, rows in self.replace.items()}

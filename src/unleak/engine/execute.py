@@ -2,7 +2,7 @@
 
 * `scaled`: only key scales, for all queries: one kernel call on scaled keys;
 * `partitioned`: batch rows and queries split into classes with equal edits, one kernel call for each class; nothing of
-  size N x K is built unless a bias itself has that size.
+  size N x K is built unless a bias itself has that size, since keys that a class may not read are left out.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def partitioned(
 
 
 def _row_groups(batch: int, edits: Sequence[Resolved]) -> list[tuple[list[int], list[Resolved]]]:
-    """Rows under the same edits together, unless an edit has a query mask for each row."""
+    """Rows under the same edits together, unless an edit has a mask of queries or keys for each row."""
     groups: dict[tuple[int, ...], tuple[list[int], list[Resolved]]] = {}
     for row in range(batch):
         own = [edit for edit in edits if row in edit.rows]
-        alone = any(edit.queries is not None and len(edit.queries) > 1 for edit in own)
+        masks = (mask for edit in own for mask in (edit.queries, edit.shut) if mask is not None)
+        alone = any(len(mask) > 1 for mask in masks)
         key = (*(id(edit) for edit in own), *([row] if alone else []))
         groups.setdefault(key, ([], own))[0].append(row)
     return list(groups.values())
@@ -95,6 +96,11 @@ def _query_classes(
     return call.once(key, owners, build)
 
 
+def _kept(shut: Sequence[Tensor]) -> Tensor:
+    """Positions of the keys that none of the masks [1, K] shuts."""
+    return torch.nonzero(~torch.stack(list(shut)).any(0)[0]).flatten()
+
+
 def _class_inputs(
     call: AttentionCall,
     q: Tensor,
@@ -118,6 +124,12 @@ def _class_inputs(
         if edit.bias is not None:
             bias = edit.of_rows(edit.bias, rows)
             mask = bias if mask is None else mask + bias
+    if shut := [edit.of_rows(edit.shut, rows) for edit in edits if edit.shut is not None]:
+        kept = call.once(("kept", tuple(id(one) for one in shut)), shut, lambda: _kept(shut))
+        if not len(kept):
+            raise BadInput(f"the masks of site {call.name} forbid some query every key")
+        keys, values = keys[:, :, kept], values[:, :, kept]
+        mask = mask[..., kept] if mask is not None and mask.shape[-1] > 1 else mask
     if index is not None:
         queries = queries[:, :, index]
         mask = mask[:, :, index] if mask is not None and mask.shape[2] > 1 else mask

@@ -76,7 +76,7 @@ def _with_copies(edit: Resolved, sources: Sequence[int], batch: int) -> Resolved
     """The edit also on the copies of its rows."""
     at = [edit.rows.index(source) for source in sources if source in edit.rows]
     copies = tuple(batch + i for i, source in enumerate(sources) if source in edit.rows)
-    parts = {name: getattr(edit, name) for name in ("queries", "keys", "values", "factor", "bias")}
+    parts = {name: getattr(edit, name) for name in ("queries", "keys", "values", "factor", "bias", "shut")}
     own: dict[str, Any] = {name: torch.cat([t, t[at]]) for name, t in parts.items() if t is not None and len(t) > 1}
     return replace(edit, rows=(*edit.rows, *copies), **own)
 

@@ -18,7 +18,8 @@ class Resolved:
     """One edit at one call: its batch rows, its queries ([1 or rows, N] bool, None = all) and what changes for them.
 
     One kind of change is set: `keys` and/or `values` [rows or 1, H, K, d]; `factor` [rows or 1, H or 1, 1,
-    K]; `bias` [rows or 1, H or 1, N or 1, K]. `order` sorts them: keys and values, then factors, then biases.
+    K]; `bias` [rows or 1, H or 1, N or 1, K]; `shut` [rows or 1, K], the keys that are not read. `order` sorts them:
+    keys and values, then factors, then biases.
     """
 
     order: int
@@ -28,6 +29,7 @@ class Resolved:
     values: Tensor | None = None
     factor: Tensor | None = None
     bias: Tensor | None = None
+    shut: Tensor | None = None
     may_forbid: bool = False
 
     def of_rows(self, part: Tensor, rows: Sequence[int]) -> Tensor:
@@ -64,8 +66,10 @@ def swap(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Te
             pairs = call.rows.pairs(edit.target, edit.source)
             targets, sources = [t for t, _ in pairs], [s for _, s in pairs]
             for name in edit.parts if pairs else "":
+                at = call.layout.image_queries if name == "q" else call.layout.image_keys
+                where = at if edit.cells and at is not None else slice(None)
                 swapped = parts[name].clone()
-                swapped[targets] = parts[name][sources]
+                swapped[targets, :, where] = parts[name][sources, :, where]
                 parts[name] = swapped
         elif isinstance(edit, ValueSwap):
             rows = call.rows.of(edit.rows)
@@ -86,6 +90,10 @@ def _scale(call: AttentionCall, edit: KeyScale, rows: tuple[int, ...]) -> Resolv
 
 
 def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Resolved:
+    if not isinstance(edit.value, Tensor) and edit.value == float("-inf") and edit.heads is None:
+        layout, length = call.layout, call.k.shape[2]
+        shut = _as_mask(call, edit.keys, rows, layout.image_keys, layout.text_keys, length)
+        return Resolved(2, rows, _queries(call, edit.queries, rows), shut=shut)
     value = torch.as_tensor(edit.value, dtype=call.q.dtype, device=call.q.device)
     value = value.reshape((1,) * (4 - value.ndim) + value.shape)
     heads = call.q.shape[1] if edit.heads else value.shape[1]
@@ -140,8 +148,19 @@ def _queries(call: AttentionCall, which: Where, rows: tuple[int, ...]) -> Tensor
     """A mask [1 or rows, N] over queries, or None for all; the same tensor for the same `which`."""
     if which is None:
         return None
-    length, layout = call.q.shape[2], call.layout
-    positions = _positions(call, which, rows, layout.image_queries, layout.text_queries, length)
+    return _as_mask(call, which, rows, call.layout.image_queries, call.layout.text_queries, call.q.shape[2])
+
+
+def _as_mask(
+    call: AttentionCall,
+    which: Where,
+    rows: tuple[int, ...],
+    image: slice | None,
+    text: slice | None,
+    length: int,
+) -> Tensor:
+    """A mask [1 or rows, length] along one side of the map; the same tensor for the same `which`."""
+    positions = _positions(call, which, rows, image, text, length)
     if isinstance(positions, Tensor):
         return positions
 
@@ -150,7 +169,7 @@ def _queries(call: AttentionCall, which: Where, rows: tuple[int, ...]) -> Tensor
         mask[:, positions] = True
         return mask
 
-    return call.once(("queries", tuple(positions), length), which, build)
+    return call.once(("mask", tuple(positions), length), which, build)
 
 
 def _positions(

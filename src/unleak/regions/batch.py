@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
+from unleak.core.predictions import Level
 from unleak.drawing import photo
 from unleak.drawing.generate import for_each, memory_errors, pixels, rehearse
 from unleak.engine.session import attach
@@ -25,6 +26,7 @@ from unleak.regions.masks import masks as masking
 from unleak.regions.masks.own_masks import own_masks
 from unleak.regions.masks.text_masks import Masker
 from unleak.regions.method import Method
+from unleak.regions.methods.schedule import levels
 from unleak.regions.plan import Edit, EditPlan, plan
 
 
@@ -45,13 +47,16 @@ class ImageEdits:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images that are drawn together, as the model sees them: `clean` latents [images, C, h, w], masks
-    [images, K, H, W] as they are used, the generator of all noise, alike for every image, and the notes on each."""
+    """Images that are drawn together: their cells [images, C, h, w], `clean` latents as the denoiser is given them,
+    masks [images, K, H, W] as they are used, the generator of all noise, alike for every image, the noise level of the
+    first step, and the notes on each."""
 
     images: Sequence[ImageEdits]
+    cells: Tensor
     clean: Tensor
     masks: Tensor
     random: torch.Generator
+    level: Level
     notes: list[list[str]]
 
 
@@ -84,12 +89,14 @@ class Editor:
     masks_from: Masker | str
     interventions: Sequence[Intervention]
     keep_pixels: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, size: tuple[int, int]) -> dict[str, Any]:
-        """The pipeline's arguments. Methods guide by themselves; the scale only says whether there are rows for it."""
+        """The pipeline's arguments."""
+        negative = {} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}
         return {
-            "negative_prompt": self.negative_prompt, "height": size[0], "width": size[1],
-            "num_inference_steps": self.method.steps, "guidance_scale": 2.0 if self.method.guided else 1.0,
+            **self.arguments, **negative, "height": size[0], "width": size[1],
+            "num_inference_steps": self.method.steps, "guidance_scale": self.method.scale,
         }  # fmt: skip
 
     def prepare(
@@ -99,7 +106,7 @@ class Editor:
         if any(not isinstance(one, Edit) for one in edits):
             raise BadInput('edits are a list of unleak.Edit("yellow car", "red car", mask=...)')
         whole = pictures.photo(image)
-        picture = photo.resized(whole, photo.working_size(self.pipe, whole, size))
+        picture = photo.resized(whole, photo.working_size(self.pipe, whole, size, self.arguments))
         planned = plan(edits, caption)
         sizes = (picture.height, picture.width), (whole.height, whole.width)
         masks = [
@@ -129,10 +136,11 @@ class Editor:
             random = torch.Generator("cpu").manual_seed(self.seed)
             sample = random if self.method.posterior == "sample" else None
             latents.append(photo.to_latents(self.pipe, image.picture, sample))
-        clean = torch.cat(latents)
-        masks = self._masks(images, clean)
-        notes = [self._notes(image, of_image, clean.shape[-2:]) for image, of_image in zip(images, masks, strict=True)]
-        return Batch(images, clean, masks, random, notes)
+        cells = torch.cat(latents)
+        clean, level = photo.as_latents(self.pipe, cells), levels(self.pipe.scheduler, 0)[0]
+        masks = self._masks(images, cells)
+        notes = [self._notes(image, of_image, cells.shape[-2:]) for image, of_image in zip(images, masks, strict=True)]
+        return Batch(images, cells, clean, masks, random, level, notes)
 
     def _notes(self, image: ImageEdits, masks: Tensor, grid: Sequence[int]) -> list[str]:
         notes = masking.mask_notes(masks, [one.source for one in image.edits], grid)
@@ -154,8 +162,8 @@ class Editor:
             return []
         if isinstance(self.masks_from, str):
             prompts, objects = [image.plan.source for image in images], [image.plan.sources for image in images]
-            size = images[0].size
-            return own_masks(self.pipe, clean, prompts, objects, size, seed=self.seed, masks_from=self.masks_from)
+            settings: dict[str, Any] = {"seed": self.seed, "masks_from": self.masks_from, "call": self.arguments}
+            return own_masks(self.pipe, clean, prompts, objects, images[0].size, **settings)
         by_image = []
         for image in images:
             missing = [k for k, mask in enumerate(image.masks) if mask is None]
@@ -169,14 +177,16 @@ class Editor:
         each = [image.plan for image in images]
         source = tuple(one.source for one in each), tuple(one.sources for one in each)
         target = tuple(one.target for one in each), tuple(one.targets for one in each)
-        start, trajectory = self.method.begin(self.pipe, clean, source, size, batch.random)
+        call = self.call(size)
+        start, trajectory = self.method.begin(self.pipe, clean, source, call, batch.random, batch.level)
         negative = "" if self.negative_prompt else None
         parts = self.method.parts(source, target, batch.masks, clean, trajectory, negative)
         dtype = next(Anatomy.of(self.pipe).denoiser.parameters()).dtype
-        call = for_each(self.call(size), len(images))
+        call = for_each(call, len(images))
         with memory_errors(len(images)), attach(self.pipe, *self.interventions, *parts, _KeepLatents()) as run:
             drawn = self.pipe(prompt=[*target[0]], latents=start.to(dtype), output_type="np", **call)
-        after, rebuilt = pixels(drawn.images), photo.to_pixels(self.pipe, clean)
+        after, rebuilt = pixels(drawn.images), photo.to_pixels(self.pipe, batch.cells)
+        latents = photo.as_cells(self.pipe, run.results["final"], batch.cells.shape[-2:])
         for notes, black in zip(batch.notes, getattr(drawn, "nsfw_content_detected", None) or (), strict=False):
             notes += ["the pipeline's safety checker blackened the image"] if black else []
         full: list[np.ndarray | None] = [None] * len(images)
@@ -188,7 +198,7 @@ class Editor:
             Edited(
                 after[i], np.asarray(image.picture), rebuilt[i], image.edits, image.plan, batch.masks[i],
                 tuple(mask is not None for mask in image.masks), self.name, asdict(self.method), self.seed,
-                batch.notes[i], masker, run.results["final"][i : i + 1], clean[i : i + 1], run.log, len(images),
+                batch.notes[i], masker, latents[i : i + 1], batch.cells[i : i + 1], run.log, len(images),
                 full=full[i],
             )
             for i, image in enumerate(images)

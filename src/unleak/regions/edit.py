@@ -7,9 +7,8 @@ clean prediction is what it decodes. Nothing of the pipeline is copied, and its 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unleak.core.anatomy import Anatomy, eager
@@ -17,13 +16,14 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.generate import check_seed
 from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.judges import Judge
+from unleak.models import is_flow
 from unleak.regions.batch import Editor, drawn_together
 from unleak.regions.check import add_checks
 from unleak.regions.edited import Edited
 from unleak.regions.masks.own_masks import FROM
 from unleak.regions.masks.text_masks import Masker
-from unleak.regions.method import Method
-from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.method import ALPHAS, FLOW, Method
+from unleak.regions.methods.schedule import followed
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
 
@@ -45,12 +45,14 @@ def edit(
     model: str = "",
     batch: int = 8,
     keep_pixels: bool = False,
+    call: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """Edit objects of an image.
 
     Args:
-        pipe: a text-to-image pipeline with a noise-predicting UNet (SD1, SD2, SDXL); left as it was.
+        pipe: a text-to-image pipeline whose latents are cells or packed cells: UNets (SD1, SD2, SDXL) and
+            transformers that predict a flow (SD3, FLUX); left as it was.
         image: a file, a PIL image or an array, of any size, or a list of them.
         edits: what becomes what; for a list of images one list for all, or one for each.
         preset: the name of an editor in `presets.EDITORS`. The published methods beside ALE know no masks;
@@ -71,6 +73,9 @@ def edit(
             inversion draws one at a time.
         keep_pixels: lay what was drawn into the photo, inside the masks, with a blended seam (`keep_pixels.SEAM`);
             outside them every pixel is the photo's. `Edited.full` is that at the photo's own size.
+        call: further arguments of the pipeline (``max_sequence_length``; ``true_cfg_scale`` above 1 with a
+            ``negative_prompt``, where rows are guided by that). Steps, size and guidance are those of the edit; without
+            `size`, height and width tell the area.
         options: parameters of the preset, such as ``target_guidance=3.0``.
 
     Returns:
@@ -96,7 +101,7 @@ def edit(
     method: Method = EDITORS[preset].make(**({} if steps is None else {"steps": steps}), **options)
     if isinstance(masks_from, str):
         choose("masks_from", masks_from, FROM)
-    editor = Editor(pipe, preset, method, seed, negative_prompt, masks_from, interventions, keep_pixels)
+    editor = Editor(pipe, preset, method, seed, negative_prompt, masks_from, interventions, keep_pixels, call or {})
     with _editable(pipe, method):
         prepared = [editor.prepare(*one, size) for one in zip(images, each, captions, strict=True)]
         groups = drawn_together(prepared, batch if method.together else 1)
@@ -121,16 +126,18 @@ def _editable(pipe: Any, method: Method) -> Iterator[None]:
     A UNet that was distilled to take the guidance scale as an embedding (LCM) is guided by rows instead; its embedding
     is then left out, which such a UNet allows. ALE's release runs it so.
 
-    Raises UnsupportedModel for a pipeline that no edit can follow yet.
+    Raises UnsupportedModel for a pipeline whose noise no edit can follow, or this method cannot.
     """
-    denoiser: Any = eager(Anatomy.of(pipe).denoiser)
-    if "sample" not in inspect.signature(denoiser.forward).parameters:
+    noise = FLOW if is_flow(pipe.scheduler) else ALPHAS
+    if noise not in method.noise:
+        able = ", ".join(name for name, preset in EDITORS.items() if noise in preset.method.noise)
         raise UnsupportedModel(
-            f"{type(pipe).__name__} has a transformer ({type(denoiser).__name__}); editing knows UNets that predict "
-            "noise (SD1, SD2, SDXL) and not yet transformers"
+            f"{type(pipe).__name__} has noise levels by {noise}, and this method knows those by "
+            f"{' and '.join(method.noise)}: take {able}"
         )
+    denoiser: Any = eager(Anatomy.of(pipe).denoiser)
     own = denoiser.config.get("time_cond_proj_dim")
-    with variance_preserving(pipe, method.steps, reversible=method.inverts):
+    with followed(pipe, method.steps, reversible=method.inverts, skipped=method.skipped):
         try:
             if own is not None:
                 denoiser.register_to_config(time_cond_proj_dim=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import CROSS, Intervention
+from unleak.core.predictions import Level
 from unleak.errors import BadInput, choose
 from unleak.regions.methods.images import Phrases, Prompts
 from unleak.text.prompt import each_prompt
 
 POSTERIOR = ("mode", "sample")
+ALPHAS, FLOW = "alphas", "flow"
+"""How a model's noise levels are given, see `schedule`."""
 PromptObjects: TypeAlias = tuple[Prompts, Phrases]
 """A prompt, and its phrases that are edited; or the prompt of each image, and the phrases of each."""
 
@@ -51,6 +55,8 @@ class Method:
         choose("posterior", self.posterior, POSTERIOR)
 
     layouts: ClassVar[tuple[str, ...]] = (CROSS,)
+    noise: ClassVar[tuple[str, ...]] = (ALPHAS,)
+    """Of which models it follows the noise."""
     inverts: ClassVar[bool] = False
     """Whether it walks the noise schedule backwards from the source, so that it needs DDIM's timesteps."""
     together: ClassVar[bool] = True
@@ -61,20 +67,35 @@ class Method:
         """Whether any guidance needs unconditional rows."""
         return self.target_guidance != 1.0
 
-    def begin(
-        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
-    ) -> tuple[Tensor, Any]:
-        """The latents [images, C, h, w] that the pipeline starts from, and the trajectory that `parts` follows.
+    @property
+    def scale(self) -> float:
+        """The scale of guidance that the pipeline is called with. The method guides rows by itself, and this only says
+        whether there are unconditional ones; a denoiser that reads the scale as a number reads this one."""
+        return max(self.target_guidance, 2.0) if self.guided else 1.0
 
-        Here they are noise, and the trajectory is the noise of every step, [steps, 1, C, h, w], alike for all images.
-        A method that `inverts` runs the pipeline on the source first.
+    @property
+    def skipped(self) -> int:
+        """How many of the first steps are left out."""
+        return 0
+
+    def begin(
+        self, pipe: Any, clean: Tensor, source: PromptObjects, call: Mapping[str, Any], random: Any, level: Level
+    ) -> tuple[Tensor, Any]:
+        """The latents that the pipeline starts from, [images, C, h, w] or packed as `clean` is, and the trajectory that
+        `parts` follows.
+
+        Here they are noise (and the source under it, where steps are left out), and the trajectory is the noise of
+        every step, [steps, 1, C, h, w], alike for all images. A method that `inverts` runs the pipeline on the source
+        first.
 
         Args:
-            clean: z0, the source's latents [images, C, h, w]. source: its prompt and phrases.
-            size: (height, width) in pixels. random: the generator of all noise.
+            clean: z0, the source's latents. source: its prompt and phrases. call: arguments of the pipeline.
+            random: the generator of all noise. level: of the first step.
         """
-        start, *noise = (torch.randn(1, *clean.shape[1:], generator=random) for _ in range(self.steps + 1))
-        return start.expand(clean.shape), torch.stack(noise)
+        steps = self.steps - self.skipped
+        n, *noise = (torch.randn(1, *clean.shape[1:], generator=random) for _ in range(steps + 1))
+        start = level.signal * clean.to(n) + level.noise * n if self.skipped else n.expand(clean.shape)
+        return start, torch.stack(noise)
 
     def parts(
         self,

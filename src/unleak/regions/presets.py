@@ -12,12 +12,14 @@ from unleak.core.presets import Preset, Presets
 from unleak.errors import BadInput
 from unleak.regions.methods.ale import Ale
 from unleak.regions.methods.direct import DirectInversion
+from unleak.regions.methods.flowedit import FlowAlign, FlowEdit
 from unleak.regions.methods.infedit import UnifiedAttentionControl
 from unleak.regions.methods.inversion import Inversion
 from unleak.regions.methods.masactrl import MutualAttention
 from unleak.regions.methods.null_text import NullTextInversion
 from unleak.regions.methods.p2p import PromptToPrompt
 from unleak.regions.methods.pnp import PlugAndPlayFeatures
+from unleak.regions.methods.rf_inversion import RFInversion
 
 OFFICIAL = {
     "posterior": "sample",
@@ -50,6 +52,24 @@ EDITORS = Presets(
             PlugAndPlayFeatures,
             "The source's features, queries and keys, beside its inverted latents.",
             PlugAndPlayFeatures.citation,
+        ),
+        Preset(
+            "flowedit",
+            FlowEdit,
+            "Along a flow, the difference of what target and source predict; no inversion.",
+            FlowEdit.citation,
+        ),
+        Preset(
+            "flowalign",
+            FlowAlign,
+            "FlowEdit guided against the source's prompt, and pulled towards the source.",
+            FlowAlign.citation,
+        ),
+        Preset(
+            "rf-inversion",
+            RFInversion,
+            "The target's prompt, from the source's noise along a flow, drawn to both.",
+            RFInversion.citation,
         ),
         Preset("ddim", Inversion, "The target's prompt, from the source's inverted noise.", Inversion.citation),
         Preset(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unleak import models
 from unleak.bench.regions.edit_each import EVERY_PRESET, EXACT, all_options, edit_each, settings
 from unleak.bench.results import Results
 from unleak.bench.rows import Row, mean
@@ -141,7 +142,8 @@ def drawn(
         edits = [_edits(data, case, masks) for case in few]
         images = [data / "images" / f"{case.image}.jpg" for case in few]
         nothing = [None] * len(few)
-        results = edit_each(run.pipe, images, edits, nothing, masks, preset=name, seed=run.seeds[0], **chosen)
+        results = edit_each(run.pipe, images, edits, nothing, masks, preset=name, seed=run.seeds[0],
+                            call=models.settings(run.model), **chosen)  # fmt: skip
         for i, case, result in zip(chunk, few, results, strict=True):
             prompts.pop(str(case.index), None)
             if result is not None:

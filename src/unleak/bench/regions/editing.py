@@ -32,9 +32,12 @@ from unleak.judges.glyphs import glyph_judge
 from unleak.metrics.background import psnr, ssim, widened
 from unleak.metrics.leakage import leakage
 from unleak.metrics.structure import structure_distance
+from unleak.models import is_flow
+from unleak.models import settings as settings_of
 from unleak.regions.edit import edit
 from unleak.regions.edited import Edited
 from unleak.regions.masks.masks import foreground
+from unleak.regions.method import ALPHAS, FLOW
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
 from unleak.world.edits import KINDS, SENSE, EditCase
@@ -86,6 +89,12 @@ class Scenes:
         return cls(cases, Renderer(run.world).pictures([case.scene for case in cases]), masks)
 
 
+def able(pipe: Any) -> list[str]:
+    """The methods that follow the noise of a pipeline."""
+    noise = FLOW if is_flow(pipe.scheduler) else ALPHAS
+    return [name for name, one in METHODS.items() if one is None or noise in EDITORS[one[0]].method.noise]
+
+
 def options(run: Run, method: str, kind: str) -> Chosen:
     """Preset and options of a method for one kind of edit."""
     chosen = METHODS[method]
@@ -115,7 +124,8 @@ def _together(run: Run, scenes: Scenes, some: Sequence[int], method: str, seed: 
     name, chosen = options(run, method, cases[0].kind)
     return edit_each(
         run.pipe, [scenes.images[i] for i in some], [_edits(run, scenes, case) for case in cases],
-        [case.caption(world) for case in cases], scenes.masks, preset=name, seed=seed, **chosen,
+        [case.caption(world) for case in cases], scenes.masks, preset=name, seed=seed, call=settings_of(run.model),
+        **chosen,
     )  # fmt: skip
 
 
@@ -212,7 +222,8 @@ def costs(run: Run, scenes: Scenes, method: str) -> list[Row]:
                 took = time.process_time() - start
             if result is not None:
                 start = time.process_time()
-                draw(run.pipe, [case.caption(run.world)], [0], num_inference_steps=result.settings["steps"])
+                call = {**settings_of(run.model), "num_inference_steps": result.settings["steps"]}
+                draw(run.pipe, [case.caption(run.world)], [0], **call)
                 counted.append({**counts, "seconds_ratio": took / (time.process_time() - start)})
         return counted
 

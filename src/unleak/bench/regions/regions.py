@@ -13,6 +13,7 @@ from unleak.bench.regions import edit_pictures, editing
 from unleak.bench.results import Results
 from unleak.bench.run import Run, refuse_unknown
 from unleak.bench.world import reconstructed
+from unleak.errors import UnsupportedModel
 from unleak.judges.glyphs import glyph_judge
 from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
 
@@ -51,7 +52,10 @@ def run(
     judge = glyph_judge()
     one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     cases = edit_cases(one.world, split, min(limit or editing.EACH, editing.EACH))
-    chosen = [name for name in editing.METHODS if methods is None or name in methods or name == editing.SOURCE]
+    able = editing.able(pipe)
+    chosen = [name for name in able if methods is None or name in methods or name == editing.SOURCE]
+    if missing := [name for name in methods or () if name not in able]:
+        raise UnsupportedModel(f"{', '.join(missing)} cannot follow the noise of {model}: take {', '.join(able)}")
     plain = sum(case.kind != SENSE for case in cases)
     about = (
         f"{plain} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), {len(cases) - plain} of a sense, masks: {masks}"

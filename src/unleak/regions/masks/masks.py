@@ -101,6 +101,24 @@ def partition(masks: Tensor, overlap: str = "smallest") -> Tensor:
     return torch.cat([owned, ~owned.any(0)[None]])
 
 
+def owned_tokens(regions: Tensor, grid: Sequence[int]) -> Tensor:
+    """Regions [K + 1, H, W] of `partition`, the background last, on a coarser grid of tokens: bool [K, h, w], disjoint.
+
+    A token belongs to the object that holds most of it, however little that is: what it draws outside a mask is not
+    kept. Raises EmptyMask: an object holds no token.
+    """
+    shares = F.adaptive_avg_pool2d(regions[None, :-1].float(), (grid[0], grid[1]))[0]
+    most = shares.argmax(0)
+    owned = torch.stack([(most == k) & (share > 0) for k, share in enumerate(shares)])
+    for k, mask in enumerate(owned):
+        if not mask.any():
+            raise EmptyMask(
+                f"mask {k + 1} of {len(owned)} holds most of no token of the {grid[0]}x{grid[1]} that the model attends"
+                " over: draw it larger"
+            )
+    return owned
+
+
 def foreground(masks: Tensor, grid: Sequence[int], how: str = "single", feather: float = 0.0) -> Tensor:
     """How much of each latent cell may change, float [h, w] in 0..1; 0 wherever no mask reaches.
 

@@ -1,8 +1,8 @@
 """Where the words of an object are looked for in a given image: the model's own attention.
 
 The pipeline denoises the image's caption, but after each step it is given the true image at the next noise level,
-``x' = sqrt(a') z0 + sqrt(1 - a') n``. The cross-attention columns of an object's words, averaged over sites, heads and
-steps, say where the model sees it. No second model is needed.
+``x' = s' z0 + g' n``. The columns of attention to an object's words, averaged over sites, heads and steps, say
+where the model sees it. No second model is needed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from unleak.core.intervention import Intervention, Window
 from unleak.core.scores import RunningMean
+from unleak.drawing.photo import as_latents
 from unleak.regions.methods.images import Phrases, each_list, own_prompts, rows_of
-from unleak.regions.methods.ore import embed, reads_text
-from unleak.regions.methods.schedule import alphas
+from unleak.regions.methods.schedule import levels
+from unleak.regions.methods.slots import reads_text, text_rows
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
-    from unleak.text.spans import Span
 
 ATTENTION = "object_attention"
 """Where the maps are left in `ctx.results`."""
@@ -48,33 +48,33 @@ class NoisedSource(Intervention):
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
         if not reads_text(site) or ctx.fraction not in RECOGNISABLE:
             return
-        if "spans" not in ctx.state:
-            objects = each_list(self.objects)
-            prompts, plain = own_prompts(ctx, len(objects))
-            ctx.state["spans"] = [one.slots.spans for one in embed(ctx, prompts, objects, "paper", "words", plain)]
-            ctx.state["means"] = [RunningMean() for _ in objects]
-        each_spans, means = ctx.state["spans"], ctx.state["means"]
-        for spans, mean, rows in zip(each_spans, means, rows_of(ctx, len(means)), strict=True):
-            tokens = [token for span in spans for token in range(*span)]
+        if "words" not in ctx.state:
+            each = each_list(self.objects)
+            prompts, _ = own_prompts(ctx, len(each))
+            words = [text_rows(ctx.encoded, prompt, some) for prompt, some in zip(prompts, each, strict=True)]
+            ctx.state["words"], ctx.state["means"] = words, [RunningMean() for _ in each]
+        each_words, means = ctx.state["words"], ctx.state["means"]
+        for words, mean, rows in zip(each_words, means, rows_of(ctx, len(means)), strict=True):
+            tokens = [token for own in words for token in own]
             mean.add(site.name, site.columns(tokens, rows).mean(0))
 
     def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
         """x' of the equation above."""
-        a = alphas(ctx.pipe.scheduler, ctx.step)[1]
+        s, g = levels(ctx.pipe.scheduler, ctx.step)[1]
         random = ctx.state.setdefault("random", torch.Generator("cpu").manual_seed(self.seed))
         n = torch.randn(1, *latents.shape[1:], generator=random).to(latents)
         if ctx.step == ctx.steps - 1:
-            prompts = zip(ctx.state["means"], ctx.state["spans"], strict=True)
-            ctx.results[ATTENTION] = [_maps(mean, spans, latents.shape[-2:]) for mean, spans in prompts]
-        return a**0.5 * self.clean.to(latents) + (1 - a) ** 0.5 * n
+            prompts = zip(ctx.state["means"], ctx.state["words"], strict=True)
+            ctx.results[ATTENTION] = [_maps(mean, words, self.clean.shape[-2:]) for mean, words in prompts]
+        return s * as_latents(ctx.pipe, self.clean).to(latents) + g * n
 
 
-def _maps(means: RunningMean, spans: Sequence[Span], grid: Sequence[int]) -> Tensor:
+def _maps(means: RunningMean, words: Sequence[Sequence[int]], grid: Sequence[int]) -> Tensor:
     """Of one prompt: the attention to each object, the mean over its words and over sites, [K, h, w]."""
     by_site = []
     for site in means:
         tokens = means.mean(site).permute(2, 0, 1)  # [T, h, w]
-        objects = torch.stack([words.mean(0) for words in tokens.split([end - start for start, end in spans])])
+        objects = torch.stack([own.mean(0) for own in tokens.split([len(own) for own in words])])
         resized = F.interpolate(objects[None].float(), size=tuple(grid), mode="bilinear", align_corners=False)
         by_site.append(resized[0])
     return torch.stack(by_site).mean(0)

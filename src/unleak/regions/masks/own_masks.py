@@ -10,7 +10,7 @@ and an object is where its level is over `THRESHOLD` of its range. No second mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from unleak.engine.session import attach
 from unleak.errors import EmptyMask
 from unleak.regions.masks.noised_source import ATTENTION, NoisedSource
 from unleak.regions.masks.prediction_gain import GAIN, PredictionGain
-from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.methods.schedule import followed
 from unleak.regions.plan import named
 
 FROM = ("own", "attention")
@@ -38,13 +38,14 @@ def own_masks(
     steps: int = 20,
     seed: int = 0,
     masks_from: str = "own",
+    call: Mapping[str, Any] | None = None,
 ) -> list[Tensor]:
     """Where the objects of captions are in their images, as the model itself sees them; all in one call.
 
     Args:
-        clean: the images' latents [images, C, h, w]. prompts: the caption of each.
+        clean: the images' latents [images, C, h, w], not packed. prompts: the caption of each.
         objects: of each image, as `Item.of` writes them, each in its caption; articles are not looked for.
-        size: (height, width) of the images in pixels.
+        size: (height, width) of the images in pixels. call: further arguments of the pipeline.
         steps: noise levels at which an image is shown, one denoiser row each, and for 9 of 20 one more for each object.
         masks_from: ``"own"``: attention and gain. ``"attention"`` alone.
 
@@ -56,11 +57,13 @@ def own_masks(
     """
     words = tuple(named(*one) for one in zip(prompts, objects, strict=True))
     gain = [PredictionGain(clean, words)] if masks_from == "own" else []
-    with variance_preserving(pipe, steps), attach(pipe, NoisedSource(clean, words, seed), *gain) as run:
-        pipe(
-            prompt=list(prompts), height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=1.0,
-            generator=torch.Generator("cpu").manual_seed(seed), output_type="latent",
-        )  # fmt: skip
+    unguided = {
+        "num_inference_steps": steps, "height": size[0], "width": size[1], "guidance_scale": 1.0,
+        "negative_prompt": None, "output_type": "latent",
+    }  # fmt: skip
+    random = torch.Generator("cpu").manual_seed(seed)
+    with followed(pipe, steps), attach(pipe, NoisedSource(clean, words, seed), *gain) as run:
+        pipe(**{**(call or {}), **unguided, "prompt": list(prompts), "generator": random})
     gains = run.results.get(GAIN, [None] * len(words))
     each = [levels(*maps) for maps in zip(run.results[ATTENTION], gains, strict=True)]
     return [as_masks(one.cpu(), names, size, THRESHOLD[masks_from]) for one, names in zip(each, objects, strict=True)]

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention, Window
-from unleak.core.predictions import Level, predicted
+from unleak.core.predictions import predicted
 from unleak.core.rows import Branch
+from unleak.drawing.photo import as_cells, as_latents
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, prompt_of
-from unleak.regions.methods.schedule import alphas
+from unleak.regions.methods.schedule import levels, prediction_kind
 from unleak.text.items import Item
 from unleak.text.without import each_without
 
@@ -81,12 +82,12 @@ class PredictionGain(Intervention):
         if ctx.fraction not in self.window:
             return
         schedule, x = ctx.pipe.scheduler, ctx.latents("cond").float()
-        level, z0 = Level.of(alphas(schedule, ctx.step)[0]), self.clean.to(x)
+        level, z0 = levels(schedule, ctx.step)[0], as_latents(ctx.pipe, self.clean).to(x)
 
         def error(name: str, images: list[int]) -> Tensor:
             """||z - z0||^2 by cell, the mean over channels."""
-            z = predicted(preds[name].float(), x[images], schedule.config.prediction_type, level).clean
-            return (z - z0[images]).square().mean(1)
+            z = predicted(preds[name].float(), x[images], prediction_kind(schedule), level).clean
+            return as_cells(ctx.pipe, (z - z0[images]).square(), self.clean.shape[-2:]).mean(1)
 
         gains: list[list[Tensor]] = ctx.state.setdefault("gains", [[] for _ in z0])  # by image and object
         with_object = error("cond", list(range(len(z0))))

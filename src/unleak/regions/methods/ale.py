@@ -7,12 +7,12 @@ stand where each part is: `ddcm`, `ore`, `rgbcam`, `selfattn`, `blend`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from unleak.core.intervention import Intervention
-from unleak.regions.method import Method, PromptObjects
+from unleak.core.intervention import CROSS, JOINT, Intervention
+from unleak.regions.method import ALPHAS, FLOW, Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import DDCM
 from unleak.regions.methods.images import Phrases
@@ -32,7 +32,7 @@ class Ale(Method):
     Attributes:
         self_replace: share of the steps that injects the source's self-attention; the paper takes 1.0 for a change
             of colour, 0.6 of material, 0.5 of the object.
-        source_guidance, eta: see `ddcm.DDCM`. base_index, key_embed, find: see `ore.ORE`.
+        source_guidance, eta, memory: see `ddcm.DDCM`. base_index, key_embed, find: see `ore.ORE`.
         rest: ``"neutral"``: EOS and pads of each object come from the prompt with a thing in the place of every other
             object, a departure from the paper, whose ``"alone"`` loses objects where there are three. See `ore`.
         bias, masked_logit: see `rgbcam.RGBCAM`.
@@ -44,6 +44,7 @@ class Ale(Method):
     self_replace: float = 0.5
     source_guidance: float = 1.0
     eta: float = 1.0
+    memory: float = 0.0
     base_index: str = "paper"
     key_embed: str = "plain"
     find: str = "words"
@@ -58,6 +59,9 @@ class Ale(Method):
     rgbcam: bool = True
     blend: bool = True
     citation: str = field(default=PAPER, init=False)
+
+    noise: ClassVar[tuple[str, ...]] = (ALPHAS, FLOW)
+    layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
 
     @property
     def guided(self) -> bool:
@@ -84,6 +88,7 @@ class Ale(Method):
                 negative,
                 self.eta,
                 trajectory,
+                memory=self.memory,
                 **slots,
             ),
             SelfInjection(self.self_replace),

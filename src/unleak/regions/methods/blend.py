@@ -6,6 +6,7 @@ decoded from the clean prediction of the last step, so only blending that one to
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput, choose
+from unleak.drawing.photo import as_latents
+from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.regions.masks.masks import FOREGROUND, as_stack, foreground
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import each_stack, per_image
@@ -54,9 +56,25 @@ class Blend(Intervention):
         if (ctx.step == 0 and not self.first_step and not last) or (last and not self.final):
             return None
         if "m" not in ctx.state:
-            grid = latents.shape[-2:]
+            grid = latent_grid(ctx, latents)
             planes = [foreground(masks, grid, self.foreground, self.feather) for masks in each_stack(self.masks)]
-            ctx.state["m"] = per_image(ctx, torch.stack(planes)[:, None])  # 1 - m_bg, [1 or images, 1, h, w]
+            channels = latents[0].numel() // math.prod(grid)
+            m = as_latents(ctx.pipe, torch.stack(planes)[:, None].expand(-1, channels, -1, -1))
+            ctx.state["m"] = per_image(ctx, m)  # 1 - m_bg, [1 or images, ...]
         m, z_source = ctx.state["m"].to(latents), ctx.results[SOURCE].to(latents)
         mixed = m * latents + (1 - m) * z_source
         return torch.where(m == 0, z_source, torch.where(m == 1, latents, mixed))
+
+
+def latent_grid(ctx: Context, latents: Tensor) -> tuple[int, int]:
+    """(height, width) of the latents in cells of the autoencoder.
+
+    Raises UnsupportedModel: the latents are packed, and the size of the image is not known.
+    """
+    if latents.ndim == 4:
+        return latents.shape[-2], latents.shape[-1]
+    height, width = ctx.pixels
+    if height is None or width is None:
+        raise UnsupportedModel("packed latents do not tell their height and width: give the pipeline height and width")
+    scale = int(ctx.pipe.vae_scale_factor)
+    return height // scale, width // scale

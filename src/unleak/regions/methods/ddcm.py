@@ -1,15 +1,20 @@
 """Denoise a source and a target together, with the exact source as anchor: no inversion is needed.
 
 Source: the consistency sampler of InfEdit (arXiv 2312.04965) as ALE (arXiv 2412.04715) uses it. Both branches start
-from one noise and share every later one. With a the cumulative alpha of this timestep, a' of the next, z the clean
-image that a branch predicts, z0 the true source and n fresh noise,
+from one noise and share every later one. With s and g the signal and noise level of this step (sqrt(a) and sqrt(1 - a)
+of a cumulative alpha, 1 - sigma and sigma of a flow), s' and g' of the next, z and eps the clean image and the noise
+that a branch predicts, z0 the true source and n fresh noise,
 
-    z_t  = z0 + (z(x_t) - z(x_s))                                    only the guided difference is carried over
-    x_t' = sqrt(a') z_t + sqrt((1 - eta)(1 - a')) d + sqrt(eta (1 - a')) n
-    x_s' = sqrt(a') z0  + sqrt((1 - eta)(1 - a')) d + sqrt(eta (1 - a')) n
-    d    = eps(x_t) - eps(x_s) + (x_s - sqrt(a) z0) / sqrt(1 - a)
+    D    = z(x_t) - z(x_s)                                      only the guided difference is carried over
+    z_t  = z0 + D
+    x_t' = s' z_t + g' (sqrt(1 - eta) d + sqrt(eta) n) + memory g' (eps(x_t) - eps(x_s)) - pull D
+    x_s' = s' z0  + g' (sqrt(1 - eta) d + sqrt(eta) n)
+    d    = eps(x_t) - eps(x_s) + (x_s - s z0) / g
 
-The difference of clean images holds for every parametrisation, and for a terminal alpha of 0.
+The difference of clean images holds for every parametrisation, and for a terminal alpha of 0. `memory` is ours: 0 is
+the above, which forgets the difference of the latents at every step; 1 takes Euler's step with it. On a flow that is
+FlowEdit (arXiv 2412.08629): with Z - z0 = x_t - x_s, ``Z' - z0 = (sigma'/sigma) (Z - z0) + (1 - sigma'/sigma) D`` is
+``Z' = Z + (sigma' - sigma) (v(x_t) - v(x_s))``. `pull` towards the source is FlowAlign's (arXiv 2505.23145).
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ from unleak.core.intervention import Intervention
 from unleak.core.predictions import Level, Prediction, guidance, predicted
 from unleak.core.rows import Branch
 from unleak.drawing.generate import check_seed
-from unleak.errors import BadInput
+from unleak.errors import BadInput, choose
 from unleak.regions.methods.images import Phrases, Prompts, each_list, frozen, per_image
+from unleak.regions.methods.joint import attends_jointly, base_rows
 from unleak.regions.methods.ore import embed
-from unleak.regions.methods.schedule import alphas
+from unleak.regions.methods.schedule import levels, prediction_kind
 from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
@@ -36,18 +42,41 @@ if TYPE_CHECKING:
 
 SOURCE = "source_latents"
 """Where a method leaves the source's latents [images, C, h, w] at the target's noise level, in `ctx.results`."""
+CONTRAST = ("negative", "source")
+CONTRASTED = "target_source"
+"""The rows of the target's latents that read the source's prompt."""
 
 
 def ddcm_step(
-    target: Prediction, source: Prediction, x_s: Tensor, z0: Tensor, n: Tensor, a: float, next_a: float, eta: float
+    target: Prediction,
+    source: Prediction,
+    x_s: Tensor,
+    z0: Tensor,
+    n: Tensor,
+    level: Level,
+    after: Level,
+    eta: float = 1.0,
+    memory: float = 0.0,
+    pull: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the equations above: (z_t, x_t', x_s'). `next_a` is a'."""
-    z_t = z0 + (target.clean - source.clean)
-    noise = (eta * (1 - next_a)) ** 0.5 * n
+    """One step of the equations above: (z_t - pull D, x_t', x_s'). `level` is (s, g), `after` is (s', g')."""
+    (s, g), (next_s, next_g) = level, after
+    D = target.clean - source.clean
+    noise = eta**0.5 * next_g * n
     if eta < 1:
-        d = target.noise - source.noise + (x_s - a**0.5 * z0) / (1 - a) ** 0.5
-        noise = noise + ((1 - eta) * (1 - next_a)) ** 0.5 * d
-    return z_t, next_a**0.5 * z_t + noise, next_a**0.5 * z0 + noise
+        d = target.noise - source.noise + (x_s - s * z0) / g
+        noise = noise + (1 - eta) ** 0.5 * next_g * d
+    x_t = next_s * (z0 + D) + noise
+    if memory or pull:
+        x_t = x_t + memory * next_g * (target.noise - source.noise) - pull * D
+    return z0 + (1 - pull) * D, x_t, next_s * z0 + noise
+
+
+def guided(ctx: Context, preds: Mapping[str, Tensor], scale: float, branch: str = "") -> Tensor:
+    """The guided prediction of a branch ("source_"); that of its conditional rows where the denoiser reads the scale
+    itself and no row is unconditional."""
+    uncond, cond = preds.get(f"{branch}uncond"), preds[f"{branch}cond"]
+    return cond if uncond is None and ctx.distilled else guidance(uncond, cond, scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +93,10 @@ class DDCM(Intervention):
             rows as they are.
         source_guidance, target_guidance: scales of the two branches; the pipeline's own is not used.
         negative: of the source, where it differs from the target's.
-        eta: 1 is a fresh noise each step, 0 none.
+        eta: 1 is a fresh noise each step, 0 none. memory: 0 to 1, see above. pull: see above.
+        contrast: the target is guided against the ``"negative"`` prompt, or against the ``"source"``'s prompt on its
+            own latents, which costs a row and needs no unconditional ones (FlowAlign).
+        plain: so many of the last steps go on from x_t by the scheduler, without the source (FlowEdit's n_min).
         noise: n of every step, [steps, 1 or images, C, h, w]; else drawn from `seed`.
         base_index, find: see `ore.ORE`.
         followers: names of further branches ("layout") that read the source's prompt at its guidance, start from the
@@ -83,14 +115,22 @@ class DDCM(Intervention):
     base_index: str = "paper"
     find: str = "words"
     followers: tuple[str, ...] = ()
+    memory: float = 0.0
+    pull: float = 0.0
+    contrast: str = "negative"
+    plain: int = 0
     uses_text = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("prompt", "objects"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
-        if not 0.0 <= self.eta <= 1.0:
-            raise BadInput(f"eta={self.eta}: give a number from 0 to 1")
+        for name in ("eta", "memory", "pull"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise BadInput(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        choose("contrast", self.contrast, CONTRAST)
+        if not isinstance(self.plain, int) or self.plain < 0:
+            raise BadInput(f"plain={self.plain}: give a number of steps, 0 or more")
         check_seed(self.seed)
 
     def branches(self, ctx: Context) -> list[Branch]:
@@ -100,47 +140,61 @@ class DDCM(Intervention):
         text, pooled, empty, empty_pooled = ctx.state["rows"]
         branches = []
         for name in ("source", *self.followers):
-            latents = {"sample": ctx.state[name]} if name in ctx.state else {}
+            latents = ctx.state.get(name)
+            scale = torch.tensor([self.source_guidance]) if ctx.distilled else None
             branches += [
-                Branch(f"{name}_cond", like="cond", text=text, pooled=pooled, replace=latents),
-                Branch(f"{name}_uncond", like="uncond", text=empty, pooled=empty_pooled, replace=latents),
+                Branch(f"{name}_cond", "cond", text=text, pooled=pooled, latents=latents, guidance=scale),
+                Branch(f"{name}_uncond", "uncond", text=empty, pooled=empty_pooled, latents=latents),
             ]
+        if self.contrast == "source":
+            branches.append(Branch(CONTRASTED, "cond", text=text, pooled=pooled))
         return branches
 
     def _rows(self, ctx: Context) -> tuple[Tensor | None, ...]:
         """Text rows and pooled vectors of the source's prompt and negative prompt (None: as the target's)."""
         prompts = each_prompt(self.prompt)
-        objects = each_list(self.objects) if self.objects else ((),) * len(prompts)
-        each = embed(ctx, prompts, objects, self.base_index, self.find)
-        vectors = [one.pooled for one in each if one.pooled is not None]
-        text = per_image(ctx, torch.stack([one.base for one in each]))
-        pooled = per_image(ctx, torch.cat(vectors)) if vectors else None
+        if self.objects and attends_jointly(ctx.anatomy):
+            rows, pooled = base_rows(ctx, prompts, each_list(self.objects))
+        elif self.objects:
+            each = embed(ctx, prompts, each_list(self.objects), self.base_index, self.find)
+            vectors = [one.pooled for one in each if one.pooled is not None]
+            rows, pooled = torch.stack([one.base for one in each]), torch.cat(vectors) if vectors else None
+        else:
+            rows, pooled, _ = ctx.encode(prompts)
+        text, pooled = per_image(ctx, rows), None if pooled is None else per_image(ctx, pooled)
         empty = None if self.negative is None else ctx.encode([self.negative])
         return text, pooled, *((None, None) if empty is None else (empty.rows[0], empty.pooled))
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
         """Guide every branch; the target's prediction is the step's own."""
-        target = guidance(preds.get("uncond"), preds["cond"], self.target_guidance)
-        guided = {"target": (target, ctx.latents("cond"))}
+        if self.contrast == "source":
+            target = guidance(preds[CONTRASTED], preds["cond"], self.target_guidance)
+        else:
+            target = guided(ctx, preds, self.target_guidance)
+        outputs = {"target": (target, ctx.latents("cond"))}
         for name in ("source", *self.followers):
-            output = guidance(preds.get(f"{name}_uncond"), preds[f"{name}_cond"], self.source_guidance)
-            guided[name] = output, ctx.latents(f"{name}_cond")
-        ctx.state["guided"] = guided
+            output = guided(ctx, preds, self.source_guidance, f"{name}_")
+            outputs[name] = output, ctx.latents(f"{name}_cond")
+        ctx.state["guided"] = outputs
         return target
 
-    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor:
-        """x_t', or z_t after the last step; the scheduler's own result is not used."""
+    def on_latents(self, ctx: Context, latents: Tensor) -> Tensor | None:
+        """x_t', or z_t after the last step; the scheduler's own result is used in the last `plain` steps alone."""
         schedule, last = ctx.pipe.scheduler, ctx.step == ctx.steps - 1
-        a, next_a = alphas(schedule, ctx.step)
-        guided, level, kind = ctx.state["guided"], Level.of(a), schedule.config.prediction_type
-        x_s = guided["source"][1].float()
+        level, after = levels(schedule, ctx.step)
+        outputs, kind = ctx.state["guided"], prediction_kind(schedule)
+        x_s = outputs["source"][1].float()
         z0, n = self.clean.to(x_s), self._noise(ctx, x_s)
-        branch = {name: predicted(out.float(), x.float(), kind, level) for name, (out, x) in guided.items()}
+        branch = {name: predicted(out.float(), x.float(), kind, level) for name, (out, x) in outputs.items()}
         for name in self.followers:
-            z, x, _ = ddcm_step(branch[name], branch["source"], x_s, z0, n, a, next_a, self.eta)
+            z, x, _ = ddcm_step(branch[name], branch["source"], x_s, z0, n, level, after, self.eta)
             ctx.state[name], ctx.results[name] = x, z if last else x
-        z_t, x_t, x_s = ddcm_step(branch["target"], branch["source"], x_s, z0, n, a, next_a, self.eta)
+        z_t, x_t, x_s = ddcm_step(
+            branch["target"], branch["source"], x_s, z0, n, level, after, self.eta, self.memory, self.pull
+        )
         ctx.state["source"], ctx.results[SOURCE] = x_s, z0.expand_as(x_s) if last else x_s
+        if ctx.steps - ctx.step <= self.plain:
+            return None
         return z_t if last else x_t
 
     def _noise(self, ctx: Context, like: Tensor) -> Tensor:

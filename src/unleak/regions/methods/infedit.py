@@ -29,7 +29,7 @@ from unleak.regions.method import PromptObjects, both
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Phrases, Prompts, each_list, frozen, rows_of
-from unleak.regions.methods.ore import reads_text
+from unleak.regions.methods.ore import is_cross
 from unleak.regions.methods.p2p import P2P
 from unleak.regions.methods.rows import source_and_target_rows
 from unleak.regions.methods.schedule import alphas
@@ -73,7 +73,7 @@ class UnifiedAttention(Intervention):
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[MapMix] | list[RowSwap]:
         after = (ctx.step + 1) / ctx.steps
-        if reads_text(site):
+        if is_cross(site):
             return [self._aligned(ctx)] if after <= self.cross_steps else []
         swaps = []
         for own, source, layout in ((g, f"source_{g}", f"{LAYOUT}_{g}") for g in ("cond", "uncond")):
@@ -118,7 +118,7 @@ class LayoutBlend(Intervention):
         _shares(threshold=self.threshold, kept_threshold=self.kept_threshold)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
-        if not reads_text(site) or site.grid is None or ctx.step == 0:
+        if not is_cross(site) or site.grid is None or ctx.step == 0:
             return
         if "tokens" not in ctx.state:
             encoder = first_encoder(ctx.encoded)

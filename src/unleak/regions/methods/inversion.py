@@ -30,7 +30,7 @@ from unleak.regions.method import Method, PromptObjects
 from unleak.regions.methods.blend import Blend
 from unleak.regions.methods.ddcm import SOURCE
 from unleak.regions.methods.images import Prompts, per_image
-from unleak.regions.methods.schedule import alphas, last_alpha, variance_preserving
+from unleak.regions.methods.schedule import alphas, followed, last_alpha
 from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], ste
     """
     from diffusers import DDIMInverseScheduler
 
-    with variance_preserving(pipe, steps):
+    with followed(pipe, steps):
         own = pipe.scheduler
         if own.config.get("timestep_spacing", "leading") not in ("leading", "trailing"):
             raise UnsupportedModel(f"timesteps spaced {own.config.timestep_spacing!r} cannot be walked backwards")
@@ -123,9 +123,9 @@ class ReplayInversion(Intervention):
         branches = []
         if self.prompt is not None:
             rows, pooled, _ = ctx.encode(each_prompt(self.prompt))
-            inputs = {"sample": self.trajectory[ctx.steps - ctx.step]}
+            latents = self.trajectory[ctx.steps - ctx.step]
             vectors = None if pooled is None else per_image(ctx, pooled)
-            branches.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, replace=inputs))
+            branches.append(Branch("source_cond", "cond", text=per_image(ctx, rows), pooled=vectors, latents=latents))
         if self.empty is not None:
             branches.append(Branch("empty", like="uncond", text=self.empty[ctx.step]))
         return branches
@@ -157,10 +157,10 @@ class Inversion(Method):
     inverts: ClassVar[bool] = True
 
     def begin(
-        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
+        self, pipe: Any, clean: Tensor, source: PromptObjects, call: Mapping[str, Any], random: Any, level: Level
     ) -> tuple[Tensor, Any]:
         """The inverted noise, and the trajectory that led there: latents [steps + 1, images, C, h, w]."""
-        trajectory = invert(pipe, clean, source[0], size, self.steps)
+        trajectory = invert(pipe, clean, source[0], (call["height"], call["width"]), self.steps)
         return trajectory[-1], trajectory
 
     def parts(

@@ -23,7 +23,7 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput, ItemNotFound, NoSite
 from unleak.regions.methods import alignment
 from unleak.regions.methods.ddcm import SOURCE
-from unleak.regions.methods.ore import reads_text
+from unleak.regions.methods.ore import is_cross
 from unleak.regions.methods.p2p import P2P
 from unleak.regions.methods.rows import source_and_target_rows
 from unleak.text.positions import first_encoder
@@ -69,7 +69,7 @@ class LocalBlend(Intervention):
             raise BadInput(f"threshold={self.threshold}, start={self.start}: give shares from 0 to 1")
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> None:
-        if not reads_text(site) or ctx.grid is None or ctx.grid.size is None:
+        if not is_cross(site) or ctx.grid is None or ctx.grid.size is None:
             return
         if site.grid != tuple(math.ceil(side / REDUCTION) for side in ctx.grid.size):
             return

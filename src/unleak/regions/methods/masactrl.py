@@ -15,7 +15,7 @@ from unleak.core.intervention import Intervention, Window
 from unleak.errors import BadInput, EmptyWindow
 from unleak.regions.method import PromptObjects
 from unleak.regions.methods.controlled import Controlled
-from unleak.regions.methods.ore import reads_text
+from unleak.regions.methods.ore import is_cross
 from unleak.regions.methods.rows import source_and_target_rows
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class MasaCtrl(Intervention):
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[RowSwap] | None:
         """Raises EmptyWindow: the run lacks a step that is asked for."""
-        if reads_text(site):
+        if is_cross(site):
             return None
         order = ctx.state.setdefault("order", {})
         layer = order.setdefault(site.name, len(order))

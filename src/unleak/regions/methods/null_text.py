@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
-from unleak.core.predictions import guidance
+from unleak.core.predictions import Level, guidance
 from unleak.core.rows import Branch
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite
@@ -30,7 +30,7 @@ from unleak.regions.method import PromptObjects
 from unleak.regions.methods.direct import DirectInversion
 from unleak.regions.methods.images import Prompts
 from unleak.regions.methods.inversion import ReplayInversion, ddim_step, invert
-from unleak.regions.methods.schedule import variance_preserving
+from unleak.regions.methods.schedule import followed
 from unleak.text.prompt import each_prompt
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def null_text(
         raise BadInput(f"iterations={iterations}, guidance={guidance}: give 0 or more, and a guidance other than 1")
     steps = len(trajectory) - 1
     dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
-    with variance_preserving(pipe, steps), attach(pipe, _Optimise(trajectory, guidance, iterations)) as run:
+    with followed(pipe, steps), attach(pipe, _Optimise(trajectory, guidance, iterations)) as run:
         pipe(
             prompt=[*each_prompt(prompt)], latents=trajectory[-1].to(dtype), num_inference_steps=steps, height=size[0],
             width=size[1], guidance_scale=2.0, output_type="latent",
@@ -127,9 +127,10 @@ class NullTextInversion(DirectInversion):
     together: ClassVar[bool] = False
 
     def begin(
-        self, pipe: Any, clean: Tensor, source: PromptObjects, size: tuple[int, int], random: Any
+        self, pipe: Any, clean: Tensor, source: PromptObjects, call: Mapping[str, Any], random: Any, level: Level
     ) -> tuple[Tensor, Any]:
         """The inverted noise, and the optimised rows with the latents that they lead along."""
+        size = call["height"], call["width"]
         trajectory = invert(pipe, clean, source[0], size, self.steps)
         return trajectory[-1], null_text(pipe, trajectory, source[0], size, self.target_guidance, self.iterations)
 

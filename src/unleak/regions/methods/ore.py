@@ -18,21 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from unleak.core.edits import Partition, Region
-from unleak.core.intervention import CROSS, Intervention
+from unleak.core.intervention import CROSS, JOINT, Intervention
 from unleak.errors import UnsupportedModel, choose
 from unleak.regions.methods.images import Phrases, each_list, frozen, own_prompts, rows_of
+from unleak.regions.methods.joint import attends_jointly, check_joint, own_rows
 from unleak.regions.methods.slots import OwnText, Slots, among_things, slots_of
 from unleak.text.items import Item
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.call import TextCall
 
 BASE_INDEX = ("paper", "official")
 KEY_EMBED = ("plain", "base")
@@ -133,7 +135,7 @@ class ORE(Intervention):
     key_embed: str = "plain"
     find: str = "words"
     uses_text = True
-    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
+    layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,8 +144,15 @@ class ORE(Intervention):
         choose("key_embed", self.key_embed, KEY_EMBED)
         choose("find", self.find, FIND)
 
+    def on_text(self, ctx: Context, call: TextCall) -> Any:
+        """Where text and image attend jointly, the rows are the encoder's."""
+        if not attends_jointly(ctx.anatomy):
+            return None
+        check_joint(self.base_index, self.find)
+        return own_rows(call, each_list(self.objects), "prompt")
+
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Partition] | None:
-        if not reads_text(site):
+        if site.kind != "cross":
             return None
         if "regions" not in ctx.state:
             objects, everywhere = each_list(self.objects), torch.ones(1, 1, dtype=torch.bool)
@@ -155,7 +164,7 @@ class ORE(Intervention):
         return [Partition([one], rows) for one, rows in zip(regions, rows_of(ctx, len(regions)), strict=True)]
 
 
-def reads_text(site: AttentionCall) -> bool:
+def is_cross(site: AttentionCall) -> bool:
     """Whether this is a cross-attention site. Raises UnsupportedModel where text and image attend jointly."""
     if site.kind == "joint":
         raise UnsupportedModel(f"{site.name} attends jointly to text and image; editing does not yet know such sites")

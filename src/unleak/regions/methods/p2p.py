@@ -15,22 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unleak.core.edits import MapMix, QueryKeySwap
-from unleak.core.intervention import Intervention
+from unleak.core.edits import MapMix, Partition, QueryKeySwap, Region, RowSwap
+from unleak.core.intervention import CROSS, JOINT, Intervention
 from unleak.errors import BadInput, ItemNotFound, PromptTruncated, choose
-from unleak.regions.method import PromptObjects, both
+from unleak.regions.method import ALPHAS, FLOW, PromptObjects, both
 from unleak.regions.methods import alignment
 from unleak.regions.methods.alignment import EVERYWHERE, Share
 from unleak.regions.methods.controlled import Controlled
 from unleak.regions.methods.images import Phrases, each_list, frozen
-from unleak.regions.methods.ore import reads_text
 from unleak.regions.methods.rows import SourceTargetRows, source_and_target_rows
-from unleak.text.positions import first_encoder
+from unleak.text.positions import first_encoder, readable
 from unleak.text.spans import Tokens
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from unleak.core.context import Context
     from unleak.text.call import TextCall
 
+EVERYWHERE_CELLS = torch.ones(1, 1, dtype=torch.bool)
 KINDS = ("replace", "refine", "same")
 
 
@@ -74,14 +74,45 @@ class P2P(Intervention):
         alignment.fractions(self.self_steps)
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> Any:
-        if reads_text(site):
-            targets = sum(len(prompts) - 1 for prompts in each_list(self.prompts))
-            return self.cross_mix(ctx, source_and_target_rows(ctx, "cond", targets))
+        if site.kind == "cross":
+            return self.cross_mix(ctx, self._rows(ctx))
         start, stop = (int(part * ctx.steps) for part in alignment.fractions(self.self_steps))
-        if not start <= ctx.step < stop or site.q.shape[2] > self.self_cells:
-            return None
+        image = site.layout.image_queries
+        injected = start <= ctx.step < stop and image.stop - image.start <= self.self_cells
+        if site.kind == "joint":
+            return self.joint_mix(ctx, site, self._rows(ctx), injected)
         rows = source_and_target_rows(ctx, "cond")
-        return QueryKeySwap(rows.targets, rows.sources) if rows.targets else None
+        return QueryKeySwap(rows.targets, rows.sources) if injected and rows.targets else None
+
+    def _rows(self, ctx: Context) -> SourceTargetRows:
+        return source_and_target_rows(ctx, "cond", sum(len(prompts) - 1 for prompts in each_list(self.prompts)))
+
+    def joint_mix(self, ctx: Context, site: AttentionCall, rows: SourceTargetRows, injected: bool) -> list[Any]:
+        """Where text and image attend jointly: the equations above on logits, for the queries of the picture.
+
+        Its text keys become ``alpha e (k_s M) + (1 - alpha) k_t``, and where self-attention is injected its own queries
+        and image keys are the source's. Maps after softmax would
+        need tables of all keys by all keys. Ours.
+        """
+        if not rows.targets:
+            return []
+        encoder = first_encoder(ctx.encoded)
+        columns = readable(ctx.encoded)[encoder.name]
+        if "tables" not in ctx.state:
+            ctx.state["tables"] = self.tables(encoder, ctx.steps)
+        alphas, take, keep = ctx.state["tables"]
+        alpha, which = alphas[ctx.step], list(rows.prompts)
+        take, keep = ((alpha[:, None] * take)[which].to(site.k), (alpha * keep + 1 - alpha)[which].to(site.k))
+        k_s, k_t = site.k[list(rows.sources)], site.k[list(rows.targets)].clone()
+        text, image = site.layout.text_keys, site.layout.image_keys
+        assert text is not None and image is not None
+        at = slice(text.start + columns.start, text.start + columns.stop)
+        k_t[:, :, at] = take.mT[:, None] @ k_s[:, :, at] + keep[:, None, :, None] * k_t[:, :, at]
+        swaps: list[Any] = []
+        if injected:
+            k_t[:, :, image] = k_s[:, :, image]
+            swaps = [RowSwap(rows.targets, rows.sources, "q", cells=True)]
+        return [*swaps, Partition([Region(EVERYWHERE_CELLS, keys=k_t)], rows.targets)]
 
     def cross_mix(self, ctx: Context, rows: SourceTargetRows) -> MapMix | None:
         """The equations for this step's cross-attention; None where nothing is injected."""
@@ -156,6 +187,9 @@ class PromptToPrompt(Controlled):
     self_steps: float = 0.4
     self_cells: int = 32 * 32
     citation: str = field(default="Hertz et al., Prompt-to-Prompt (arXiv 2208.01626)", init=False)
+
+    layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
+    noise: ClassVar[tuple[str, ...]] = (ALPHAS, FLOW)
 
     def control(self, source: PromptObjects, target: PromptObjects) -> list[Intervention]:
         return [P2P(both(source, target), self.kind, self.cross_steps, self.self_steps, self.self_cells)]

@@ -6,7 +6,8 @@ own embedding E_i,
     A = sum_i (M . m_i) V_i + (M . m_bg) V_base,        bias = -100 for words of i outside m_i.
 
 The masks partition the queries, so this is one attention per region over its own queries: no map is materialised and
-the cost does not grow with the number of objects. Only the prompt's own rows are touched.
+the cost does not grow with the number of objects. Only the prompt's own rows are touched. Where text and image attend
+jointly, `joint` says what is done instead.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import torch
 from torch import Tensor
 
 from unleak.core.edits import Bias, Partition, Region
-from unleak.core.intervention import CROSS, Intervention
-from unleak.errors import BadInput, choose
-from unleak.regions.masks.masks import OVERLAP, as_stack, partition
+from unleak.core.intervention import CROSS, JOINT, Intervention
+from unleak.errors import BadInput, UnsupportedModel, choose
+from unleak.regions.masks.masks import OVERLAP, as_stack, owned_tokens, partition
 from unleak.regions.methods.images import Phrases, each_list, each_stack, frozen, own_prompts, rows_of
-from unleak.regions.methods.ore import BASE_INDEX, FIND, KEY_EMBED, REST, embed, reads_text
+from unleak.regions.methods.joint import attends_jointly, check_joint, check_separate, own_rows, reads
+from unleak.regions.methods.ore import BASE_INDEX, FIND, KEY_EMBED, REST, embed
+from unleak.regions.methods.slots import text_rows
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
     from unleak.core.context import Context
+    from unleak.text.call import TextCall
     from unleak.text.spans import Span
 
 VALUES = ("restricted", "plain")
@@ -73,7 +77,7 @@ class RGBCAM(Intervention):
     find: str = "words"
     masked_logit: float = -100.0
     uses_text = True
-    layouts: ClassVar[tuple[str, ...]] = (CROSS,)
+    layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,8 +94,17 @@ class RGBCAM(Intervention):
         choose("find", self.find, FIND)
         choose("rest", self.rest, REST)
 
+    def on_text(self, ctx: Context, call: TextCall) -> Any:
+        """Where text and image attend jointly, the rows of objects are the encoder's, see `joint`."""
+        if not attends_jointly(ctx.anatomy):
+            return None
+        check_joint(self.base_index, self.find)
+        return own_rows(call, each_list(self.objects), self.rest) if self.values == "restricted" else None
+
     def on_attention(self, ctx: Context, site: AttentionCall) -> list[Any] | None:
-        if not reads_text(site):
+        if site.kind == "joint":
+            return self._jointly(ctx, site)
+        if site.kind != "cross":
             return None
         if "prompts" not in ctx.state:
             ctx.state["prompts"] = self._prepare(ctx)
@@ -104,6 +117,30 @@ class RGBCAM(Intervention):
                 edits.append(Partition([Region(m, keys=keys, values=V[k]) for k, m in prompt.regions], rows))
             edits += [Bias(self.masked_logit, tokens, cells, rows) for tokens, cells in prompt.shut_out]
         return edits
+
+    def _jointly(self, ctx: Context, site: AttentionCall) -> list[Any]:
+        """The table of `joint`, for the rows of each prompt."""
+        if site.grid is None:
+            raise UnsupportedModel(f"the latent height and width at site {site.name} are not known")
+        by_grid = ctx.state.setdefault("joint", {})
+        if site.grid not in by_grid:
+            by_grid[site.grid] = self._groups(ctx, site.grid)
+        groups, edits = by_grid[site.grid], list[Any]()
+        for (texts, cells), rows in zip(groups, rows_of(ctx, len(groups)), strict=True):
+            edits += reads(texts, cells, site.text_length, rows)
+        return edits
+
+    def _groups(self, ctx: Context, grid: tuple[int, int]) -> list[tuple[list[list[int]], list[tuple[Tensor, Tensor]]]]:
+        """Of each prompt, the text rows of its objects and their cells, with all other cells."""
+        each = each_list(self.objects)
+        prompts, _ = own_prompts(ctx, len(each))
+        groups = []
+        for prompt, phrases, masks in zip(prompts, each, each_stack(self.masks), strict=True):
+            texts = text_rows(ctx.encoded, prompt, phrases)
+            check_separate(texts, phrases)
+            cells = owned_tokens(partition(masks, self.overlap), grid)
+            groups.append((texts, [(inside, ~inside) for inside in cells]))
+        return groups
 
     def _prepare(self, ctx: Context) -> tuple[Tensor, list[_Prompt]]:
         """E [prompts (K + 1), L, D], of each prompt its E_i and last E_base, and its masks; once for a generation."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from unleak.errors import SpanMismatch, UnsupportedModel
+from unleak.text.eos_pads import aligned
 from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.text.phrases import past_article
@@ -15,6 +16,7 @@ from unleak.text.spans import Span, Tokens, token_span, tokenize
 from unleak.text.without import without
 
 if TYPE_CHECKING:
+    from unleak.core.attention import AttentionCall
     from unleak.text.call import Encoded, TextCall
 
 
@@ -142,3 +144,58 @@ def _first_match(prompt: Tokens, text: Tokens, span: Span) -> Span:
         if prompt.ids[start : start + len(ids)] == ids:
             return start, start + len(ids)
     raise SpanMismatch(f"the tokens of {text.text!r} are not among those of {prompt.text!r}: use find='words'")
+
+
+class Pair(NamedTuple):
+    """Rows of a prompt, and those of another text that stand for them, one for each."""
+
+    rows: list[int]
+    text: str
+    own: list[int]
+
+
+def object_pairs(call: TextCall, prompt: str, phrases: Sequence[str], alone: bool) -> list[Pair]:
+    """Each object's rows, and those it has in its phrase `alone`, or among things. Raises as `slots_of`."""
+    items, tokens = [Item.of(phrase) for phrase in phrases], _cut(call, prompt)
+    texts = [OwnText.alone(prompt, item) for item in items] if alone else among_things(prompt, items)
+    slots = [
+        _slot(call, tokens, item, text._replace(others=None), "words") for item, text in zip(items, texts, strict=True)
+    ]
+    return [Pair([*range(*slot.span)], text.text, [*range(*slot.own)]) for slot, text in zip(slots, texts, strict=True)]
+
+
+def neutral_pairs(call: TextCall, prompt: str, phrases: Sequence[str]) -> Pair:
+    """The rows of no object, EOS and pads, and those of the prompt in which every object is "a thing".
+
+    Raises SpanMismatch: the words between the objects have other tokens there.
+    """
+    bare = [past_article(prompt, Item.of(phrase).find(prompt)) for phrase in phrases]
+    text, things = without(prompt, bare, set(range(len(bare))))
+    tokens, own = _cut(call, prompt), _cut(call, text)
+    between, own_between = _outside(call, tokens, bare), _outside(call, own, [thing.item for thing in things])
+    if len(between) != len(own_between):
+        raise SpanMismatch(
+            f"{call.name} cuts the words between the objects of {prompt!r} into other tokens in {text!r}: take "
+            "rest='prompt'"
+        )
+    return Pair([*between, *tokens.after_text], text, [*own_between, *aligned(tokens, own)])
+
+
+def text_rows(encoded: Encoded, prompt: str, phrases: Sequence[str]) -> list[list[int]]:
+    """Of each phrase of a prompt, the denoiser's text rows that its words have in any encoder.
+
+    Raises ItemNotFound, AmbiguousItem, PromptTruncated; UnsupportedModel: no encoder's rows reach the denoiser.
+    """
+    columns, items = readable(encoded), [Item.of(phrase) for phrase in phrases]
+
+    def rows(item: Item, name: str) -> range:
+        call, start = encoded.calls[name], columns[name].start
+        first, stop = _span(call, _cut(call, prompt), item.find(prompt))
+        return range(start + first, start + stop)
+
+    return [list(dict.fromkeys(i for name in columns for i in rows(item, name))) for item in items]
+
+
+def reads_text(site: AttentionCall) -> bool:
+    """Whether the picture reads the text there, in cross-attention or jointly."""
+    return site.kind != "self"
