@@ -375,3 +375,11 @@ def test_ale_bench_refuses_what_it_cannot_read(data, tmp_path):
     (data / "prompts/1/color/one_prompts.json").write_text("{}")
     with pytest.raises(BadInput, match="no file of prompts"):
         ale_bench.cases(data)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"image": "a.png", "image": "b.png", "prompts": []}'])
+def test_prompts_of_ale_bench_that_are_damaged_are_refused_by_name(data, text):
+    file = next((data / "prompts").rglob("*_prompts.json"))
+    file.write_text(text)
+    with pytest.raises(BadInput, match=r"_prompts.json is no file of prompts"):
+        ale_bench.cases(data)

@@ -178,7 +178,7 @@ def test_a_score_does_not_depend_on_its_batch(any_pipe):
 
 
 def test_what_needs_guidance_says_so_and_names_what_works_without(any_pipe):
-    off = {} if isinstance(any_pipe, diffusers.FluxPipeline) else {"guidance_scale": 1.0}
+    off = {"guidance_scale": 1.0}
     for detector in (Magnitude(), Agreement(), BrightEnding()):
         with pytest.raises(UnsupportedModel, match=f"{detector.name} needs classifier-free guidance.*collapse"):
             first_steps(any_pipe, None, detector, **call(any_pipe, CAT, **off))

@@ -99,9 +99,13 @@ def test_each_prompt_of_a_list_is_gated_for_itself_with_all_of_its_images(sd1):
         assert near(found[i], (every if chosen else bare)[i])
 
 
-def test_bad_use(sd1):
+def test_without_guidance_it_follows_the_other_text_alone(sd1):
+    with attach(sd1, Detour("a zebra", near=-1.0)):
+        found = draw(sd1, PROMPT, guidance_scale=1.0)
+    assert (found - draw(sd1, "a zebra", guidance_scale=1.0)).abs().max() < 1e-3
+
+
+def test_bad_use():
     with pytest.raises(BadInput, match="cosine"):
         Detour(near=2.0)
-    with attach(sd1, Detour()), pytest.raises(BadInput, match="guidance"):
-        draw(sd1, PROMPT, guidance_scale=1.0)
     assert Intervention.from_dict(Detour(near=0.4).to_dict()) == Detour(near=0.4)

@@ -15,7 +15,7 @@ from unleak import models
 from unleak.cli import app
 from unleak.copies.detect.detectors import Detector
 from unleak.copies.presets import DETECTORS, MITIGATIONS
-from unleak.core.predictions import guidance, scale_of_guidance
+from unleak.core.predictions import Combination, combination_of, guidance
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
 from unleak.world import load
 
@@ -77,9 +77,15 @@ def test_the_scale_that_a_pipeline_shows_is_the_one_it_was_given() -> None:
 def test_the_scale_of_guidance_is_solved_and_another_combination_is_told(w: float, dtype: torch.dtype) -> None:
     u, c = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     combined = guidance(u, c, w)
-    assert scale_of_guidance(combined, u, c) == pytest.approx(w, abs=2e-2 if dtype == torch.bfloat16 else 1e-5)
-    assert scale_of_guidance(combined + u.square(), u, c) is None
-    assert scale_of_guidance(u, u, u) == 1.0
+    for sign in (1, -1):
+        shown = combination_of(sign * combined, u, c)
+        assert shown == Combination(pytest.approx(w, abs=2e-2 if dtype == torch.bfloat16 else 1e-5), sign)
+        rescaled = Combination(w, sign, rescaled=True).finish(combined, c)
+        shown = combination_of(rescaled, u, c)
+        assert shown == Combination(pytest.approx(w, abs=5e-2), sign, rescaled=w != 1)
+        assert torch.allclose(shown.finish(combined, c), rescaled, atol=1e-4 if dtype == torch.float32 else 0.1)
+    assert combination_of(combined + u.square(), u, c) is None
+    assert combination_of(u, u, u) == Combination(1.0) and combination_of(-u, u, u) == Combination(1.0, -1)
 
 
 @pytest.mark.parametrize("model", MODELS)

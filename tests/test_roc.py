@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unleak
 from tiny import tiny
 from unleak.copies.scan import fit
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
@@ -150,3 +152,22 @@ def test_a_model_is_the_same_from_another_folder(sd1):
     before = fingerprint_of(sd1)
     sd1.text_encoder.name_or_path = "moved/text_encoder"
     assert fingerprint_of(sd1) == before
+
+
+@pytest.mark.parametrize(("given", "steps"), [({}, 3), ({}, 4), ({"final_sigmas_type": "sigma_min"}, 4)], ids=str)
+def test_a_scheduler_that_rewrites_its_own_configuration_is_still_the_same(given, steps):
+    pipe = tiny("sd1")
+    scheduler = diffusers.DPMSolverSinglestepScheduler
+    pipe.scheduler = scheduler.from_config({**pipe.scheduler.config, "final_sigmas_type": "zero", **given})
+    call = {"num_inference_steps": steps, "height": 64, "width": 64}
+    calibration = fit.calibrate(pipe, ["a red mouse", "a zebra"], ["a cat", "a dog"], 2, call=call)
+    for fresh in (False, True):
+        if fresh:
+            pipe.scheduler = scheduler.from_config(
+                {**tiny("sd1").scheduler.config, "final_sigmas_type": "zero", **given}
+            )
+        calibration.made_at.check(pipe, 2, call)
+        unleak.guard(pipe, "a red mouse", "repulsion-only", gate=calibration, seeds=2, call=call)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, solver_order=1)
+    with pytest.raises(BadInput, match="another scheduler"):
+        calibration.made_at.check(pipe, 2, call)

@@ -27,7 +27,7 @@ from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import plan, scan
 from unleak.copies.scan.scan_file import rejects_of, scan_file
 from unleak.engine.session import attach
-from unleak.errors import BadInput, Conflict, NotFinite, PromptTruncated
+from unleak.errors import BadInput, BrokenFile, Conflict, NotFinite, PromptTruncated
 from unleak.report.scan import file_page
 
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2}
@@ -296,6 +296,21 @@ def test_a_page_escapes_what_prompts_hold(sd1, tmp_path: Path):
     run(sd1, tmp_path / "p.txt", tmp_path / "scan.jsonl")
     html = file_page(tmp_path / "scan.jsonl", limit=5.0)
     assert "<script>" not in html and "&lt;script&gt;" in html and "0 of 1" in html
+
+
+DAMAGED = [
+    ("", "empty"), ("[" * 100_000, "too deeply"), ("{", "JSON"),
+    ('{"line": 2, "line": 3}', "twice"), ('{"line": 2, "prompt": "a cat"}', "is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "says"), DAMAGED, ids=[says for _, says in DAMAGED])
+def test_a_page_of_a_damaged_scan_says_which_line(whole, tmp_path: Path, line, says):
+    out = tmp_path / "scan.jsonl"
+    out.write_text(whole.read_text() + line if line else "")
+    with pytest.raises(BrokenFile, match=says) as error:
+        file_page(out)
+    assert not line or f"line {len(whole.read_text().splitlines()) + 1}" in str(error.value)
 
 
 def test_a_file_without_a_prompt_gives_an_empty_scan(sd1, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -111,6 +111,18 @@ class Context:
     def distilled(self) -> bool:
         """Whether the denoiser is given the scale of guidance as a number and guides by itself; in its calls."""
         return any(isinstance(self._run.inputs.get(name), Tensor) for name in GUIDANCE)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Arguments of the denoiser in the pipeline's current call, by name, without the rows of branches."""
+        inputs: Mapping[str, Any] = self._run.inputs
+        return inputs
+
+    @property
+    def shared(self) -> dict[Any, Any]:
+        """Scratch space of all interventions, emptied after each step."""
+        shared: dict[Any, Any] = self._run.shared
+        return shared
 
     @property
     def pipeline_combined(self) -> Tensor | None:

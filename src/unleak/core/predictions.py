@@ -81,19 +81,48 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
     return predicted(output, x, kind, Level.of(scheduler.alphas_cumprod[int(timestep)].to(output))).clean
 
 
-def scale_of_guidance(combined: Tensor, uncond: Tensor, cond: Tensor) -> float | None:
-    """The w of ``combined = u + w (c - u)``, by least squares; None where it is no such combination.
+class Combination(NamedTuple):
+    """How a pipeline combines predictions: ``sign r (u + w (c - u))``.
 
-    Where c is u any w gives the same, and 1 is returned.
+    r is 1, or, where it is `rescaled`, what gives each vector along the last axis the length that c's has there. `sign`
+    is -1 where the denoiser predicts the negative of what the scheduler is given.
     """
-    u, d = uncond.double(), (cond - uncond).double()
-    power = float((d * d).sum())
-    if power == 0:
-        return 1.0
-    w = float(((combined.double() - u) * d).sum()) / power
-    rest = float((combined.double() - u - w * d).square().sum())
-    tolerance = float(torch.finfo(combined.dtype).eps) ** 0.5
-    return w if rest <= tolerance * max(power, float((w * d).square().sum())) else None
+
+    scale: float
+    sign: int = 1
+    rescaled: bool = False
+
+    def finish(self, mixture: Tensor, cond: Tensor) -> Tensor:
+        """What the scheduler is given for another mixture of predictions, [images, ...] as c is."""
+        if self.rescaled:
+            mixture = mixture * (_lengths(cond) / _lengths(mixture))
+        return mixture if self.sign == 1 else -mixture
+
+
+def combination_of(combined: Tensor, uncond: Tensor, cond: Tensor) -> Combination | None:
+    """The combination that gave `combined`, by least squares; None where it is another kind.
+
+    Where c is u any w gives the same, and it is 1.
+    """
+    if combined.shape != cond.shape:
+        return None
+    e, u, d = combined.double(), uncond.double(), (cond - uncond).double()
+    uu, ud, dd, ue, de = ((x * y).sum(-1) for x, y in ((u, u), (u, d), (d, d), (u, e), (d, e)))
+    # e = w d + sign u, or e = a (u + w d) with another a for each vector
+    found = [Combination(float(sign * de.sum() - ud.sum()) / float(dd.sum() or 1), sign) for sign in (1, -1)]
+    a, aw = ue * dd - de * ud, de * uu - ue * ud  # times the determinant uu dd - ud ud
+    if bool(a.any()):
+        found.append(Combination(float((a * aw).sum() / (a * a).sum()), 1 if a.sum() >= 0 else -1, rescaled=True))
+    if not bool(dd.any()):
+        found = [how._replace(scale=1.0) for how in found]
+    rests = [float((how.finish(guidance(u, u + d, how.scale), u + d) - e).square().sum()) for how in found]
+    rest, how = min(zip(rests, found, strict=True), key=lambda pair: pair[0])
+    power = float(dd.sum()) * max(1.0, how.scale**2) or float(uu.sum())
+    return how if rest <= float(torch.finfo(combined.dtype).eps) ** 0.5 * power else None
+
+
+def _lengths(x: Tensor) -> Tensor:
+    return x.norm(dim=-1, keepdim=True)
 
 
 def _is_flow(scheduler: Any, timestep: float) -> bool:

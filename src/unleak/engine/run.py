@@ -50,6 +50,7 @@ class Run:
         predictions: of the current step by label. combined: the interventions were asked about them.
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
+        shared: what interventions keep for one another during a step.
         calls: by label, the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
         guided: what its guider makes of other predictions of this step, by label; None without a guider.
@@ -129,6 +130,7 @@ class Run:
     def begin_step(self) -> None:
         self.predictions: dict[str, Tensor] = {}
         self.calls: dict[str, DenoiserCall] = {}
+        self.shared: dict[Any, Any] = {}
         self.pipeline_combined: Tensor | None = None
         self.guided: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.combined = False

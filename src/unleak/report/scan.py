@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -11,15 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from unleak.copies.scan.scan import Scan
+from unleak.copies.scan.scan_file import FILE, RECORD
 from unleak.report.pages import render
+from unleak.saved import parse_json, regular
 
 SHOWN, BINS, WIDE, TALL = 50, 64, 640, 130
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The header, then every record of a scan's output."""
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    """The header, then every record of a scan's output, one at a time. Raises BrokenFile: a line is damaged."""
+    with regular(path, FILE.what).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            kind, where = (RECORD if number > 1 else FILE), f"{path}, line {number}"
+            try:
+                value = parse_json(line)
+            except ValueError as e:
+                raise kind.broken(where, e) from None
+            kind.parse(value, where)
+            yield value
 
 
 def pictures(scan: Scan) -> dict[str, bytes]:
@@ -42,8 +50,12 @@ def file_page(path: Path, limit: float | None = None) -> str:
     """The same of the output file of a scan, made in constant memory.
 
     `limit` is the score from which a prompt counts as found; default: the calibrated threshold, if there is one.
+
+    Raises BrokenFile: it is no output of a scan, or a line of it is damaged.
     """
-    head = next(records(path))
+    head = next(records(path), None)
+    if head is None:
+        raise FILE.broken(path, "it is empty")
     return _page(head, lambda: islice(records(path), 1, None), head["threshold"] if limit is None else limit)
 
 

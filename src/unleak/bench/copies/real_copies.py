@@ -58,7 +58,7 @@ def run(
     names = check(methods)
     if both := set(kinds["memorized"]) & set(kinds["ordinary"]):
         raise BadInput(f"{len(both)} prompts are in both files, such as {min(both)!r}")
-    parts, stamp = Parts(out), [fingerprint_of(pipe), list(seeds), dict(call or {}), names, code_of(scan)]
+    parts, stamp = Parts(out), [fingerprint_of(pipe, call or {}), list(seeds), dict(call or {}), names, code_of(scan)]
     scores: dict[str, dict[str, np.ndarray]] = {}
     for kind, texts in kinds.items():
         chunks = []

@@ -32,7 +32,7 @@ from unleak.metrics.leakage import Score, leakage
 from unleak.metrics.structure import Features, structure_distance
 from unleak.regions.plan import Edit
 from unleak.report.pictures import png
-from unleak.saved import Saved
+from unleak.saved import Saved, parse_json, read_document
 
 SIDE = 1000  #: pixels at which results are measured
 TOGETHER = 8  #: pictures that are drawn, and kept, together
@@ -98,12 +98,12 @@ def check(data: Path, methods: Sequence[str] | None) -> None:
 
 def _read(file: Path, count: int, kind: str) -> list[AleCase]:
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = parse_json(read_document(file))
         prompts = [
             AleCase(count, kind, Path(data["image"]).name, int(p["index"]), tuple((s, t) for s, t in p["edits"]))
             for p in data["prompts"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (BrokenFile, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{file} is no file of prompts of ALE-Bench: {type(e).__name__}: {e}") from e
     return prompts
 

@@ -25,6 +25,7 @@ from unleak.copies.detect.detect import (
     localised_magnitude,
     magnitude,
 )
+from unleak.copies.detect.guided import Guided, guidance_pair
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
@@ -39,7 +40,7 @@ class Detector(Intervention):
     """Leaves one value per image and step in `run.results[name]`, a mapping from the step's number; of the last call.
 
     name      as in results and on the command line
-    guided    reads the prediction without the prompt, so it needs classifier-free guidance
+    guided    reads the prediction without the prompt, so it needs guidance (see `guided.guidance_pair`)
     compares  compares the images of a prompt, so it needs two seeds or more
     whole     needs the whole trajectory, not its first steps
     """
@@ -88,15 +89,15 @@ class Detector(Intervention):
         return means
 
 
-def uncond(preds: Mapping[str, Tensor], name: str) -> Tensor:
-    """The prediction without the prompt. Raises UnsupportedModel where the pipeline makes none."""
-    if "uncond" not in preds:
+def with_and_without(ctx: Context, preds: Mapping[str, Tensor], name: str) -> Guided:
+    """The predictions with and without the prompt. Raises UnsupportedModel where the pipeline does not guide."""
+    if (pair := guidance_pair(ctx, preds)) is None:
         free = ", ".join(n for n, d in Detector._named.items() if not d.guided)
         raise UnsupportedModel(
             f"{name} needs classifier-free guidance and this run has none: raise guidance_scale above 1 if the model "
             f"has it, or use a detector that works without: {free}"
         )
-    return preds["uncond"]
+    return pair
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Magnitude(Detector):
     guided = True
 
     def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        return magnitude(preds["cond"], uncond(preds, self.name))
+        pair = with_and_without(ctx, preds, self.name)
+        return magnitude(pair.cond, pair.uncond)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class Agreement(Detector):
     compares = True
 
     def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        return by_prompt(ctx, preds["cond"] - uncond(preds, self.name))
+        pair = with_and_without(ctx, preds, self.name)
+        return by_prompt(ctx, pair.cond - pair.uncond)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class TextAttention(Detector):
         if site.kind == "self" or not site.rows.of("cond"):
             return
         by_site = ctx.state.setdefault("attention", {})
-        by_site.setdefault(site.name, site.text_shares("cond").mean(1))
+        by_site.setdefault(site.name, site.text_shares(site.rows.first("cond")).mean(1))
 
     def shares(self, ctx: Context) -> list[Tensor]:
         """[N, K] for each site in the order in which they run; forgets them."""
@@ -234,18 +237,18 @@ class BrightEnding(Detector):
             return
         ends = summary_rows(ctx.encoded).int().argmax(1).tolist()
         tokens = sorted(set(ends))
-        columns = site.columns(tokens, "cond")  # [N, h, w, T]
+        columns = site.columns(tokens, site.rows.first("cond"))  # [N, h, w, T]
         mask = torch.stack([columns[i, :, :, tokens.index(end)] for i, end in enumerate(ends)])
         ctx.state.setdefault("masks", {})[site.name] = mask
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         pairs = ctx.state.setdefault("pairs", {})
         if self.looked_at is None or ctx.step in self.looked_at:
-            pairs.setdefault(ctx.step, (preds["cond"], uncond(preds, self.name)))
+            pairs.setdefault(ctx.step, with_and_without(ctx, preds, self.name))
         if ctx.step == ctx.steps - 1:
             if not ctx.state.get("masks"):
                 raise UnsupportedModel("bright-ending: no site attends to the text at the resolution of the latents")
             mask = torch.stack(list(ctx.state["masks"].values())).mean(0)
             ctx.results[f"{self.name}/mask"] = mask
-            for step, (cond, without) in pairs.items():
-                self.note(ctx, localised_magnitude(cond, without, mask), step)
+            for step, pair in pairs.items():
+                self.note(ctx, localised_magnitude(pair.cond, pair.uncond, mask), step)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.copies.detect.detectors import prompts_of_images, uncond
+from unleak.copies.detect.detectors import prompts_of_images, with_and_without
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.core.rows import Branch
@@ -26,15 +26,15 @@ class Significance(Intervention):
     """
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
-        rows, base = ctx.encoded.cond, uncond(preds, "significance")
+        rows, pair = ctx.encoded.cond, with_and_without(ctx, preds, "significance")
         assert rows is not None
-        images = prompts_of_images(ctx, len(base))
+        images = prompts_of_images(ctx, len(pair.cond))
         first = {prompt: i for i, prompt in reversed(list(enumerate(images)))}
         prompts = list(dict.fromkeys(images))
         with torch.enable_grad():
             e = torch.stack([rows[first[prompt]] for prompt in prompts]).detach().requires_grad_()
             text = e[[prompts.index(prompt) for prompt in images]]
-            v = (ctx.predict([Branch("significance", text=text)])["significance"] - base).float()
+            v = (pair.of(ctx.predict([Branch("significance", text=text)])["significance"]) - pair.uncond).float()
             norms = [v[[i for i, other in enumerate(images) if other == prompt]].norm() for prompt in prompts]
             (gradient,) = torch.autograd.grad(torch.stack(norms).sum(), e)
         noted = ctx.results["significance"] = ctx.state.setdefault("noted", {})

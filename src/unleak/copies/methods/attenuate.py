@@ -24,7 +24,6 @@ from unleak.copies.methods.schedules import SCHEDULES
 from unleak.core import scores
 from unleak.core.edits import KeyScale
 from unleak.core.intervention import SiteFilter, Window
-from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput, NoSite, NotFinite, choose
 
@@ -102,19 +101,24 @@ class Attenuation:
             return scores.peaks(q, k[:, :, site.layout.text_keys], site.scale)
         return scores.peaks(q, k, site.scale, mass=True)[:, :, site.layout.text_keys]
 
-    def scale(self, ctx: Context, site: AttentionCall, rows: Sequence[int], source: Sequence[int],
+    def spikes(self, site: AttentionCall, rows: Sequence[int]) -> Tensor:
+        """Which text positions are spikes in these batch rows at one site: [rows, heads, text] of bool."""
+        return spikes(self.peaks(site, rows), self.tau)
+
+    def acts_at(self, site: AttentionCall) -> bool:
+        """Whether a site reads text that may be attenuated."""
+        return not self.off and site.kind != "self"
+
+    def scale(self, ctx: Context, site: AttentionCall, rows: Sequence[int], is_spike: Tensor,
               window: Window) -> KeyScale | None:  # fmt: skip
-        """``S' = alpha(i) S`` of `rows` on the spikes of their `source` rows, for all image queries of a head.
+        """``S' = alpha(i) S`` of `rows` on their spikes [rows, heads, text], for all image queries of a head.
 
         `run.results["attenuated"]` keeps the share of heads and images in which each position was a spike.
         """
-        if self.off or site.kind == "self" or not rows:
-            return None
         ctx.state["text sites"] = True
         strength = self.strength(ctx.step, ctx.steps, window)
         if strength == 1:
             return None
-        is_spike = spikes(self.peaks(site, source), self.tau)
         shares = ctx.results.setdefault(ATTENUATED, scores.RunningMean())
         shares.add((ctx.step, site.name), is_spike.float().mean((0, 1)))
         factor = torch.where(is_spike, strength, 1.0)
@@ -176,8 +180,10 @@ class Attenuate(Gated):
         return [i for i in site.rows.of("cond") if chosen is None or site.rows.images[i] in chosen]
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> KeyScale | None:
-        rows = self.rows(ctx, site)
-        return self.attenuation.scale(ctx, site, rows, rows, self.window)
+        rows, attenuation = self.rows(ctx, site), self.attenuation
+        if not rows or not attenuation.acts_at(site):
+            return None
+        return attenuation.scale(ctx, site, rows, attenuation.spikes(site, rows), self.window)
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         """The gate's first look, and the first step of the images that it chooses."""
@@ -186,9 +192,6 @@ class Attenuate(Gated):
             return None
         if not first:
             return self.attenuation.check(ctx)
-        attenuated = self.attenuation.predict(ctx, [Branch(ATTENUATED, images=chosen)])
-        if ctx.pipeline_combined is not None:  # one call per branch: no row is left to put it into
-            return self.guided(ctx, preds, lambda cond, uncond, w: guidance(uncond, attenuated, w))
         cond = preds["cond"].clone()
-        cond[list(chosen or ())] = attenuated
-        return {"cond": cond}
+        cond[list(chosen or ())] = self.attenuation.predict(ctx, [Branch(ATTENUATED, images=chosen)])
+        return self.instead(ctx, preds, cond)

@@ -34,4 +34,6 @@ class DelayedGuidance(Gated):
         share = self.before if ctx.fraction < self.until else 1.0
         if share == 1.0 and not self.undecided(ctx):
             return None
-        return self.guided(ctx, preds, lambda c, u, w: guidance(u, c, share * w), self.scale)
+        return self.guided(
+            ctx, preds, lambda pair, w: guidance(pair.uncond, pair.cond, share * w), self.scale, lambda w: share * w
+        )

@@ -41,7 +41,7 @@ class Detour(Gated):
         text: what is followed instead: anything that leaves the layout open, in the style that you want. The default
             is no caption that an embedded model was trained on.
         near: cosine -1 to 1 of clean latents, from which on the prompt leads to the copy.
-        scale: w; default: the pipeline's `guidance_scale`.
+        scale: w; default: the pipeline's. Without guidance, or where it is distilled, the denoiser's own is kept.
         gate: see `Gated`. Without one every prompt is led away from its own first prediction.
 
     `run.results["detour"]` has the cosines of the images that are acted on, a list for each step.
@@ -75,11 +75,12 @@ class Detour(Gated):
         away = [i for i, cosine in zip(here, leads.tolist(), strict=True) if cosine >= self.near]
         followed = self._others(ctx, preds, away)
 
-        def change(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
-            target = torch.stack([followed.get(i, c) for i, c in zip(here, cond, strict=True)])
-            return guidance(uncond, target, w)
-
-        return self.guided(ctx, preds, change, self.scale)
+        target = torch.stack([followed.get(i, cond[i]) for i in here])
+        if "uncond" not in preds:  # what the denoiser predicts is e_hat already: of one row, at any scale
+            combined = cond.clone()
+            combined[list(here)] = target
+            return combined
+        return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, target, w), self.scale)
 
     def _others(self, ctx: Context, preds: Mapping[str, Tensor], away: list[int]) -> dict[int, Tensor]:
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from unleak.copies.detect.detectors import Detector, by_prompt
+from unleak.copies.detect.guided import Guided, guidance_pair, no_guidance
 from unleak.copies.scan.calibrate import SIZE, Calibration, ScanSettings
 from unleak.core.intervention import Intervention
-from unleak.core.predictions import guidance, scale_of_guidance
+from unleak.core.predictions import Combination, combination_of, guidance
 from unleak.errors import BadInput, NotFinite
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
 
-Combine = Callable[[Tensor, Tensor, float], Tensor]
-"""(cond, uncond, scale of guidance) -> combined prediction, all [N, ...]."""
+Combine = Callable[[Guided, float], Tensor]
+"""(predictions of the chosen images, scale of guidance) -> combined prediction [N, ...]."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class Gated(Intervention):
     def decide(self, ctx: Context, preds: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """`chosen`, once the gate has looked at these predictions if it had not yet."""
         if self.undecided(ctx):
-            guidance_pair(preds)
+            detectors = self._detectors()
+            if any(d.guided for d, _ in detectors) and guidance_pair(ctx, preds) is None:
+                raise no_guidance()
             self._check_settings(ctx)
-            score = torch.stack([weight * d.measure(ctx, preds) for d, weight in self._detectors()]).sum(0)
+            score = torch.stack([weight * d.measure(ctx, preds) for d, weight in detectors]).sum(0)
             if ctx.encoded.prompts:
                 score = by_prompt(ctx, score, torch.mean)
             if not torch.isfinite(score).all():
@@ -114,47 +117,62 @@ class Gated(Intervention):
         for seeds in sorted(set(of_prompts), key=str):
             self.made_at.check_running(pipe, seeds, seen)
 
-    def guided(self, ctx: Context, preds: Mapping[str, Tensor], combine: Combine, scale: float | None = None) -> Any:
-        """The combined prediction: `combine` of the chosen images, plain guidance of the others; None if none is."""
+    def guided(self, ctx: Context, preds: Mapping[str, Tensor], combine: Combine, scale: float | None = None,
+               other: Callable[[float], float] | None = None) -> Any:  # fmt: skip
+        """The combined prediction: `combine` of the chosen images, the pipeline's own of the others; None if none is.
+
+        `other`: see `detect.guided.guidance_pair`.
+        """
         chosen = self.decide(ctx, preds)
         if chosen == ():
             return None
-        if "uncond" not in preds and ctx.state.get("guided"):  # a callback has turned guidance off
-            cond, uncond, w = preds["cond"], preds["cond"], 1.0
-        else:
-            (cond, uncond), w = guidance_pair(preds), guidance_scale(ctx, preds, scale)
+        pair, cond = guidance_pair(ctx, preds, other), preds["cond"]
+        if pair is not None:
+            how = combination(ctx, pair, scale)
             ctx.state["guided"] = True
+        elif ctx.state.get("guided"):  # a callback has turned guidance off
+            pair, how = Guided(cond, cond), Combination(1.0)
+        else:
+            raise no_guidance()
         here = slice(None) if chosen is None else list(chosen)
-        combined = guidance(uncond, cond, w)
-        combined[here] = combine(cond[here], uncond[here], w)
+        combined = plain(ctx, pair, cond, how.scale)
+        mixture = combine(pair.at(here), how.scale)
+        combined[here] = how.finish(mixture, pair.cond[here]).to(combined)
         return combined
 
-
-def guidance_pair(preds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(cond, uncond) predictions, or BadInput where the pipeline runs without classifier-free guidance."""
-    if "uncond" not in preds:
-        raise BadInput(
-            "this needs classifier-free guidance, and the pipeline runs without: call it with guidance_scale "
-            "above 1 (true_cfg_scale and a negative prompt where it has them)"
-        )
-    return preds["cond"], preds["uncond"]
+    def instead(self, ctx: Context, preds: Mapping[str, Tensor], cond: Tensor) -> Any:
+        """`cond` [images, ...] instead of the prompt's prediction; the pipeline combines it if it still can."""
+        if ctx.pipeline_combined is None:
+            return {"cond": cond}
+        chosen = self.chosen(ctx)
+        mine = cond if chosen is None else cond[list(chosen)]
+        return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, pair.of(mine), w))
 
 
-def guidance_scale(ctx: Context, preds: Mapping[str, Tensor], given: float | None) -> float:
-    """The scale of guidance: as given, as the pipeline's own combination shows it, or its `guidance_scale`."""
+def plain(ctx: Context, pair: Guided, cond: Tensor, scale: float) -> Tensor:
+    """What the pipeline makes of a step's predictions, as a tensor of one's own; `cond` is the denoiser's own."""
+    if ctx.pipeline_combined is not None:
+        return ctx.pipeline_combined.clone()
+    return guidance(pair.uncond, pair.cond, scale) if pair.distilled is None else cond.clone()
+
+
+def combination(ctx: Context, pair: Guided, given: float | None) -> Combination:
+    """How the pipeline combines: at a given scale, the one that its own combination shows, or its `guidance_scale`."""
     pipe: Any = ctx.pipe
     if getattr(pipe, "guidance_rescale", 0):
         raise BadInput("a combined prediction cannot be rescaled afterwards: leave guidance_rescale out")
+    shown = None
+    if pair.distilled is None and ctx.pipeline_combined is not None:
+        shown = combination_of(ctx.pipeline_combined, pair.uncond, pair.cond)
     if given is not None:
-        return given
-    if ctx.pipeline_combined is not None:
-        shown = scale_of_guidance(ctx.pipeline_combined, preds["uncond"], preds["cond"])
-        if shown is None:
-            raise BadInput(
-                f"{type(pipe).__name__} combines its predictions otherwise than by u + w (c - u), as mitigations do: "
-                "give w as scale="
-            )
+        return Combination(given) if shown is None else shown._replace(scale=given)
+    if shown is not None:
         return shown
+    if pair.distilled is None and ctx.pipeline_combined is not None:
+        raise BadInput(
+            f"{type(pipe).__name__} combines its predictions otherwise than by u + w (c - u), as mitigations do: "
+            "give w as scale="
+        )
     if not hasattr(pipe, "guidance_scale"):
         raise BadInput(f"{type(pipe).__name__} does not tell the scale of its guidance: give it as scale=")
-    return float(pipe.guidance_scale)
+    return Combination(float(pipe.guidance_scale))

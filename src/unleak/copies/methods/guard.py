@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from unleak.copies.detect.guided import Guided
 from unleak.copies.methods.attenuate import ATTENUATED, EARLY, Attenuation
 from unleak.copies.methods.gate import Gated
 from unleak.copies.methods.schedules import SCHEDULES
@@ -119,17 +120,30 @@ class Guard(Gated):
     def branches(self, ctx: Context) -> Sequence[Branch] | None:
         """Attenuated rows for the images that are acted on."""
         chosen = self.chosen(ctx)
-        return None if chosen == () or self._off else [Branch(ATTENUATED, images=chosen)]
+        if chosen == () or self._off:
+            return None
+        return self._alone(ctx, chosen) if ctx.rows.repeat else [Branch(ATTENUATED, images=chosen)]
+
+    def _alone(self, ctx: Context, images: tuple[int, ...] | None) -> list[Branch]:
+        """The branches of calls that have no rows of the pipeline's own; of calls of one branch the clean rows', which
+        tell the spikes, comes first."""
+        labels = (ATTENUATED, CLEAN) if self.source == CLEAN else (ATTENUATED,)
+        return [Branch(label, images=images) for label in (reversed(labels) if ctx.rows.repeat else labels)]
 
     def on_attention(self, ctx: Context, site: AttentionCall) -> KeyScale | None:
         """``S' = alpha(i) S`` in the attenuated rows, on their own spikes or on those of the clean rows."""
-        if ATTENUATED not in site.rows.labels:
+        labels, attenuation = site.rows.labels, self.attenuation
+        rows = [i for i, label in enumerate(labels) if label == ATTENUATED]
+        if not attenuation.acts_at(site) or not {ATTENUATED, CLEAN} & {*labels}:
             return None
-        rows = source = list(site.rows.of(ATTENUATED))
-        if self.source == CLEAN:
-            clean = {site.rows.images[i]: i for i, label in enumerate(site.rows.labels) if label in ("cond", CLEAN)}
-            source = [clean[site.rows.images[i]] for i in rows]
-        return self.attenuation.scale(ctx, site, rows, source, self.window)
+        if self.source == ATTENUATED:
+            return attenuation.scale(ctx, site, rows, attenuation.spikes(site, rows), self.window)
+        spikes: dict[int, Tensor] = ctx.state.setdefault(f"spikes at {site.name}", {})
+        if clean := site.rows.first(CLEAN if CLEAN in labels else "cond"):  # else they ran in the call before
+            images = [site.rows.images[i] for i in clean]
+            spikes.update(zip(images, attenuation.spikes(site, clean), strict=True))
+        is_spike = [spikes[site.rows.images[i]] for i in rows]
+        return attenuation.scale(ctx, site, rows, torch.stack(is_spike), self.window) if rows else None
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
         """`combine` for the chosen images, plain guidance for the others."""
@@ -137,17 +151,16 @@ class Guard(Gated):
             return None
         first, chosen = self.undecided(ctx), self.decide(ctx, preds)
 
-        def combine(pred_cond: Tensor, pred_uncond: Tensor, scale: float) -> Tensor:
-            pred_attenuated = self._predict(ctx, chosen) if first else preds[ATTENUATED]
+        progress = ctx.step / ctx.steps
+
+        def combine(pair: Guided, scale: float) -> Tensor:
+            # the call in which the gate decides had no attenuated rows yet
+            attenuated = self.attenuation.predict(ctx, self._alone(ctx, chosen)) if first else preds[ATTENUATED]
             self.attenuation.check(ctx)
-            return self.combine(pred_cond, pred_uncond, pred_attenuated, scale, ctx.step / ctx.steps)
+            return self.combine(pair.cond, pair.uncond, pair.of(attenuated), scale, progress)
 
-        return self.guided(ctx, preds, combine, self.scale)
-
-    def _predict(self, ctx: Context, images: tuple[int, ...] | None) -> Tensor:
-        """Attenuated predictions at the step at which the gate decides: its call had no rows for them yet."""
-        labels = (ATTENUATED, CLEAN) if self.source == CLEAN else (ATTENUATED,)
-        return self.attenuation.predict(ctx, [Branch(label, images=images) for label in labels])
+        rho = self.rho * SCHEDULES[self.repulsion_schedule](progress)
+        return self.guided(ctx, preds, combine, self.scale, lambda w: w - rho)
 
 
 OFFICIAL: dict[str, Any] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -183,7 +183,7 @@ class PruneNeurons(Gated):
 
         return tuple(caption.text for caption in load().ordinary)
 
-    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         """At the first step: search the neurons of each prompt, and predict again without them."""
         if "off" in ctx.state:
             return None
@@ -200,7 +200,7 @@ class PruneNeurons(Gated):
                 pruned[of_prompt] = self._without(ctx, neurons, of_prompt).to(pruned)
                 off.update(dict.fromkeys(of_prompt, neurons))
         ctx.state["off"] = off
-        return {"cond": pruned} if off else None
+        return self.instead(ctx, preds, pruned) if off else None
 
     def _search(self, ctx: Context, images: list[int], plain: Tensor) -> Neurons:
         """`search` for the prompt of these images, whose predictions are `plain` with all neurons."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.copies.detect.guided import Guided, guidance_pair, no_guidance
+from unleak.copies.methods.gate import Gated
 from unleak.core.edits import Partition, Region
 from unleak.core.intervention import CROSS
 from unleak.core.rows import Branch
@@ -59,31 +60,33 @@ class OptimiseRows(Gated):
         everywhere = ctx.state.setdefault("mask", torch.ones(1, 1, dtype=torch.bool, device=text.device))
         return Partition([Region(everywhere, keys=keys[at], values=values[at])], rows=rows)
 
-    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         if "rows" in ctx.state or not self.iterations:
             return None
-        cond, uncond = guidance_pair(preds)
-        chosen = self.decide(ctx, preds)
+        if (pair := guidance_pair(ctx, preds)) is None:
+            raise no_guidance()
+        cond, chosen = preds["cond"], self.decide(ctx, preds)
         images = range(len(cond)) if chosen is None else chosen
         groups = {prompt: list(own) for prompt, own in groupby(images, ctx.prompt_of)}
         new, rows = cond.clone(), []
         for prompt, own in groups.items():
             start = ctx.encoded.cond[ctx.encoded.images_of(prompt)][0]  # type: ignore[index]
-            optimised = self._optimise(ctx, start, tuple(own), uncond[own])
+            optimised = self._optimise(ctx, start, tuple(own), pair.at(own))
             new[own] = self._predict(ctx, optimised, tuple(own)).to(new)
             rows.append(optimised)
         ctx.state["rows"] = torch.stack(rows) if rows else None
         ctx.state["images"] = {image: k for k, own in enumerate(groups.values()) for image in own}
-        return {"cond": new} if rows else None
+        return self.instead(ctx, preds, new) if rows else None
 
-    def _optimise(self, ctx: Context, start: Tensor, images: tuple[int, ...], uncond: Tensor) -> Tensor:
+    def _optimise(self, ctx: Context, start: Tensor, images: tuple[int, ...], pair: Guided) -> Tensor:
         """The rows [L, D] of one prompt with a text-conditional noise of at most `target`, if they are found."""
         losses = ctx.results.setdefault("losses", {}).setdefault(ctx.generation, {}).setdefault(images, [])
         with torch.enable_grad():
             rows = start.detach().float().clone().requires_grad_()
             optimiser = torch.optim.AdamW([rows], lr=self.lr, weight_decay=self.weight_decay)
             for _ in range(self.iterations):
-                loss = (self._predict(ctx, rows, images) - uncond).float().norm() / len(images) ** 0.5
+                direction = pair.of(self._predict(ctx, rows, images)) - pair.uncond
+                loss = direction.float().norm() / len(images) ** 0.5
                 losses.append(float(loss.detach()))
                 if loss <= self.target:
                     break

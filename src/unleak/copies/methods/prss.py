@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from unleak.copies.detect.detect import magnitude
-from unleak.copies.methods.gate import Gated, guidance_pair
+from unleak.copies.detect.guided import Guided, guidance_pair, no_guidance
+from unleak.copies.methods.gate import Gated
 from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput, UnsupportedModel
@@ -75,32 +76,34 @@ class PRSS(Gated):
         return [Branch(MODIFIED, images=chosen, text=ctx.state["modified"])]
 
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
-        cond, uncond = guidance_pair(preds)
+        if (pair := guidance_pair(ctx, preds)) is None:
+            raise no_guidance()
         chosen = self.decide(ctx, preds)
         if chosen == ():
             return None
-        here = list(range(len(cond))) if chosen is None else list(chosen)
-        modified = preds.get(MODIFIED)
+        here = list(range(len(pair.cond))) if chosen is None else list(chosen)
+        modified = pair.at(here).of(preds[MODIFIED]) if MODIFIED in preds else None
         if modified is None and self.paraphrases:
-            modified = self._search(ctx, cond[here], uncond[here], tuple(here))
+            modified = self._search(ctx, pair.at(here), tuple(here))
 
-        def change(c: Tensor, u: Tensor, w: float) -> Tensor:
-            return anchored(c, c if modified is None else modified, u, w, self.loud, self.full)
+        def change(pair: Guided, w: float) -> Tensor:
+            text = pair.cond if modified is None else modified
+            return anchored(pair.cond, text, pair.uncond, w, self.loud, self.full)
 
         return self.guided(ctx, preds, change, self.scale)
 
-    def _search(self, ctx: Context, cond: Tensor, uncond: Tensor, images: tuple[int, ...]) -> Tensor:
+    def _search(self, ctx: Context, pair: Guided, images: tuple[int, ...]) -> Tensor:
         """Choose one text for all images by their mean magnitude; its predictions [images, ...]."""
         own = ctx.encoded.cond
         assert own is not None
         if own.shape[1:] != ctx.state["own"].shape[1:] or not torch.equal(own[0], ctx.state["own"][0].to(own)):
             raise UnsupportedModel("paraphrases need a pipeline whose text rows are its encoder's last layer")
-        best, least, prediction = own[0], float(magnitude(cond, uncond).mean()), cond
+        best, least, prediction = own[0], float(magnitude(pair.cond, pair.uncond).mean()), pair.cond
         for text in ctx.state["texts"]:
             if least <= self.quiet:
                 break
-            candidate = ctx.predict([Branch(MODIFIED, images=images, text=text)])[MODIFIED]
-            mag = float(magnitude(candidate, uncond).mean())
+            candidate = pair.of(ctx.predict([Branch(MODIFIED, images=images, text=text)])[MODIFIED])
+            mag = float(magnitude(candidate, pair.uncond).mean())
             if mag < least:
                 best, least, prediction = text, mag, candidate
         ctx.state["modified"] = best

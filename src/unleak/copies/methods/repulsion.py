@@ -36,4 +36,6 @@ class RepulsionOnly(Gated):
         if not self.rho:
             return None
         rho = self.rho * SCHEDULES[self.schedule](ctx.step / ctx.steps)
-        return self.guided(ctx, preds, lambda c, u, w: guidance(u, c, w - rho), self.scale)
+        return self.guided(
+            ctx, preds, lambda pair, w: guidance(pair.uncond, pair.cond, w - rho), self.scale, lambda w: w - rho
+        )

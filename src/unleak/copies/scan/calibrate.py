@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypedDict
 
 from unleak.core.anatomy import Anatomy
@@ -34,12 +35,31 @@ class Compared(TypedDict):
     threshold: float
 
 
-def fingerprint_of(pipe: Any) -> str:
-    """Digest of everything that decides a score: denoiser, text encoders and the scheduler's settings."""
+def fingerprint_of(pipe: Any, call: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Digest of everything that decides a score: denoiser, text encoders and the scheduler's settings at work.
+
+    `call`: arguments of the pipeline, of which the number of steps may decide the scheduler's settings.
+    """
     anatomy = Anatomy.of(pipe)
     parts = [fingerprint(part) for part in (anatomy.denoiser, *(e.module for e in anatomy.encoders))]
-    settings = {k: v for k, v in sorted(pipe.scheduler.config.items()) if not k.startswith("_")}
+    config = config_at_work(pipe.scheduler, resolved(pipe, call).get("num_inference_steps"))
+    settings = {k: v for k, v in sorted(config.items()) if not k.startswith("_")}
     return hashlib.sha256(json.dumps([*parts, settings], default=str).encode()).hexdigest()[:32]
+
+
+def config_at_work(scheduler: Any, steps: int | None) -> Mapping[str, Any]:
+    """A scheduler's configuration as it is once it was asked for so many steps: the same before and after.
+
+    Some rewrite theirs then (single-step DPM-Solver, of an odd number of steps). A copy is asked, not the scheduler.
+    """
+    config: Mapping[str, Any] = scheduler.config
+    copy = type(scheduler).from_config(config)
+    try:
+        copy.set_timesteps(steps)
+    except (ValueError, TypeError):  # it takes more than a number of steps, such as the size of the image
+        return config
+    at_work: Mapping[str, Any] = copy.config
+    return {name: at_work.get(name, value) for name, value in config.items()}
 
 
 SIZE = ("height", "width")
@@ -78,7 +98,7 @@ class ScanSettings:
 
     def check_model(self, pipe: Any) -> None:
         """Refuse another model. Raises BadInput."""
-        if fingerprint_of(pipe) != self.fingerprint:
+        if fingerprint_of(pipe, self.call) != self.fingerprint:
             raise BadInput(
                 f"this calibration was made for another model: other weights or another scheduler ({self.model!r}). A "
                 "threshold holds for one model only: make one for this model with `unleak calibrate`"

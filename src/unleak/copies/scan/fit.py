@@ -112,7 +112,8 @@ def _calibration(
 ) -> Calibration:
     plan = kinds[0].plan
     return Calibration(
-        model=model, fingerprint=fingerprint_of(pipe), detector=best.detector, threshold=best.threshold, fpr=fpr,
+        model=model, fingerprint=fingerprint_of(pipe, plan.call), detector=best.detector,
+        threshold=best.threshold, fpr=fpr,
         steps=plan.steps, seeds=len(plan.seeds), call=dict(plan.call), auroc=best.auroc.value,
         tpr_at_1fpr=best.tpr_at_1fpr.value, memorized=len(kinds[0].prompts), ordinary=len(kinds[1].prompts),
         intervals={"auroc": best.auroc[1:], "tpr_at_1fpr": best.tpr_at_1fpr[1:]}, weights=weights, bias=bias,

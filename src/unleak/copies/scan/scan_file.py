@@ -129,7 +129,7 @@ def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[s
     """The first line of the output, see `ScanHeader`."""
     known = plan.calibration
     header = ScanHeader(
-        input=Path(path).name, model=model, fingerprint=fingerprint_of(pipe), detectors=list(plan.names),
+        input=Path(path).name, model=model, fingerprint=fingerprint_of(pipe, plan.call), detectors=list(plan.names),
         score=plan.score_name, steps=plan.steps, seeds=list(plan.seeds), batch=plan.batch, call=dict(plan.call),
         calibrated=known is not None, threshold=known.threshold if known else None,
         weights=dict(known.weights) if known else {}, bias=known.bias if known else 0.0,
