@@ -13,7 +13,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz mutants interrupts lint bench bench-world same parity clean
+.PHONY: demo test conformance fuzz mutants interrupts lint bench bench-world same parity clean
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: $(READY)  ## lint, types and all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+conformance: $(READY)  ## every verb on a tiny pipeline of every kind, as docs/conformance.md: minutes; goes on where it was
+	OMP_NUM_THREADS=1 PYTHONPATH=src:tests $(BIN)/python -m conformance
 
 fuzz: $(READY)  ## 10,000 random inputs of commands, files, saved things and methods: about 15 minutes on one core
 	UNLEAK_FUZZ=$(EXAMPLES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz --hypothesis-seed=$(SEED)

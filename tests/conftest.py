@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """The markers again: an `--oracle` outside the repository hides pyproject.toml from pytest."""
     config.addinivalue_line("markers", "parity: compares with golden tensors (needs --oracle DIR)")
     config.addinivalue_line("markers", "e2e: runs the embedded model")
+    config.addinivalue_line("markers", "conformance: every verb on every family")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
