@@ -9,8 +9,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from tiny import NAMES, draw, tiny
-from unleak.drawing.doctor import doctor
+from unleak.core.hook import hook
+from unleak.drawing.doctor import Outcome, examine
 from unleak.errors import UnsupportedModel
+from unleak.report import verbs
+from unleak.report.verbs import Verb, doctor
 
 KEYS = {"schema", "pipeline", "encoders", "denoiser", "layout", "sites", "observable", "identity", "restored"}
 LAYOUTS = {
@@ -26,7 +29,7 @@ LAYOUTS = {
 def test_a_healthy_pipeline(name):
     pipe = tiny(name)
     bare = draw(pipe)
-    report = doctor(pipe)
+    report = examine(pipe)
     layout, kinds = LAYOUTS[name]
     assert report.layout == layout
     found = [site["kind"] for site in report.sites]
@@ -37,7 +40,7 @@ def test_a_healthy_pipeline(name):
 
 @pytest.mark.parametrize("name", ["sd1", "flux"])
 def test_the_json_form(name):
-    report = doctor(tiny(name))
+    report = examine(tiny(name))
     data = json.loads(json.dumps(report.to_dict()))
     assert data.keys() >= KEYS and data["schema"] == "unleak/doctor/1"
     assert all({"name", "kind"} <= site.keys() for site in data["sites"])
@@ -49,7 +52,7 @@ def test_the_json_form(name):
 def test_attention_that_cannot_be_seen_is_reported_with_its_fix():
     pipe = tiny("sd1")
     pipe.unet.set_attn_processor(AttnProcessor())
-    report = doctor(pipe)
+    report = examine(pipe)
     assert not report.observable and not report.ok and report.restored
     assert "AttnProcessor2_0" in report.reason and report.layout == "unknown"
     assert {site["kind"] for site in report.sites} == {None}
@@ -58,7 +61,7 @@ def test_attention_that_cannot_be_seen_is_reported_with_its_fix():
 def test_a_pipeline_that_is_not_deterministic_fails_identity():
     pipe = tiny("sd1")
     handle = pipe.unet.conv_out.register_forward_hook(lambda m, a, out: out + torch.randn_like(out))
-    report = doctor(pipe)
+    report = examine(pipe)
     handle.remove()
     assert report.observable and not report.identity and "deterministic" in report.reason
 
@@ -66,3 +69,29 @@ def test_a_pipeline_that_is_not_deterministic_fails_identity():
 def test_something_else_than_a_pipeline():
     with pytest.raises(UnsupportedModel):
         doctor(object())
+
+
+def test_every_verb_is_tried_and_its_reason_is_said():
+    pipe = tiny("sd1")
+    bare = draw(pipe)
+    report = doctor(pipe)
+    refused = [one for one in report.verbs if one.state != "yes"]
+    assert [(one.verb, one.state) for one in refused] == [("DeLeaker", "no")], refused
+    assert "works: Maps, Patch" in str(report) and "refused: DeLeaker: DeLeaker edits" in str(report)
+    assert report.to_dict()["verbs"][0] == {"verb": "Maps", "room": "words", "state": "yes", "reason": None}
+    assert torch.equal(draw(pipe), bare)
+
+
+def test_a_verb_that_breaks_or_does_nothing_is_a_fault(monkeypatch):
+    def broken(trial):
+        raise KeyError("rows")
+
+    faults = (Verb("broken", "words", broken), Verb("idle", "words", lambda trial: trial.acts(hook())))
+    monkeypatch.setattr(verbs, "VERBS", faults)
+    seen = []
+    report = doctor(tiny("flux"), progress=seen.append)
+    assert report.verbs == (
+        Outcome("broken", "words", "fault", "KeyError: 'rows'"),
+        Outcome("idle", "words", "fault", f"{type(hook()).__name__} runs and changes nothing"),
+    )
+    assert "FAULT: broken: KeyError: 'rows'" in str(report) and seen == ["broken", "idle"]

@@ -65,7 +65,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.core.intervention import Window as Window
     from unleak.core.presets import Preset as Preset
     from unleak.drawing.doctor import Report as Report
-    from unleak.drawing.doctor import doctor as doctor
     from unleak.drawing.images import Images as Images
     from unleak.drawing.images import generate as generate
     from unleak.engine.session import attach as attach
@@ -88,6 +87,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.report.catalogue import Methods as Methods
     from unleak.report.catalogue import methods as methods
     from unleak.report.catalogue import preset as preset
+    from unleak.report.verbs import doctor as doctor
     from unleak.text.items import Item as Item
     from unleak.text.subsets import Subset as Subset
     from unleak.words.attention_maps import AttentionMaps as AttentionMaps
@@ -130,7 +130,7 @@ else:
         "calibrate": "unleak.copies.scan.fit",
         "guard": "unleak.copies.protect",
         "audit": "unleak.copies.audit",
-        "doctor": "unleak.drawing.doctor",
+        "doctor": "unleak.report.verbs",
         "maps": "unleak.words.attention_maps",
         "probe": "unleak.words.methods.probe",
         "methods": "unleak.report.catalogue",

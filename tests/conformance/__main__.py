@@ -19,8 +19,9 @@ import numpy as np
 
 from conformance import FAMILIES, Family
 from unleak import models
+from unleak.drawing.doctor import Outcome
 from unleak.files.atomic import write_atomic
-from unleak.report.verbs import VERBS, Outcome, try_verbs
+from unleak.report.verbs import VERBS, try_verbs
 
 ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "conformance.md", ROOT / ".conformance"

@@ -7,7 +7,8 @@ import pytest
 
 from conformance import Family
 from conformance.__main__ import kept, page
-from unleak.report.verbs import VERBS, Outcome
+from unleak.drawing.doctor import Outcome
+from unleak.report.verbs import VERBS
 
 
 def test_outcomes_are_kept_and_the_page_tells_them_apart(tmp_path):

@@ -14,12 +14,12 @@ from unleak.errors import PromptTruncated
 
 @command(*MODEL, "json", "html")
 def doctor(cmd: Command) -> None:
-    """What is this pipeline, which attention sites has it, can they be seen, and do the laws hold?"""
+    """What is this pipeline, which attention sites has it, do the laws hold, and which verbs work on it, or why not?"""
     pipe = cmd.open()
-    from unleak.drawing.doctor import doctor as examine
+    from unleak.report.verbs import doctor as examine
 
-    with err.status("examining it"):
-        report = examine(pipe)
+    with err.status("examining it") as status:
+        report = examine(pipe, progress=lambda verb: status.update(f"trying {verb}"))
     cmd.show(report)
     if not report.ok:
         raise typer.Exit(1 if report.observable else 4)

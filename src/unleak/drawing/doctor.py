@@ -1,8 +1,11 @@
-"""What is this pipeline, can its attention be seen, and do the laws hold on it? `doctor(pipe)` runs and tells."""
+"""What is this pipeline, can its attention be seen, and do the laws hold on it? `examine` runs and tells."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +16,33 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.core.result import Result
+from unleak.core.result import Result, cut
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 
 PROMPT = "a red cup and a dog"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one verb or method on a pipeline.
+
+    Attributes:
+        state: "yes": it works. "no": it refuses this pipeline, for `reason`. "fault": it failed without a typed error,
+            or ran and did nothing; that is an error of unleak or of the pipeline.
+        reason: one sentence or more; None where it works.
+    """
+
+    verb: str
+    room: str
+    state: str
+    reason: str | None = None
+
+    @property
+    def short(self) -> str:
+        """The reason's first sentence, or so much of it that a person knows what is meant."""
+        found = re.match(r".{40,}?(?=[.:;] |$)", self.reason or "", re.DOTALL)
+        return cut((found[0] if found else self.reason or "").rstrip("."))
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +52,7 @@ class Report(Result):
 
     `observable`, `identity` (looking changes no bit) and `restored` (nothing is left behind, also after an
     error) are the laws; `reason` says what is wrong and how to mend it. A site's `kind` is "cross", "joint",
-    "self", or None where it was not seen.
+    "self", or None where it was not seen. `verbs` says what works on this pipeline, verb by verb, where that was tried.
     """
 
     verb: ClassVar[str] = "doctor"
@@ -41,6 +66,7 @@ class Report(Result):
     restored: bool
     reason: str | None = None
     steps: int = 0
+    verbs: tuple[Outcome, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -59,7 +85,18 @@ class Report(Result):
                 f"{name} {'yes' if getattr(self, name) else 'NO'}" for name in ("observable", "identity", "restored")
             ),
         ]
-        return [*lines, self.reason] if self.reason else lines
+        return [*lines, *([self.reason] if self.reason else []), *self._verbs()]
+
+    def _verbs(self) -> list[str]:
+        """What works, and the others by their reasons."""
+        works = ", ".join(one.verb for one in self.verbs if one.state == "yes")
+        lines = textwrap.wrap(f"works: {works}", 110, subsequent_indent="  ") if works else []
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for one in self.verbs:
+            if one.state != "yes":
+                reasons.setdefault((one.state, one.short), []).append(one.verb)
+        marks = {"no": "refused", "fault": "FAULT"}
+        return lines + [cut(f"{marks[s]}: {', '.join(verbs)}: {why}") for (s, why), verbs in reasons.items()]
 
 
 @dataclass(frozen=True)
@@ -90,12 +127,19 @@ class _OnPurposeError(Exception):
     pass
 
 
-def doctor(pipe: Any, steps: int = 2) -> Report:
+def short_call(pipe: Any, steps: int, call: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of a short call: `steps` of 8 x 8 latent cells, unless `call` says otherwise."""
+    side = 8 * getattr(pipe, "vae_scale_factor", 8)
+    return {"height": side, "width": side, "num_inference_steps": steps, **(call or {})}
+
+
+def examine(pipe: Any, steps: int = 2, call: Mapping[str, Any] | None = None) -> Report:
     """Run the pipeline briefly at its smallest size and check it.
 
     Args:
         pipe: a loaded diffusers pipeline.
         steps: denoising steps of each of the four short runs, at least 2.
+        call: further arguments of the pipeline, such as a size that it takes.
 
     Returns:
         A `Report`; attention that cannot be observed is reported, not raised.
@@ -103,12 +147,12 @@ def doctor(pipe: Any, steps: int = 2) -> Report:
     Raises:
         UnsupportedModel: the pipeline has no text-conditioned denoiser with attention.
     """
-    anatomy = Anatomy.of(pipe)
-    bare, before = _draw(pipe, steps), _marks(anatomy)
+    anatomy, short = Anatomy.of(pipe), short_call(pipe, steps, call)
+    bare, before = _draw(pipe, short), _marks(anatomy)
     reason, identity, observations = None, False, {}
     try:
         with attach(pipe, _Look()) as run:
-            identity = torch.equal(_draw(pipe, steps), bare)
+            identity = torch.equal(_draw(pipe, short), bare)
         observations = run.results
         reason = None if identity else "looking changed the image: is the pipeline deterministic on this device?"
     except UnsupportedModel as error:
@@ -116,8 +160,8 @@ def doctor(pipe: Any, steps: int = 2) -> Report:
     observable = bool(observations)
     restored = (
         _marks(anatomy) == before
-        and _restores(pipe, anatomy, steps, observable)
-        and torch.equal(_draw(pipe, steps), bare)
+        and _restores(pipe, anatomy, short, observable)
+        and torch.equal(_draw(pipe, short), bare)
     )
     kinds = observations.get("sites", {})
     return Report(
@@ -141,15 +185,12 @@ def doctor(pipe: Any, steps: int = 2) -> Report:
     )
 
 
-def _draw(pipe: Any, steps: int) -> Tensor:
-    """Latents of a short run at 8 x 8 latent cells."""
-    side = 8 * getattr(pipe, "vae_scale_factor", 8)
+def _draw(pipe: Any, call: Mapping[str, Any]) -> Tensor:
+    """Latents of a short run."""
     with torch.no_grad():
         latents: Tensor = pipe(
-            PROMPT,
-            height=side,
-            width=side,
-            num_inference_steps=steps,
+            prompt=PROMPT,
+            **call,
             generator=torch.Generator("cpu").manual_seed(0),
             output_type="latent",
             return_dict=False,
@@ -166,14 +207,14 @@ def _marks(anatomy: Anatomy) -> tuple[int, list[str]]:
     )
 
 
-def _restores(pipe: Any, anatomy: Anatomy, steps: int, observable: bool) -> bool:
+def _restores(pipe: Any, anatomy: Anatomy, call: Mapping[str, Any], observable: bool) -> bool:
     """Whether an error in the middle of a run leaves the pipeline as it was."""
     if not observable:
         return True
     before = _marks(anatomy)
     try:
         with attach(pipe, _Look(fail=True)):
-            _draw(pipe, steps)
+            _draw(pipe, call)
     except _OnPurposeError:
         return _marks(anatomy) == before
     except UnleakError:

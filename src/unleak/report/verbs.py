@@ -1,4 +1,4 @@
-"""Which verbs work on a pipeline? `try_verbs` runs each one for a moment and asks to see that it acts.
+"""`unleak.doctor`: what a pipeline is, and which verbs work on it. Each is run for a moment and must be seen to act.
 
 A verb works if it does what it is for: maps of two items differ, a repair changes the picture, and at strength 0 the
 picture is bitwise that of the bare pipeline. A verb that refuses says why, in its own typed error; anything else that
@@ -8,10 +8,9 @@ is raised, and a verb that runs and does nothing, is a fault.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -28,8 +27,7 @@ from unleak.copies.presets import DETECTORS
 from unleak.copies.scan.scan import scan
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
-from unleak.core.result import cut
-from unleak.drawing.doctor import PROMPT
+from unleak.drawing.doctor import PROMPT, Outcome, Report, examine, short_call
 from unleak.drawing.images import generate
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
@@ -51,28 +49,6 @@ from unleak.words.repair.repair import repair
 from unleak.words.tokens.redundancy import tokens
 
 ITEMS = ("red cup", "dog")  #: of `PROMPT`
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one verb.
-
-    Attributes:
-        state: "yes": it works. "no": it refuses this pipeline, for `reason`. "fault": it failed without a typed error,
-            or ran and did nothing; that is an error of unleak or of the pipeline.
-        reason: one sentence or more; None where it works.
-    """
-
-    verb: str
-    room: str
-    state: str
-    reason: str | None = None
-
-    @property
-    def short(self) -> str:
-        """The reason's first sentence, or so much of it that a person knows what is meant."""
-        found = re.match(r".{40,}?(?=[.:;] |$)", self.reason or "", re.DOTALL)
-        return cut((found[0] if found else self.reason or "").rstrip("."))
 
 
 class _NothingShownError(Exception):
@@ -162,15 +138,16 @@ def _tokens(trial: Trial) -> None:
 
 
 def _lint(trial: Trial) -> None:
-    (result,) = lint(trial.pipe, PROMPT, ITEMS, call=trial.call)
+    result = lint(trial.pipe, PROMPT, ITEMS, call=trial.call)[0]
     if result.error:
         raise UnsupportedModel(str(result.error))
 
 
 def _half(trial: Trial) -> np.ndarray:
     """[H, W] bool: the left half."""
-    mask = np.zeros(trial.picture.shape[:2], bool)
-    mask[:, : mask.shape[1] // 2] = True
+    height, width = trial.picture.shape[:2]
+    mask = np.zeros((height, width), bool)
+    mask[:, : width // 2] = True
     return mask
 
 
@@ -255,18 +232,48 @@ VERBS: tuple[Verb, ...] = (
 """Every verb that a pipeline may refuse, room by room, in the order of the documentation."""
 
 
-def try_verbs(pipe: Any, call: Mapping[str, Any]) -> Iterator[Outcome]:
+def doctor(
+    pipe: Any,
+    steps: int = 2,
+    *,
+    call: Mapping[str, Any] | None = None,
+    verbs: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Run the pipeline briefly at its smallest size; say what it is, whether the laws hold, and which verbs work.
+
+    Args:
+        pipe: a loaded diffusers pipeline; it stays what it is.
+        steps: denoising steps of each short run, at least 2.
+        call: further arguments of the pipeline, such as a size that it takes, or a guidance.
+        verbs: try every verb, too: about a hundred short runs.
+        progress: is told of every verb before it is tried.
+
+    Returns:
+        A `Report`; attention that cannot be observed, and a verb that refuses, are reported, not raised.
+
+    Raises:
+        UnsupportedModel: the pipeline has no text-conditioned denoiser with attention.
+    """
+    report = examine(pipe, steps, call)
+    return replace(report, verbs=tuple(try_verbs(pipe, short_call(pipe, steps, call), progress))) if verbs else report
+
+
+def try_verbs(pipe: Any, call: Mapping[str, Any], progress: Callable[[str], None] | None = None) -> Iterator[Outcome]:
     """Run every verb for a moment.
 
     Args:
         pipe: a loaded diffusers pipeline; it stays what it is.
         call: arguments of the pipeline that make a call short: two steps, a small size.
+        progress: is told of every verb before it is tried.
 
     Yields:
         One outcome a verb, in the order of `VERBS`.
     """
     trial = Trial(pipe, dict(call))
     for verb in VERBS:
+        if progress is not None:
+            progress(verb.name)
         state, reason = "yes", None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
