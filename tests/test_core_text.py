@@ -203,21 +203,22 @@ def test_prompt_embeds_alone_cannot_be_rewritten(sd1):
 
 def test_a_prompt_the_encoder_never_saw_is_an_error(sd1, monkeypatch):
     class Disguised:
-        """A tokenizer that answers the session differently from the pipeline."""
+        """A tokenizer that gives the pipeline's encoder another text than the prompt."""
 
         def __init__(self, tokenizer):
             self.tokenizer = tokenizer
 
         def __call__(self, prompts, **kwargs):
-            return self.tokenizer(["something else"] if kwargs.get("truncation") else prompts, **kwargs)
+            return self.tokenizer(["something else"], **kwargs)
 
         def __getattr__(self, name):
             return getattr(self.tokenizer, name)
 
     encoder = Anatomy.of(sd1).encoders[0]
-    disguised = replace(encoder, tokenizer=Disguised(encoder.tokenizer))
-    monkeypatch.setattr(anatomy, "text_encoders", lambda parts: [disguised])
-    with attach(sd1, Same()), pytest.raises(UnsupportedModel, match="not recognised"):
+    monkeypatch.setattr(anatomy, "text_encoders", lambda parts: [encoder])
+    monkeypatch.setattr(sd1, "tokenizer", Disguised(encoder.tokenizer))
+    warned, refused = pytest.warns(UserWarning, match="words"), pytest.raises(UnsupportedModel, match="not recognised")
+    with attach(sd1, Same()), warned, refused:
         draw(sd1)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny import t5_tokenizer, tiny
 from unleak import Patch
 from unleak.errors import BadInput, PromptTruncated, SpanMismatch, UnsupportedModel
+from unleak.text.call import TextCall
 from unleak.text.items import Item, find_all
 from unleak.text.phrases import phrase, rename
 from unleak.text.scene import Scene
@@ -82,7 +83,7 @@ def call(module, tokenizer, prompts, length=24, masked=False, **changes):
     cut = [tokenize(tokenizer, prompt, length) for prompt in prompts]
     ids, mask = torch.tensor([one.ids for one in cut]), torch.tensor([one.real for one in cut]).long()
     made = {"name": "text_encoder", "module": module, "tokenizer": tokenizer, "prompts": prompts, "ids": ids}
-    return SimpleNamespace(**{**made, "encode": encode, "output": encode(ids, mask, {}), **changes})
+    return TextCall(**{**made, "encode": encode, "output": encode(ids, mask, {}), **changes})
 
 
 CONTEXT = SimpleNamespace(anatomy=SimpleNamespace(encoders=()))  # no other encoder is asked

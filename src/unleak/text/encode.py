@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unleak.errors import BadInput, PromptTruncated, choose
 from unleak.text.causal import is_causal
+from unleak.text.rows import last_layer
 from unleak.text.spans import Tokens, tokenize
 
 PADS = ("empty", "allpad", "padtoken", "zero", "mean")
@@ -114,7 +115,7 @@ class TextEncoder:
 
         def encode(texts: list[str]) -> tuple[Tensor, Any]:
             tokens = self.tokens(texts[0])
-            return self._forward(tokens.ids, tokens.real)
+            return self._forward(tokens.ids, tokens.real, hidden=True)
 
         return is_causal(self.module, encode)
 
@@ -131,15 +132,15 @@ class TextEncoder:
         return self._cache[key]
 
     @torch.no_grad()
-    def _forward(self, ids: tuple[int, ...], real: tuple[bool, ...]) -> tuple[Tensor, Any]:
+    def _forward(self, ids: tuple[int, ...], real: tuple[bool, ...], hidden: bool = False) -> tuple[Tensor, Any]:
         device = next(self.module.parameters()).device
         tensor = torch.tensor([ids], device=device)
         mask = {"attention_mask": torch.tensor([real], device=device).long()} if self.masked else {}
-        return tensor, self.module(tensor, output_hidden_states=self.layer is not None, **mask)
+        return tensor, self.module(tensor, output_hidden_states=hidden or self.layer is not None, **mask)
 
     def _rows(self, output: Any) -> Tensor:
         if self.layer is None:
-            return output.last_hidden_state
+            return last_layer(output)
         return output.hidden_states[self.layer] if isinstance(self.layer, int) else self.layer(output)
 
 
@@ -159,11 +160,15 @@ def pad_ids(tokenizer: Any, pad: str, length: int, name: str) -> tuple[tuple[int
         BadInput: the tokenizer has no pad token.
     """
     if pad in {"allpad", "padtoken"} and tokenizer.pad_token is None:
-        raise BadInput(f"{name}'s tokenizer has no pad token: use pad='empty'.")
+        raise no_pad(name)
     if pad == "allpad":
         return (tokenizer.pad_token_id,) * length, (True,) * length
     tokens = tokenize(tokenizer, tokenizer.pad_token if pad == "padtoken" else "", length, name)
     return tokens.ids, tokens.real
+
+
+def no_pad(name: str) -> BadInput:
+    return BadInput(f"{name}'s tokenizer has no pad token: use pad='empty'.")
 
 
 def fingerprint(module: nn.Module, samples: int = 8) -> str:

@@ -103,12 +103,14 @@ def words_of_no_item(view: View, b: int) -> list[int]:
 
 
 def aligned(dst: Tokens, src: Tokens) -> list[int]:
-    """For each row after the text ``dst`` the row of ``src`` to read: EOS from EOS, a pad from the pad at its place.
+    """For each row after the text ``dst`` the row of ``src`` to read: EOS from EOS, what a template puts after the text
+    from the same, a pad from the pad at its place.
 
-    A place that still belongs to the text in ``src`` reads its first pad (its EOS if it has no pad).
+    A place that still belongs to the text in ``src`` reads its first pad (its last row if it has no pad).
     """
     after, eos, last = dst.after_text, src.after_text.start, src.length - 1
-    return [eos if j == after.start else min(max(j, eos + 1), last) for j in after]
+    n = max(1, sum(dst.real[j] for j in after))
+    return [min(eos + k if k < n else max(j, eos + n), last) for k, j in enumerate(after)]
 
 
 def check_policy(policy: str, items: Sequence[Item], others: Sequence[Item]) -> None:

@@ -2,22 +2,23 @@
 
 Every encoder cuts a prompt in its own way, and its rows stand at its own columns of the denoiser's text. Encoders that
 are joined on channels share columns (and differ only where their tokenizers do), one that is appended comes after the
-others, and one that gives only a pooled vector has none. Columns are found by content, see `Encoded.columns`.
+others, and one that gives only a pooled vector has none. Columns are found by content, see `Encoded.place`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput, UnsupportedModel
-from unleak.text.call import Encoded, TextCall, check_length
+from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
+from unleak.text.call import Encoded, Place, TextCall
 from unleak.text.items import Item
 from unleak.text.scene import Scene
-from unleak.text.spans import Tokens, tokenize
+from unleak.text.spans import Tokens
 
 Positions = tuple[int, ...]
 """Rows of the denoiser's text."""
@@ -33,8 +34,8 @@ class ItemPositions(NamedTuple):
     at: tuple[InPrompt, ...]
 
 
-def readable(encoded: Encoded) -> dict[str, slice]:
-    """The encoders whose rows the denoiser reads, each with its columns of the denoiser's text.
+def places(encoded: Encoded) -> dict[str, Place]:
+    """The encoders whose rows the denoiser reads, each with where these stand in the denoiser's text.
 
     Raises:
         BadInput: the pipeline was called without `prompt`.
@@ -42,64 +43,108 @@ def readable(encoded: Encoded) -> dict[str, slice]:
     """
     if not encoded.calls:
         raise BadInput("which text row is which word is known from the prompt: call the pipeline with `prompt`")
-    columns = {name: encoded.columns(name) for name in encoded.calls}
-    readable_columns = {name: column for name, column in columns.items() if column is not None}
-    if not readable_columns:
+    each = {name: encoded.place(name) for name in encoded.calls}
+    found = {name: place for name, place in each.items() if place is not None}
+    if not found:
         raise UnsupportedModel("no text encoder's rows were found among the denoiser's text rows")
-    return readable_columns
+    return found
+
+
+def readable(encoded: Encoded) -> dict[str, slice]:
+    """The encoders whose rows the denoiser reads, each with its columns of the denoiser's text; errors: `places`."""
+    return {name: place.columns for name, place in places(encoded).items()}
 
 
 def first_encoder(encoded: Encoded) -> TextCall:
     """The call of the first encoder whose rows open the denoiser's text: its positions are the denoiser's.
 
-    Raises: as `readable`; UnsupportedModel: no encoder's rows stand first; PromptTruncated: that one lost a part.
+    Raises: as `places`; UnsupportedModel: no encoder's rows stand first, or a template stands around the prompt, so
+    that positions differ; PromptTruncated: that one lost a part.
     """
+    call, place = _opening(encoded)
+    if call.given is not None or any(at != tuple(range(call.length)) for at in place.at):
+        raise UnsupportedModel(
+            f"the pipeline puts a template around the prompt or drops rows of {call.name}, so that its rows stand at "
+            "other places than the tokens of the prompt alone; this method needs a pipeline that does not"
+        )
+    return call
+
+
+def _opening(encoded: Encoded) -> tuple[TextCall, Place]:
     for name, call in encoded.cut.items():
         if (column := encoded.columns(name)) is not None and column.start == 0:
-            check_length(name, call.tokenizer, call.prompts, call.length)
-    first = [name for name, column in readable(encoded).items() if column.start == 0]
+            call.check_length(call.prompts)
+    first = [(name, place) for name, place in places(encoded).items() if place.columns.start == 0]
     if not first:
         raise UnsupportedModel("the denoiser's text does not begin with the rows of a text encoder")
-    return encoded.calls[first[0]]
+    name, place = first[0]
+    return encoded.calls[name], place
 
 
 def prompt_tokens(encoded: Encoded) -> list[Tokens]:
-    """The prompts of a generation as `first_encoder` cuts them."""
-    call = first_encoder(encoded)
-    return [tokenize(call.tokenizer, text, call.length, call.name) for text in call.prompts]
+    """The prompts of a generation as the encoder cuts them that opens the denoiser's text, one token for each of the
+    denoiser's rows; errors: `places`, and PromptTruncated."""
+    call, place = _opening(encoded)
+    return [_at_columns(tokens, at) for tokens, at in zip(call.cut(call.prompts), place.at, strict=True)]
+
+
+def _at_columns(tokens: Tokens, at: Sequence[int | None]) -> Tokens:
+    """The tokens that the denoiser gets, at its own columns; a column that is none's is a pad."""
+    source = {column: p for p, column in enumerate(at) if column is not None}
+    rows = [source.get(column) for column in range(max(source) + 1)]
+    if rows == list(range(tokens.length)):
+        return tokens
+
+    def moved(values: Sequence[Any], none: Any) -> tuple[Any, ...]:
+        return tuple(none if p is None else values[p] for p in rows)
+
+    before = tokens.before
+    return replace(
+        tokens,
+        ids=moved(tokens.ids, tokens.ids[-1]),
+        offsets=moved(tokens.offsets, (0, 0)),
+        words=moved(tokens.words, False),
+        real=moved(tokens.real, False),
+        before=None if before is None else sum(p is None or p < before for p in rows),
+    )
 
 
 def item_positions(encoded: Encoded, items: Sequence[Item]) -> ItemPositions:
     """The rows of the items in every prompt, in every encoder that the denoiser reads.
 
-    Raises: as `readable`; ItemNotFound, AmbiguousItem, PromptTruncated: an item is not usable in one of the prompts.
+    Raises: as `places`; ItemNotFound, AmbiguousItem, PromptTruncated: an item is not usable in one of the prompts.
     """
-    starts = {name: column.start for name, column in readable(encoded).items()}
-    spans = {name: Scene(encoded.calls[name], items).prompt.spans for name in starts}
+    found = places(encoded)
+    spans = {name: Scene(encoded.calls[name], items).prompt.spans for name in found}
 
     def rows(prompt: int, item: int, name: str) -> Positions:
-        start, stop = spans[name][prompt][item]
-        return tuple(range(starts[name] + start, starts[name] + stop))
+        at = found[name].at[prompt]
+        columns = [at[p] for p in range(*spans[name][prompt][item])]
+        if None in columns:
+            raise PromptTruncated(
+                f"the pipeline gives the denoiser only a part of the rows of {name}, and not those of "
+                f"{items[item].text!r}: shorten the prompt, or raise max_sequence_length"
+            )
+        return tuple(column for column in columns if column is not None)
 
     at = (
-        tuple(tuple(rows(b, i, name) for name in starts) for i in range(len(items)))
-        for b in range(len(encoded.prompts))
+        tuple(tuple(rows(b, i, name) for name in found) for i in range(len(items))) for b in range(len(encoded.prompts))
     )
-    return ItemPositions(tuple(starts), tuple(at))
+    return ItemPositions(tuple(found), tuple(at))
 
 
 def summary_rows(encoded: Encoded) -> Tensor:
     """[images, K] of bool: which of the denoiser's K text rows are an encoder's end of text or stand after it.
 
-    Raises: as `readable`; PromptTruncated.
+    Raises: as `places`; PromptTruncated.
     """
-    columns = readable(encoded)
+    found = places(encoded)
     assert encoded.cond is not None
     is_summary = torch.zeros(encoded.cond.shape[:2], dtype=torch.bool)
-    for name, column in columns.items():
+    for name, place in found.items():
         call = encoded.calls[name]
-        check_length(name, call.tokenizer, call.prompts, call.length)
-        for prompt, text in enumerate(call.prompts):
-            end = tokenize(call.tokenizer, text, call.length, name).end
-            is_summary[encoded.images_of(prompt), column.start + end : column.stop] = True
+        call.check_length(call.prompts)
+        for prompt, tokens in enumerate(call.cut(call.prompts)):
+            columns = [c for p in tokens.after_text if (c := place.at[prompt][p]) is not None]
+            is_summary[encoded.images_of(prompt), columns] = True
     return is_summary

@@ -6,17 +6,19 @@ because the denoiser attends to pads too. Nothing here mutates its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unleak.errors import BadInput, SpanMismatch, choose
+from unleak.errors import BadInput, SpanMismatch, UnsupportedModel, choose
 from unleak.text.spans import Span
 
 UNEQUAL = ("error", "right-align", "representative")
+FIELDS = ("last_hidden_state", "hidden_states")
+"""Where an encoder's output has its rows."""
 POOLED_FIELDS = ("pooler_output", "text_embeds")
 """Where an encoder's output has its pooled vector."""
 
@@ -95,21 +97,44 @@ Layer = Callable[[Any], Tensor]
 """encoder output -> the rows [B, L, d] of one of its hidden layers."""
 
 
+def hidden_layers(output: Any) -> list[Tensor]:
+    """Every hidden layer [B, L, d] of an encoder's output: the last hidden state, where it has one, then all others.
+
+    Raises UnsupportedModel: it has none, as a language model has that was not asked for its hidden states.
+    """
+    last, states = (output.get(name) if isinstance(output, Mapping) else None for name in FIELDS)
+    layers = [*([] if last is None else [last]), *(states or ())]
+    if not layers:
+        raise UnsupportedModel(
+            f"a text encoder returned a {type(output).__name__} without {' and '.join(FIELDS)}, so it has no text rows"
+        )
+    return layers
+
+
+def last_layer(output: Any) -> Tensor:
+    """The last hidden layer [B, L, d] of an encoder's output; errors: `hidden_layers`."""
+    layers = hidden_layers(output)
+    return layers[0] if output.get("last_hidden_state") is not None else layers[-1]
+
+
 def each_layer(change: Callable[[Layer], Tensor], output: Any) -> Any:
     """A new encoder output whose every hidden layer is ``change(layer)``; ``layer(output)`` are its old rows.
 
     Pipelines read different layers (the last, the last but one, a chosen one), so all are changed alike.
     Pooled vectors and attentions are carried over as they are.
     """
-    changed: dict[str, Any] = {"last_hidden_state": change(lambda o: o.last_hidden_state)}
-    if output.get("hidden_states") is not None:
-        every = range(len(output.hidden_states))
-        changed["hidden_states"] = tuple(change(partial(_hidden, k)) for k in every)
+    every = len(hidden_layers(output))
+    layers = [change(partial(_layer, k)) for k in range(every)]
+    changed: dict[str, Any] = {}
+    if output.get("last_hidden_state") is not None:
+        changed["last_hidden_state"], *layers = layers
+    if layers:
+        changed["hidden_states"] = tuple(layers)
     return type(output)(**{**output, **changed})
 
 
-def _hidden(k: int, output: Any) -> Tensor:
-    return output.hidden_states[k]
+def _layer(k: int, output: Any) -> Tensor:
+    return hidden_layers(output)[k]
 
 
 def _positions(chosen: Iterable[int], length: int) -> list[int]:

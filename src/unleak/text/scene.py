@@ -9,33 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unleak.errors import BadInput, PromptTruncated, UnsupportedModel
+from unleak.text.call import TextCall, stacked
 from unleak.text.causal import is_causal
 from unleak.text.items import Item, find_all
 from unleak.text.phrases import Phrase, phrase
+from unleak.text.rows import last_layer
 from unleak.text.separate import apart, hidden, separated
-from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.spans import Span, Tokens, token_span
 from unleak.text.without import THING, without
-
-
-class Call(Protocol):
-    """One call of a text encoder on B prompts, and the means to repeat it."""
-
-    name: str
-    module: nn.Module
-    tokenizer: Any
-    prompts: list[str]
-    ids: Tensor
-    output: Any
-
-    @property
-    def encode(self) -> Callable[[Tensor, Tensor | None, dict[str, Any]], Any]:
-        """``encode(ids, mask, overrides)``: the call on other ids, with ``mask`` if it had a mask."""
 
 
 class Placed(NamedTuple):
@@ -80,7 +67,7 @@ class Scene:
 
     def __init__(
         self,
-        call: Call,
+        call: TextCall,
         items: Sequence[Item],
         others: Sequence[Item] = (),
         article: str = "auto",
@@ -105,15 +92,16 @@ class Scene:
         """Does meaning flow left to right only in this encoder?"""
 
         def encode(texts: list[str]) -> tuple[Tensor, Any]:
-            tokens = [self._cut(text) for text in texts]
-            return self._ids(tokens), self._encode(self._ids(tokens), tokens)
+            tokens = self._cut(texts)
+            return stacked(tokens)[0], self.call.encoded(tokens)
 
         return is_causal(self.call.module, encode)
 
     @cached_property
     def empty(self) -> View:
         """The empty text: clean pad rows."""
-        return self._view(self._place([("", {}) for _ in self.call.prompts]))
+        tokens = (self.call.neutral(),) * len(self.call.prompts)
+        return self._view(Placed(tokens, ({},) * len(tokens), ({},) * len(tokens), ({},) * len(tokens)))
 
     @cached_property
     def renamed(self) -> View:
@@ -158,12 +146,11 @@ class Scene:
     # How views are made.
 
     def _closed(self, view: View, closed: Tensor) -> View:
-        dtype = view.output.last_hidden_state.dtype
+        dtype = last_layer(view.output).dtype
 
         def encode(allowed: Tensor) -> Any:
             forbidden = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-            mask = forbidden[:, None].to(self.call.ids.device)
-            return self._encode(self._ids(view.tokens), view.tokens, attention_mask=mask)
+            return self.call.encoded(view.tokens, attention_mask=forbidden[:, None].to(self.call.ids.device))
 
         return view._replace(output=separated(encode, view.output, view.tokens, closed, self.causal))
 
@@ -191,7 +178,7 @@ class Scene:
         return texts
 
     def _place(self, texts: Texts) -> Placed:
-        tokens = tuple(self._cut(text) for text, _ in texts)
+        tokens = self._cut([text for text, _ in texts])
         spans, names, phrases = [], [], []
         for cut, (_, placed) in zip(tokens, texts, strict=True):
             spans.append({i: self._span(cut, p.item) for i, p in placed.items()})
@@ -200,15 +187,14 @@ class Scene:
         return Placed(tokens, tuple(spans), tuple(names), tuple(phrases))
 
     def _view(self, placed: Placed) -> View:
-        return View(self._encode(self._ids(placed.tokens), placed.tokens), *placed)
+        return View(self.call.encoded(placed.tokens), *placed)
 
     def _masked(self, hidden: set[int]) -> View:
-        placed = self._by_sense
-        ids = self._ids(placed.tokens)
-        for b, spans in enumerate(placed.spans):
-            for i in hidden:
-                ids[b, slice(*spans[i])] = self._filler_id
-        return View(self._encode(ids, placed.tokens), *placed)
+        placed, tokens = self._by_sense, []
+        for cut, spans in zip(placed.tokens, placed.spans, strict=True):
+            gone = {row for i in hidden for row in range(*spans[i])}
+            tokens.append(replace(cut, ids=tuple(self._filler_id if p in gone else k for p, k in enumerate(cut.ids))))
+        return View(self.call.encoded(tokens), *placed)
 
     def _shifted(self, i: int) -> View:
         bare, tokens, spans = self.alone(i), [], []
@@ -219,15 +205,19 @@ class Scene:
         return self._view(Placed(tuple(tokens), tuple(spans), (), ()))
 
     def _pushed(self, tokens: Tokens, k: int) -> Tokens:
-        """The same text after k fillers."""
-        if not tokens.real[0]:
+        """The same text after k fillers, which take the place of pads."""
+        pads = [p for p, real in enumerate(tokens.real) if not real]
+        if pads and pads[0] < tokens.body[0]:
             raise UnsupportedModel(f"{self.call.name} pads on the left: isolation='positioned' has no meaning.")
-        if sum(tokens.real) + k > tokens.length:
+        if self.call.given is not None:  # a template may be as long as the text; then it grows
+            tokens = self.call.padded(tokens)
+            pads = [p for p, real in enumerate(tokens.real) if not real]
+        if len(pads) < k:
             raise PromptTruncated(f"{tokens.text!r} does not fit into {self.call.name} after {k} fillers.")
-        a, L = tokens.body[0], tokens.length
+        a, gone = tokens.body[0], set(pads[len(pads) - k :])
 
         def push(old: tuple, new: Any) -> tuple:
-            return (*old[:a], *(new,) * k, *old[a:])[:L]
+            return (*old[:a], *(new,) * k, *(one for p, one in enumerate(old) if p >= a and p not in gone))
 
         return replace(
             tokens,
@@ -239,25 +229,19 @@ class Scene:
 
     @cached_property
     def _filler_id(self) -> int:
-        tokens = self._cut(self.filler)
+        (tokens,) = self._cut([self.filler])
         start, stop = tokens.body
         marks = sum(not self.call.tokenizer.decode([k]).strip() for k in tokens.ids[start:stop])
         if stop - start - marks != 1:
             raise BadInput(f"The filler {self.filler!r} has more than one token in {self.call.name}: choose another.")
         return tokens.ids[stop - 1]
 
-    def _cut(self, text: str) -> Tokens:
-        tokens = tokenize(self.call.tokenizer, text, self.length, f"{self.call.name}'s tokenizer")
-        if tokens.lost:
-            raise PromptTruncated(f"{text!r} does not fit into the {self.length} tokens of {self.call.name}.")
+    def _cut(self, texts: Sequence[str]) -> tuple[Tokens, ...]:
+        tokens = self.call.cut(texts)
+        for one in tokens:
+            if one.lost:
+                raise PromptTruncated(f"{one.text!r} does not fit into the {one.length} tokens of {self.call.name}.")
         return tokens
 
     def _span(self, tokens: Tokens, chars: tuple[int, int]) -> Span:
         return token_span(self.call.tokenizer, tokens, chars, f"{self.call.name}'s tokenizer")
-
-    def _ids(self, tokens: Sequence[Tokens]) -> Tensor:
-        return torch.tensor([cut.ids for cut in tokens], device=self.call.ids.device)
-
-    def _encode(self, ids: Tensor, tokens: Sequence[Tokens], **overrides: Any) -> Any:
-        mask = torch.tensor([cut.real for cut in tokens], device=ids.device).long()
-        return self.call.encode(ids, mask, overrides)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unleak.errors import UnsupportedModel
+from unleak.text.rows import last_layer
 from unleak.text.spans import Span, Tokens
 
 CLOSE = 0.1
@@ -56,7 +57,7 @@ def apart(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]], causa
     L = tokens[0].length
     mask = torch.zeros(len(tokens), L, L, dtype=torch.bool)
     for b, spans in enumerate(phrases):
-        bos = tokens[b].body[0] if causal else 0
+        bos = tokens[b].body[0] if causal or tokens[b].before is not None else 0
         for start, stop in spans.values():
             mask[b, start:stop, bos:start] = True
             mask[b, start:stop, stop:] = True
@@ -75,5 +76,5 @@ def hidden(tokens: Sequence[Tokens], phrases: Sequence[Mapping[int, Span]]) -> T
 
 
 def _difference(one: Any, two: Any) -> float:
-    a, b = one.last_hidden_state.float(), two.last_hidden_state.float()
+    a, b = last_layer(one).float(), last_layer(two).float()
     return float((a - b).abs().mean() / b.abs().mean())

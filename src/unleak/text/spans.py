@@ -31,6 +31,7 @@ class Tokens:
         words: L flags; True for the text's own tokens, False for special tokens and pads.
         real: L flags; True for everything but pads.
         lost: the character ranges of the tokens that did not fit into L (empty when nothing was cut off).
+        before: how many tokens stand before the text, where a template puts some there; None: not known.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Tokens:
     words: tuple[bool, ...]
     real: tuple[bool, ...]
     lost: tuple[Chars, ...] = ()
+    before: int | None = None
 
     @property
     def length(self) -> int:
@@ -55,12 +57,15 @@ class Tokens:
 
     @property
     def end(self) -> int:
-        """The row after the text's own tokens: EOS, where there is one. An empty text has it at its last real row."""
-        return self.body[1] if any(self.words) else self.length - 1 - self.real[::-1].index(True)
+        """The row after the text's own tokens: EOS, where there is one. An empty text has it where a template puts the
+        text, else at its last real row."""
+        if any(self.words):
+            return self.body[1]
+        return self.length - 1 - self.real[::-1].index(True) if self.before is None else self.before
 
     @property
     def after_text(self) -> range:
-        """The rows after the text: EOS, where there is one, and the pads."""
+        """The rows after the text: EOS or the end of the template, where there is one, and the pads."""
         return range(self.end, self.length)
 
 

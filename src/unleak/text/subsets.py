@@ -117,7 +117,8 @@ class Subset:
 
 def row_kinds(tokens: Tokens) -> list[str]:
     """The kind of each of L rows, one of `KINDS`."""
-    start = next((i for i, own in enumerate(tokens.words) if own), tokens.real.index(True) + 1)
+    start = tokens.real.index(True) + 1 if tokens.before is None else tokens.before
+    start = next((i for i, own in enumerate(tokens.words) if own), start)
     special = ["bos" if i < start else "eos" for i in range(tokens.length)]
     return [
         "pads" if not real else "text" if word else other

@@ -15,7 +15,6 @@ from unleak.core.edits import Mask
 from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.text.rows import each_layer
-from unleak.text.spans import tokenize
 
 if TYPE_CHECKING:
     from unleak.core.attention import AttentionCall
@@ -34,16 +33,16 @@ class PadSwap(Intervention):
         tokens = call.tokenizer(self.pad, add_special_tokens=False).input_ids
         if len(tokens) != 1 or tokens[0] == call.tokenizer.unk_token_id:
             raise BadInput(f"{call.name} reads the pad {self.pad!r} as {len(tokens)} tokens: choose one of one token")
-        ends = [tokenize(call.tokenizer, text, call.length, call.name).end for text in call.prompts]
+        pads = [[p for p in cut.after_text[1:] if not cut.real[p]] for cut in call.cut(call.prompts)]
         ids = call.ids.clone()
-        for row, end in zip(ids, ends, strict=True):
-            row[end + 1 :] = tokens[0]
+        for row, places in zip(ids, pads, strict=True):
+            row[places] = tokens[0]
         padded = call.rerun(ids)
 
         def swapped(layer: Any) -> Tensor:
             rows: Tensor = layer(call.output).clone()
-            for b, end in enumerate(ends):
-                rows[b, end + 1 :] = layer(padded)[b, end + 1 :]
+            for b, places in enumerate(pads):
+                rows[b, places] = layer(padded)[b, places]
             return rows
 
         return each_layer(swapped, call.output)

@@ -22,7 +22,7 @@ from unleak.core.result import Result
 from unleak.drawing import first_steps as drawing
 from unleak.drawing.generate import Seeds, for_each, images_at_once, memory_errors, parse_seeds, rehearse
 from unleak.errors import BadInput, PromptTruncated
-from unleak.text.call import TextCall, check_length
+from unleak.text.call import TextCall
 from unleak.text.prompt import check_prompt, each_prompt
 
 DEFAULT = ("agreement", "magnitude")
@@ -126,10 +126,10 @@ def measure(pipe: Any, prompts: Sequence[str], plan: ScanPlan) -> dict[str, np.n
 
 @dataclass(frozen=True)
 class _Lengths(Intervention):
-    """Learns how many tokens each encoder is given."""
+    """Learns how each encoder is called."""
 
     def on_text(self, ctx: Context, call: TextCall) -> None:
-        ctx.results.setdefault("lengths", {})[call.name] = (call.tokenizer, call.length)
+        ctx.results.setdefault("calls", {})[call.name] = call
 
 
 def fits(pipe: Any, plan: ScanPlan) -> Callable[[str], None]:
@@ -138,16 +138,16 @@ def fits(pipe: Any, plan: ScanPlan) -> Callable[[str], None]:
     Also runs the part of the pipeline before the denoiser once, so that a call it refuses is found at once.
     """
     run = rehearse(pipe, "a", _Lengths(), num_images_per_prompt=len(plan.seeds), **plan.call)
-    lengths = {k: v for k, v in run.results["lengths"].items() if run.encoded.columns(k) is not None}
+    calls = [call for name, call in run.results["calls"].items() if run.encoded.columns(name) is not None]
 
     def check(prompt: str) -> None:
         errors = list[PromptTruncated]()
-        for name, (tokenizer, length) in lengths.items():
+        for call in calls:
             try:
-                check_length(name, tokenizer, [prompt], length)
+                call.check_length([prompt])
             except PromptTruncated as error:
                 errors.append(error)
-        if errors and len(errors) == len(lengths):
+        if errors and len(errors) == len(calls):
             raise errors[0]
 
     return check

@@ -12,7 +12,7 @@ from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.text.phrases import past_article
 from unleak.text.positions import readable
-from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.spans import Span, Tokens, token_span
 from unleak.text.without import without
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _slot(call: TextCall, prompt: Tokens, item: Item, text: OwnText, find: str) 
 
 
 def _cut(call: TextCall, text: str) -> Tokens:
-    return tokenize(call.tokenizer, text, call.length, call.name)
+    return call.cut([text])[0]
 
 
 def _span(call: TextCall, tokens: Tokens, at: Chars) -> Span:

@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from unleak.errors import NotFinite, PromptTruncated
+from unleak.text.call import stacked
 from unleak.text.causal import is_causal
 from unleak.text.encoder_calls import EncoderCall
 from unleak.text.match import Chars
 from unleak.text.phrases import phrase
-from unleak.text.spans import Span, Tokens, token_span, tokenize
+from unleak.text.spans import Span, Tokens, token_span
 from unleak.text.without import THING, without
 
 REST = -1  #: stands for everything in a prompt but its only item
@@ -108,21 +109,22 @@ class SentenceEncoder:
 
     def _encode(self, cuts: Sequence[Tokens]) -> Any:
         """No row of a causal encoder depends on what follows it: only as many columns as are read are encoded."""
-        ids, real = torch.tensor([t.ids for t in cuts]), torch.tensor([t.real for t in cuts]).long()
-        used = min(int(real.nonzero()[:, 1].max()) + AFTER, self.length) if self.causal else self.length
+        ids, real = stacked(cuts)
+        used = min(int(real.nonzero()[:, 1].max()) + AFTER, ids.shape[1]) if self.causal else ids.shape[1]
         return self.call.encode(ids[:, :used], real[:, :used], {})
 
     def _tokens(self, text: str) -> Tokens:
-        tokens = tokenize(self.call.tokenizer, text, self.length, f"{self.name}'s tokenizer")
+        (tokens,) = self.call.cut([text])
         if tokens.lost:
-            raise PromptTruncated(f"{self.name} keeps {self.length} tokens; {text[:60]!r} has {len(tokens.lost)} more")
+            raise PromptTruncated(
+                f"{self.name} keeps {tokens.length} tokens; {text[:60]!r} has {len(tokens.lost)} more"
+            )
         return tokens
 
     @torch.no_grad()
     def _probe(self, texts: list[str]) -> tuple[Tensor, Any]:
         cuts = [self._tokens(text) for text in texts]
-        ids, real = torch.tensor([t.ids for t in cuts]), torch.tensor([t.real for t in cuts]).long()
-        return ids, self.call.encode(ids, real, {})
+        return stacked(cuts)[0], self.call.encoded(cuts)
 
 
 Without = frozenset[int]

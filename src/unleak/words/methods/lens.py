@@ -18,7 +18,7 @@ from unleak.core.intervention import Intervention
 from unleak.errors import BadInput
 from unleak.text.call import Encoded
 from unleak.text.items import Item
-from unleak.text.rows import each_layer
+from unleak.text.rows import each_layer, last_layer
 from unleak.text.scene import Scene
 
 if TYPE_CHECKING:
@@ -46,15 +46,16 @@ class Lens(Intervention):
 
     def on_text(self, ctx: Context, call: TextCall) -> Any:
         """``H = norm(hidden_states[l])``."""
-        mask = call.tokenize(call.prompts).attention_mask
         with _ModuleCalls(call.module) as calls:
-            whole = call.encode(call.ids, mask, {"output_hidden_states": True})
+            whole = call.encoded(call.cut(call.prompts), output_hidden_states=True)
         last = len(whole.hidden_states) - 1
         rows = whole.hidden_states[round(self.depth * last)]
         if round(self.depth * last) == last:
             return None
         output = each_layer(lambda _: rows, call.output)
-        return type(output)(**{**output, "last_hidden_state": calls.norm(whole.last_hidden_state)(rows)})
+        if output.get("last_hidden_state") is None:
+            return output
+        return type(output)(**{**output, "last_hidden_state": calls.norm(last_layer(whole))(rows)})
 
 
 class _ModuleCalls:

@@ -20,12 +20,12 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.generate import Seeds, draw, images_at_once, parse_seeds, rehearse
 from unleak.engine.session import attach
 from unleak.errors import BadInput, choose
-from unleak.text.encode import check_pad, pad_ids
+from unleak.text.encode import check_pad
 from unleak.text.items import Item
 from unleak.text.prompt import check_prompt, each_prompt
 from unleak.text.rows import POOLED_FIELDS, each_layer, keep
 from unleak.text.scene import Scene
-from unleak.text.spans import Tokens, tokenize
+from unleak.text.spans import Tokens
 from unleak.text.subsets import Cutter, Subset, cut
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Keep(Intervention):
         """``H~_i = H_i if i in S else C_i`` in every layer; then the pooled vector."""
         subsets = self._each_prompts(len(call.prompts))
         every = ctx.anatomy.encoders
-        cuts = [tokenize(call.tokenizer, prompt, call.length, call.name) for prompt in call.prompts]
+        cuts = call.cut(call.prompts)
         kept = [self.kept(subset, call, tokens, every) for subset, tokens in zip(subsets, cuts, strict=True)]
         pads = self._pads(call)
         output = each_layer(lambda layer: _kept(layer(call.output), layer(pads), kept), call.output)
@@ -108,8 +108,7 @@ class Keep(Intervention):
         B = len(call.prompts)
         if self.pad == "mean":
             return _each(lambda t: t.float().mean(0, True).to(t).repeat(B, *[1] * (t.ndim - 1)), call.rerun(self.bank))
-        ids, real = (torch.tensor([row] * B) for row in pad_ids(call.tokenizer, self.pad, call.length, call.name))
-        pads = call.encode(ids, real.long(), {})
+        pads = call.encoded([call.neutral(self.pad)] * B)
         return _each(torch.zeros_like, pads) if self.pad == "zero" else pads
 
     def _pooled(self, call: TextCall, pads: Any, name: str, b: int, subset: Subset) -> Tensor:

@@ -18,7 +18,7 @@ from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.phrases import Phrase, phrase
 from unleak.text.positions import ItemPositions
 from unleak.text.rows import align
-from unleak.text.spans import Span, token_span, tokenize
+from unleak.text.spans import Span, token_span
 from unleak.words.methods.on_items import OnItems
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class StructureDiffusion(OnItems):
     def _alone(self, ctx: Context, positions: ItemPositions, one: Phrase) -> Span:
         """The rows of a phrase's own words when it is encoded alone: the same in every encoder, or an error."""
         calls = [ctx.encoded.calls[name] for name in positions.encoders]
-        cut = [tokenize(call.tokenizer, one.text, call.length, call.name) for call in calls]
+        cut = [call.cut([one.text])[0] for call in calls]
         spans = {token_span(call.tokenizer, c, one.item, call.name) for call, c in zip(calls, cut, strict=True)}
         if len(spans) != 1:
             raise BadInput(f"the encoders cut {one.text!r} differently, so their joined rows cannot be exchanged.")

@@ -18,7 +18,7 @@ from unleak.errors import BadInput
 from unleak.text.phrases import phrase
 from unleak.text.rows import Layer, each_layer
 from unleak.text.scene import Scene
-from unleak.text.spans import Span, token_span, tokenize
+from unleak.text.spans import Span, token_span
 from unleak.words.methods.on_items import OnItems
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def photographed(call: TextCall, scene: Scene, b: int) -> tuple[Any, list[int]]:
         one = phrase(prompt, item.find(prompt), item.sense)
         texts.append("A photo of " + one.text)
         at = tuple(len(texts[-1]) - len(one.text) + c for c in one.item)
-        tokens = tokenize(call.tokenizer, texts[-1], scene.length, call.name)
+        (tokens,) = call.cut([texts[-1]])
         last.append(token_span(call.tokenizer, tokens, (at[0], at[1]), call.name)[1] - 1)
         if range(*scene.prompt.tokens[b].body) == range(*scene.prompt.spans[b][i]):
             raise BadInput(f"{prompt!r} has no word beside '{item}', so there is nothing to keep it apart from.")
