@@ -46,6 +46,8 @@ SAMPLE: dict[str, tuple[str, ...]] = {
     "world-flux": ("--limit", "2", "--seeds", "0:2"),
     "words": ("--limit", "1", "--seeds", "0:1"),
     "words-flux": ("--limit", "1", "--seeds", "0:1"),
+    "words-lint": ("--limit", "4", "--seeds", "0:1"),
+    "words-flux-lint": ("--limit", "4", "--seeds", "0:1"),
     "copies": ("--limit", "1", "--seeds", "0:2"),
     "copies/mitigation": ("--limit", "1", "--seeds", "110:112"),
     "regions": ("--limit", "1", "--steps", "4"),
@@ -56,15 +58,17 @@ SAMPLE: dict[str, tuple[str, ...]] = {
 #: methods that need more than the sample's options
 MORE: dict[str, tuple[str, ...]] = {
     "classifier": ("--limit", "5", "--steps", "2"), "diagnosis": ("--limit", "2", "--seeds", "0:2", "--steps", "8"),
-    "lint": ("--limit", "8",), "flow": ("--limit", "8",), "bright-ending": ("--limit", "1", "--steps", "8"),
-    "late-entropy": ("--limit", "1", "--steps", "8"),
+    "lint": ("--limit", "4", "--seeds", "0:1"), "flow": ("--limit", "8",),
+    "bright-ending": ("--limit", "1", "--steps", "8"), "late-entropy": ("--limit", "1", "--steps", "8"),
 }  # fmt: skip
 #: whole rows that cost no more than a few minutes: table -> methods
 COMMITTED: dict[str, tuple[str, ...]] = {
     "world": ("triple,memorized",),
     "world-flux": ("triple,memorized",),
-    "words": ("flow", "lint"),
-    "words-flux": ("flow", "lint"),
+    "words": ("flow",),
+    "words-flux": ("flow",),
+    "words-lint": ("lint",),
+    "words-flux-lint": ("lint",),
     "copies": ("magnitude", "agreement", "collapse", "entropy", "site-entropy"),
     "regions": ("source",),
 }

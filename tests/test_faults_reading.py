@@ -124,6 +124,12 @@ def test_plain_lines_need_no_ending(tmp_path: Path, name: str) -> None:
     assert good(prompts(tmp_path, name, b"a cat\na dog\n")) == ["a cat", "a dog"]
 
 
+def test_text_that_is_damaged_far_behind_its_beginning_is_refused_before_any_of_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(("a cat\n" * BLOCK).encode("utf-16") + b"\x00\xd8a\x00")
+    with pytest.raises(BadInput, match="UTF-16"), opened(str(tmp_path / "p.txt")):
+        raise AssertionError("it was opened")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_a_pipe_is_read_once_and_to_its_end(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "p")

@@ -68,6 +68,9 @@ def count_entries(file: str | Path, form: str | None = None) -> int | None:
     """How many lines a file has; None for JSON documents and parquet, whose records are not counted beforehand, and for
     a pipe, which can be read only once.
 
+    This reads the whole file, so that text that is damaged anywhere ends a command before a model is loaded, and not
+    after hours of work.
+
     Raises BadInput: it cannot be read, or holds no text.
     """
     if is_special(Path(file)):
