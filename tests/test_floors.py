@@ -23,6 +23,7 @@ FLOORS = (
     {"engine"},
     {"drawing"},
     {"words", "regions", "copies"},
+    {"integrations"},
     {"report"},
     {"bench"},
     {"cli"},

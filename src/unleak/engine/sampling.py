@@ -32,7 +32,7 @@ class Sampling:
         """Shadow the methods of the pipeline and of its scheduler."""
         pipe, undo = self.run.pipe, self.undo
         if (blocks := getattr(pipe, "_blocks", None)) is not None:
-            for block in encoding_blocks(pipe, [encoder.name for encoder in self.run.anatomy.encoders]):
+            for block in encoding_blocks(blocks, [encoder.name for encoder in self.run.anatomy.encoders]):
                 undo.shadow_call(block, partial(self._encode_in, block))
             undo.shadow_call(blocks, self._call_blocks)
             for part in pipe.components.values():

@@ -16,18 +16,18 @@ from torch import Tensor
 IMAGES = "num_images_per_prompt"
 
 
-def encoding_blocks(pipe: Any, encoders: Collection[str]) -> list[Any]:
-    """The blocks of a modular pipeline that read a prompt with some of these components; none of a classic one."""
+def encoding_blocks(blocks: Any, encoders: Collection[str]) -> list[Any]:
+    """Those of the blocks of a modular pipeline, at any depth, that read a prompt with some of these components."""
     return [
         block
-        for block in _leaves(getattr(pipe, "_blocks", None))
+        for block in _leaves(blocks)
         if "prompt" in block.input_names and not set(encoders).isdisjoint(block.component_names)
     ]
 
 
 def prompt_encoder(pipe: Any, encoders: Collection[str]) -> Callable[..., Any] | None:
     """`encode_prompt` of a classic pipeline; of a modular one, the block that takes its place; None of others."""
-    blocks = encoding_blocks(pipe, encoders)
+    blocks = encoding_blocks(getattr(pipe, "_blocks", None), encoders)
     if not blocks:
         return getattr(pipe, "encode_prompt", None)
     from diffusers.modular_pipelines import PipelineState
