@@ -22,7 +22,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.presets import Preset
 from unleak.drawing import photo
 from unleak.drawing.doctor import _marks
-from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated, UnsupportedModel
+from unleak.errors import AmbiguousItem, BadInput, EmptyMask, ItemNotFound, PromptTruncated
 from unleak.files import pictures
 from unleak.judges.glyphs import glyph_judge
 from unleak.regions.check import judged
@@ -156,12 +156,6 @@ def test_only_a_scheduler_that_an_edit_can_follow_is_kept(pipe):
             assert torch.equal(pipe.scheduler.alphas_cumprod, own.alphas_cumprod)
         assert pipe.scheduler is other
     pipe.scheduler = own
-
-
-@pytest.mark.parametrize("name", ["sd3", "flux"])
-def test_a_transformer_that_follows_a_flow_is_not_yet_supported(name):
-    with pytest.raises(UnsupportedModel, match="not yet"):
-        quick(tiny(name))
 
 
 def test_a_unet_with_a_guidance_embedding_is_guided_by_rows():

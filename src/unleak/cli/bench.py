@@ -37,9 +37,10 @@ def run_suite(cmd: Command, suite: Any, split: str, limit: int | None, methods: 
     suite.check(split, chosen)
     pipe = cmd.open()
     from unleak.drawing.generate import image_size
+    from unleak.models import settings
     from unleak.world import load as load_world
 
-    side, size = load_world().image, image_size(pipe, call)
+    side, size = load_world().image, image_size(pipe, {**settings(cmd.model), **call})
     if size != (side, side):
         raise UnsupportedModel(
             f"{cmd.model!r} draws {size or 'unknown'} pixels; the world and its judge are {side}x{side}"
