@@ -470,6 +470,17 @@ def test_a_foreign_cache_is_seen_by_the_calls_that_it_leaves_out(name: str) -> N
     assert len(kept) == 2
 
 
+def test_attention_that_is_divided_among_processes_is_refused() -> None:
+    pipe = tiny("flux")
+    divided = diffusers.ParallelConfig(context_parallel_config=diffusers.ContextParallelConfig(ring_degree=2))
+    with attach(pipe, Rows()):
+        draw(pipe)
+        for processor in pipe.transformer.attn_processors.values():  # as `enable_parallelism` leaves them
+            processor._parallel_config = divided
+        with pytest.raises(Unobservable, match=r"context parallel.*without `parallel_config`"):
+            draw(pipe)
+
+
 def test_layers_that_are_skipped_in_a_call_of_their_own_are_no_cache() -> None:
     pipe = tiny("sd3")
     call = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": 2.0, "skip_layer_guidance_start": 0.0}

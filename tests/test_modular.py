@@ -10,14 +10,19 @@ import pytest
 import torch
 
 import unleak
-from conformance.modular import BLOCKS, draw_modular, guiders, modular
+from conformance import family
+from conformance.modular import BLOCKS, draw_modular, guiders, modular, modular_of
 from tiny import draw, tiny
 from unleak.engine.undo import Undo
-from unleak.errors import BadInput, UnleakError
+from unleak.errors import BadInput, UnleakError, UnsupportedModel
 from unleak.text.encoder_calls import encoder_calls
 
 diffusers.utils.logging.set_verbosity(100)  # a block logs the traceback of every error that passes it
 ITEMS = ["mouse", "laptop"]
+OF_FAMILIES = {
+    "qwen-image": (diffusers.QwenImageAutoBlocks, {"negative_prompt": " "}),
+    "flux.2-klein": (diffusers.Flux2KleinAutoBlocks, {}),
+}
 GUIDED = {"sd3": {"negative_prompt": "blue"}}
 """What a pipeline must be given to draw with guidance."""
 
@@ -88,6 +93,20 @@ def test_every_image_has_its_prompt(name, prompt, images):
     assert numbers == tuple(range(images * len(prompts)))
 
 
+@pytest.mark.parametrize("kind", OF_FAMILIES)
+def test_language_models_as_encoders(kind):
+    blocks, call = OF_FAMILIES[kind]
+    pipe = modular_of(family(kind).pipe(), blocks())
+    bare = draw_modular(pipe, steps=2, output_type="pt", **call)
+    with unleak.attach(pipe, unleak.Maps(ITEMS)) as run:
+        assert torch.equal(draw_modular(pipe, steps=2, output_type="pt", **call), bare)
+    mouse, laptop = (run.results["maps"][0].map(item) for item in ITEMS)
+    assert not torch.equal(mouse, laptop)
+    with unleak.attach(pipe, unleak.Patch(ITEMS)) as run:
+        assert not torch.equal(draw_modular(pipe, steps=2, output_type="pt", **call), bare)
+    assert run.log[-1]["text"][0]["rows"][0]
+
+
 def test_each_call_is_a_generation_of_its_own():
     pipe = modular("sdxl")
     with unleak.attach(pipe, unleak.Maps(["cat"])) as run:
@@ -142,6 +161,21 @@ def test_changed_predictions_are_combined_by_the_guiders_own_equation():
     pipe = modular("sdxl", diffusers.AdaptiveProjectedGuidance(**scale))
     with unleak.attach(pipe, unleak.hook(on_prediction=lambda ctx, preds: {"cond": preds["cond"] * 1.5})):
         assert torch.equal(draw_modular(pipe), expected)
+
+
+def test_a_change_that_a_guider_cannot_be_given_is_refused():
+    """A pipeline that hands its guider something else than what the denoiser predicted."""
+
+    class Halved(diffusers.ClassifierFreeGuidance):
+        def __call__(self, data):
+            for one in data:
+                one.noise_pred = one.noise_pred / 2
+            return super().__call__(data)
+
+    pipe = modular("sdxl", Halved(guidance_scale=4.0))
+    change = unleak.hook(on_prediction=lambda ctx, preds: {"cond": preds["cond"] * 1.5})
+    with pytest.raises(UnsupportedModel, match="Halved is not given"), unleak.attach(pipe, change):
+        draw_modular(pipe)
 
 
 def test_the_scale_of_guidance_is_seen_in_the_guiders_combination(name):

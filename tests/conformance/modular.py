@@ -72,6 +72,5 @@ def draw_modular(
         height=64,
         width=64,
         generator=torch.Generator("cpu").manual_seed(seed),
-        output_type="latent",
-        **{"output": "images", **kwargs},
+        **{"output_type": "latent", "output": "images", **kwargs},
     )

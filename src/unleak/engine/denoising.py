@@ -48,6 +48,8 @@ class Denoising:
         run.at_denoiser(inputs["timestep"])
         if run.clock.done == 0 and run.clock.calls == 1 and run.steps_in and (hooks := caches(run.anatomy.denoiser)):
             raise cached(run.anatomy, hooks)
+        if run.tap is not None and run.clock.done == 0 and run.clock.calls == 1 and shared_out(run.anatomy.denoiser):
+            raise parallel(run.anatomy)
         key = ("grid", latents.shape)
         if key not in run.cache:
             run.cache[key] = Grid(latents, inputs, run.pixels)
@@ -369,6 +371,21 @@ def caches(denoiser: nn.Module) -> list[str]:
     registries = (getattr(module, "_diffusers_hook", None) for module in denoiser.modules())
     hooks = (item for registry in registries if registry is not None for item in registry.hooks.items())
     return sorted({name for name, hook in hooks if hook._is_stateful})
+
+
+def shared_out(denoiser: nn.Module) -> bool:
+    """Whether the denoiser's attention is divided among processes: each sees a share of the keys, or of the heads."""
+    processors = (getattr(module, "processor", None) for module in denoiser.modules())
+    configs = (getattr(part, "_parallel_config", None) for part in (eager(denoiser), *processors))
+    return any(getattr(config, "context_parallel_config", None) is not None for config in configs)
+
+
+def parallel(anatomy: Anatomy) -> Unobservable:
+    return Unobservable(
+        f"the attention of the {anatomy.denoiser_name} is divided among processes (context parallel), and each sees "
+        "only its share, so an edit would act at a part of the keys. It cannot be taken back: load the pipeline again "
+        "without `parallel_config` and `enable_parallelism`"
+    )
 
 
 def another_pipeline(name: str) -> Conflict:

@@ -77,10 +77,11 @@ class Sampling:
         if not run.dispatch("on_prediction"):
             return original(*args, **kwargs)
         state = copy.deepcopy({name: value for name, value in vars(guider).items() if name != "forward"})
+        own = {name: run.predictions[name] for name in ("cond", "uncond") if name in run.predictions}
         labels = {
             name: label
             for name, value in kwargs.items()
-            for label, prediction in run.predictions.items()
+            for label, prediction in own.items()
             if isinstance(value, Tensor) and torch.equal(value, prediction)
         }
         returned = original(*args, **kwargs)
@@ -93,6 +94,11 @@ class Sampling:
                 raise UnsupportedModel(
                     f"{type(run.pipe).__name__} changes what its {type(guider).__name__} combines: return one combined "
                     "prediction"
+                )
+            if lost := {name for name in own if predictions[name] is not own[name]} - set(labels.values()):
+                raise UnsupportedModel(
+                    f"the {type(guider).__name__} is not given the predictions of {sorted(lost)} as the denoiser made "
+                    "them, so changed ones cannot be put in their place: return one combined prediction"
                 )
             vars(guider).update(state)
             return first(original(**{**kwargs, **{name: predictions[label] for name, label in labels.items()}}))
