@@ -218,9 +218,10 @@ def test_a_model_recommends_to_one_method_what_the_others_do_not_get(tmp_path):
 @pytest.mark.parametrize("name", EDITORS)
 def test_a_method_that_inverts_keeps_its_published_steps_and_guidance_unless_the_user_gives_others(name, tmp_path):
     edit = {"steps": 8, "target_guidance": 4.0, "dilation": 0.0}
+    published = EDITORS[name].make()
     (tmp_path / "unleak.json").write_text(json.dumps({"call": {}, "edit": edit}))
     for call, wanted in (
-        ({}, (50, 7.5) if EDITORS[name].method.inverts else (8, 4.0)),
+        ({}, (published.steps, published.target_guidance) if published.inverts else (8, 4.0)),
         ({"steps": 3, "target_guidance": 2.0}, (3, 2.0)),
     ):
         one = Run(None, tmp_path, str(tmp_path), "dev", [0], None, call)

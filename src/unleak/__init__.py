@@ -72,6 +72,8 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.regions.edited import Edited as Edited
     from unleak.regions.methods.ale import Ale as Ale
     from unleak.regions.methods.direct import DirectInversion as DirectInversion
+    from unleak.regions.methods.flowedit import FlowAlign as FlowAlign
+    from unleak.regions.methods.flowedit import FlowEdit as FlowEdit
     from unleak.regions.methods.infedit import UnifiedAttentionControl as UnifiedAttentionControl
     from unleak.regions.methods.inversion import Inversion as Inversion
     from unleak.regions.methods.masactrl import MutualAttention as MutualAttention
@@ -79,6 +81,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.regions.methods.ore import ORE as ORE
     from unleak.regions.methods.p2p import PromptToPrompt as PromptToPrompt
     from unleak.regions.methods.pnp import PlugAndPlayFeatures as PlugAndPlayFeatures
+    from unleak.regions.methods.rf_inversion import RFInversion as RFInversion
     from unleak.regions.methods.rgbcam import RGBCAM as RGBCAM
     from unleak.regions.plan import Edit as Edit
     from unleak.regions.regional import RegionalImages as RegionalImages
@@ -160,6 +163,9 @@ else:
         "PromptToPrompt": "unleak.regions.methods.p2p",
         "MutualAttention": "unleak.regions.methods.masactrl",
         "PlugAndPlayFeatures": "unleak.regions.methods.pnp",
+        "FlowEdit": "unleak.regions.methods.flowedit",
+        "FlowAlign": "unleak.regions.methods.flowedit",
+        "RFInversion": "unleak.regions.methods.rf_inversion",
         "Inversion": "unleak.regions.methods.inversion",
         "DirectInversion": "unleak.regions.methods.direct",
         "NullTextInversion": "unleak.regions.methods.null_text",
