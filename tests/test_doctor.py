@@ -7,8 +7,12 @@ import json
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+from typer.testing import CliRunner
 
-from tiny import NAMES, draw, tiny
+from tiny import NAMES, draw, save_tiny, tiny
+from unleak import models
+from unleak.cli import app
 from unleak.core.hook import hook
 from unleak.drawing.doctor import Outcome, examine
 from unleak.errors import UnsupportedModel
@@ -95,3 +99,35 @@ def test_a_verb_that_breaks_or_does_nothing_is_a_fault(monkeypatch):
         Outcome("idle", "words", "fault", f"{type(hook()).__name__} runs and changes nothing"),
     )
     assert "FAULT: broken: KeyError: 'rows'" in str(report) and seen == ["broken", "idle"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configs_alone_tell_sites_and_layout(name, tmp_path):
+    seen = examine(tiny(name))
+    folder = save_tiny(name, tmp_path / name)
+    for file in folder.glob("*/*.safetensors"):
+        file.unlink()
+    assert not models.has_weights(folder)
+    pipe = models.skeleton(folder)
+    assert all(p.is_meta for part in pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters())
+    report = doctor(pipe)
+    assert not report.weights and not report.ok and "no weights" in str(report)
+    told = [(site["name"], site["kind"]) for site in report.sites]
+    assert told == [(site["name"], site["kind"]) for site in seen.sites]
+    assert report.layout.split()[0].strip(",") == seen.layout.split()[0].strip(",")
+    refused = {one.verb: one.reason for one in report.verbs if one.state == "no"}
+    joint = name in ("sd3", "flux")
+    assert refused == ({} if joint else {"DeLeaker": "works on joint attention, and this is cross-attention"})
+    assert {one.state for one in report.verbs} <= {"open", "no"}
+    assert vars(pipe.vae).get("forward") is None, "nothing is left on the models"
+
+
+def test_a_folder_without_weights_on_the_command_line(tmp_path):
+    folder = save_tiny("flux", tmp_path / "flux")
+    for file in folder.glob("*/*.safetensors"):
+        file.unlink()
+    done = CliRunner().invoke(app, ["doctor", "-m", str(folder)])
+    assert done.exit_code == 0 and "joint" in done.output and "open: Maps" in done.output.replace("\n", " ")
+    (folder / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+    done = CliRunner().invoke(app, ["doctor", "-m", str(folder)])
+    assert done.exit_code == 4 and "NoSuchPipeline" in done.output

@@ -15,13 +15,15 @@ from unleak.errors import PromptTruncated
 @command(*MODEL, "json", "html")
 def doctor(cmd: Command) -> None:
     """What is this pipeline, which attention sites has it, do the laws hold, and which verbs work on it, or why not?"""
-    pipe = cmd.open()
+    from unleak import models
     from unleak.report.verbs import doctor as examine
+
+    pipe = cmd.open() if models.has_weights(cmd.model) else models.skeleton(cmd.model)
 
     with err.status("examining it") as status:
         report = examine(pipe, progress=lambda verb: status.update(f"trying {verb}"))
     cmd.show(report)
-    if not report.ok:
+    if report.weights and not report.ok:
         raise typer.Exit(1 if report.observable else 4)
 
 

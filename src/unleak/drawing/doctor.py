@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from unleak.core.anatomy import Anatomy
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
-from unleak.core.intervention import Intervention
+from unleak.core.intervention import CROSS, JOINT, Intervention
 from unleak.core.result import Result, cut
+from unleak.drawing.weightless import has_weights, site_kinds
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 
@@ -29,7 +30,8 @@ class Outcome:
 
     Attributes:
         state: "yes": it works. "no": it refuses this pipeline, for `reason`. "fault": it failed without a typed error,
-            or ran and did nothing; that is an error of unleak or of the pipeline.
+            or ran and did nothing; that is an error of unleak or of the pipeline. "open": nothing that a pipeline
+            without weights tells is against it.
         reason: one sentence or more; None where it works.
     """
 
@@ -53,6 +55,7 @@ class Report(Result):
     `observable`, `identity` (looking changes no bit) and `restored` (nothing is left behind, also after an
     error) are the laws; `reason` says what is wrong and how to mend it. A site's `kind` is "cross", "joint",
     "self", or None where it was not seen. `verbs` says what works on this pipeline, verb by verb, where that was tried.
+    Without `weights` nothing is drawn: sites and layout are known by shapes alone, and the laws are not.
     """
 
     verb: ClassVar[str] = "doctor"
@@ -67,6 +70,7 @@ class Report(Result):
     reason: str | None = None
     steps: int = 0
     verbs: tuple[Outcome, ...] = ()
+    weights: bool = True
 
     @property
     def ok(self) -> bool:
@@ -81,10 +85,10 @@ class Report(Result):
             f"{self.pipeline}: {self.denoiser['name']} ({self.denoiser['class']}), {self.layout}",
             "encoders: " + ", ".join(f"{e['name']} ({e['class']})" for e in self.encoders),
             f"{len(self.sites)} attention sites: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
-            ", ".join(
-                f"{name} {'yes' if getattr(self, name) else 'NO'}" for name in ("observable", "identity", "restored")
-            ),
         ]
+        if self.weights:
+            laws = ("observable", "identity", "restored")
+            lines.append(", ".join(f"{name} {'yes' if getattr(self, name) else 'NO'}" for name in laws))
         return [*lines, *([self.reason] if self.reason else []), *self._verbs()]
 
     def _verbs(self) -> list[str]:
@@ -95,7 +99,7 @@ class Report(Result):
         for one in self.verbs:
             if one.state != "yes":
                 reasons.setdefault((one.state, one.short), []).append(one.verb)
-        marks = {"no": "refused", "fault": "FAULT"}
+        marks = {"no": "refused", "fault": "FAULT", "open": "open"}
         return lines + [cut(f"{marks[s]}: {', '.join(verbs)}: {why}") for (s, why), verbs in reasons.items()]
 
 
@@ -148,6 +152,8 @@ def examine(pipe: Any, steps: int = 2, call: Mapping[str, Any] | None = None) ->
         UnsupportedModel: the pipeline has no text-conditioned denoiser with attention.
     """
     anatomy, short = Anatomy.of(pipe), short_call(pipe, steps, call)
+    if not has_weights(pipe):
+        return _declared(anatomy, short)
     bare, before = _draw(pipe, short), _marks(anatomy)
     reason, identity, observations = None, False, {}
     try:
@@ -166,15 +172,7 @@ def examine(pipe: Any, steps: int = 2, call: Mapping[str, Any] | None = None) ->
     kinds = observations.get("sites", {})
     return Report(
         pipeline=type(pipe).__name__,
-        encoders=tuple(
-            {"name": e.name, "class": type(e.module).__name__, "length": observations.get("lengths", {}).get(e.name)}
-            for e in anatomy.encoders
-        ),
-        denoiser={
-            "name": anatomy.denoiser_name,
-            "class": type(anatomy.denoiser).__name__,
-            "parameters": sum(p.numel() for p in anatomy.denoiser.parameters()),
-        },
+        **_parts(anatomy, observations.get("lengths", {})),
         layout=_layout(observations),
         sites=tuple({"name": s.name, "kind": None, **kinds.get(s.name, {})} for s in anatomy.sites),
         observable=observable,
@@ -182,6 +180,41 @@ def examine(pipe: Any, steps: int = 2, call: Mapping[str, Any] | None = None) ->
         restored=restored,
         reason=reason if reason or restored else "something is left on the pipeline after a session",
         steps=steps,
+    )
+
+
+def _parts(anatomy: Anatomy, lengths: Mapping[str, int]) -> dict[str, Any]:
+    encoders = (
+        {"name": e.name, "class": type(e.module).__name__, "length": lengths.get(e.name)} for e in anatomy.encoders
+    )
+    denoiser = {
+        "name": anatomy.denoiser_name,
+        "class": type(anatomy.denoiser).__name__,
+        "parameters": sum(p.numel() for p in anatomy.denoiser.parameters()),
+    }
+    return {"encoders": tuple(encoders), "denoiser": denoiser}
+
+
+def _declared(anatomy: Anatomy, call: Mapping[str, Any]) -> Report:
+    """What shapes alone tell of a pipeline without weights."""
+    reason = "no weights are loaded, so nothing was drawn: sites and layout are told by shapes"
+    kinds: dict[str, str] = {}
+    try:
+        kinds = site_kinds(anatomy, call)
+    except Exception as error:  # a pipeline that decides by values, in its own words
+        said = f"{type(error).__name__}: {error}".split("\n")[0]
+        reason = f"no weights are loaded, and this pipeline decides by values before its attention ({said})"
+    layout = next((name for kind, name in (("joint", JOINT), ("cross", CROSS)) if kind in kinds.values()), "unknown")
+    return Report(
+        pipeline=type(anatomy.pipe).__name__,
+        **_parts(anatomy, {}),
+        layout=layout,
+        sites=tuple({"name": s.name, "kind": kinds.get(s.name)} for s in anatomy.sites),
+        observable=False,
+        identity=False,
+        restored=False,
+        reason=reason,
+        weights=False,
     )
 
 

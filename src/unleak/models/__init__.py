@@ -89,6 +89,67 @@ def load(
     return pipe
 
 
+def has_weights(model: str | Path) -> bool:
+    """False for a folder with an index and configs and no file of weights at all; True for whatever else."""
+    folder = _folder(model)
+    if str(model) in EMBEDDED or not (folder / INDEX).is_file():
+        return True
+    return any(file.suffix in _WEIGHTS + _PICKLES for file in folder.glob("*/*"))
+
+
+def skeleton(folder: str | Path) -> Any:
+    """The pipeline of a folder without its weights: every model stands on the meta device, built from its config alone.
+
+    It tells its structure and draws nothing. Tokenizers and processors that the folder lacks are None.
+
+    Raises:
+        BadInput: the folder is no pipeline. UnsupportedModel: it needs classes that diffusers and transformers lack, or
+            a config cannot be built.
+    """
+    import diffusers
+    import torch
+    import transformers
+
+    where = _folder(folder)
+    if not (where / INDEX).is_file():
+        raise BadInput(f"{where} has no {INDEX}: give the folder that save_pretrained() wrote")
+    quiet()
+    index = _read(where / INDEX)
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+
+    def build(name: str, library: str | None, kind: str | None) -> Any:
+        made = getattr(libraries.get(str(library)), str(kind), None)
+        if kind is None or (made is None and not (where / name / "config.json").is_file()):
+            return None
+        if made is None:
+            raise UnsupportedModel(f"{name} is a {kind} of {library}, which neither diffusers nor transformers has")
+        if not issubclass(made, torch.nn.Module):
+            return _if_there(made, where / name)
+        with torch.device("meta"):
+            if issubclass(made, diffusers.ModelMixin):
+                return made.from_config(made.load_config(where / name))
+            return made(made.config_class.from_pretrained(where / name))
+
+    pipeline = getattr(diffusers, str(index.get("_class_name")), None)
+    if pipeline is None:
+        raise UnsupportedModel(f"diffusers {diffusers.__version__} has no pipeline {index.get('_class_name')!r}")
+    values = {name: value for name, value in index.items() if not name.startswith("_")}
+    try:
+        parts = {n: build(n, *value) if isinstance(value, list) else value for n, value in values.items()}
+        pipe = pipeline(**parts)
+    except UnsupportedModel:
+        raise
+    except Exception as e:  # whatever a broken or foreign config makes the libraries raise
+        raise UnsupportedModel(f"{str(where)!r} cannot be built from its configs: {type(e).__name__}: {e}") from e
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _if_there(kind: Any, folder: Path) -> Any:
+    """A tokenizer, processor or scheduler out of its folder; None without the folder."""
+    return kind.from_pretrained(folder) if folder.is_dir() else None
+
+
 def find_device(name: str | None) -> str:
     """A device that torch has here; by default CUDA where there is one, else the CPU. Raises BadInput."""
     import torch

@@ -33,6 +33,7 @@ from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
 from unleak.judges.copies import PixelJudge
 from unleak.regions.edit import edit
+from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.regions.plan import Edit
 from unleak.regions.presets import EDITORS
 from unleak.regions.regional import RegionPrompt, regions
@@ -194,11 +195,15 @@ def _made(detector: str) -> Detector:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb or a method: its name, whose room it is, and what shows that it works; that raises where it does not."""
+    """A verb or a method: its name, whose room it is, and what shows that it works; that raises where it does not.
+
+    `layouts`: where text may reach the picture for it to work.
+    """
 
     name: str
     room: str
     show: Callable[[Trial], None]
+    layouts: tuple[str, ...] = Intervention.layouts
 
 
 NEVER = math.inf  #: a gate that no score reaches
@@ -215,13 +220,14 @@ VERBS: tuple[Verb, ...] = (
         "DeLeaker",
         "words",
         lambda t: t.acts(DeLeaker(ITEMS, morphology=False), DeLeaker(ITEMS, gain=1.0, weaken=False, image_image=False)),
+        DeLeaker.layouts,
     ),
     Verb("diagnose", "words", _diagnose),
     Verb("repair", "words", _repair),
     Verb("tokens", "words", _tokens),
     Verb("lint", "words", _lint),
     Verb("edit", "regions", _edit),
-    Verb("regions", "regions", _regions),
+    Verb("regions", "regions", _regions, RGBCAM.layouts),
     Verb("Attenuate", "copies", lambda t: t.acts(Attenuate(), Attenuate(alpha=1.0))),
     Verb("Guard", "copies", lambda t: t.acts(Guard(), Guard(gate=NEVER))),
     Verb("Detour", "copies", lambda t: t.acts(Detour(near=-1.0), Detour(gate=NEVER))),
@@ -243,7 +249,8 @@ def doctor(
     """Run the pipeline briefly at its smallest size; say what it is, whether the laws hold, and which verbs work.
 
     Args:
-        pipe: a loaded diffusers pipeline; it stays what it is.
+        pipe: a loaded diffusers pipeline; it stays what it is. One without weights (`unleak.models.skeleton`) is not
+            run: shapes tell its sites and layout, and verbs that no layout speaks against are "open".
         steps: denoising steps of each short run, at least 2.
         call: further arguments of the pipeline, such as a size that it takes, or a guidance.
         verbs: try every verb, too: about a hundred short runs.
@@ -256,7 +263,16 @@ def doctor(
         UnsupportedModel: the pipeline has no text-conditioned denoiser with attention.
     """
     report = examine(pipe, steps, call)
+    if not report.weights:
+        return replace(report, verbs=tuple(_open(verb, report.layout) for verb in VERBS)) if verbs else report
     return replace(report, verbs=tuple(try_verbs(pipe, short_call(pipe, steps, call), progress))) if verbs else report
+
+
+def _open(verb: Verb, layout: str) -> Outcome:
+    """What a layout that was told by shapes says of a verb."""
+    if layout in verb.layouts or layout not in Intervention.layouts:
+        return Outcome(verb.name, verb.room, "open", "the weights decide")
+    return Outcome(verb.name, verb.room, "no", f"works on {' or '.join(verb.layouts)}, and this is {layout}")
 
 
 def try_verbs(pipe: Any, call: Mapping[str, Any], progress: Callable[[str], None] | None = None) -> Iterator[Outcome]:
