@@ -29,7 +29,7 @@ from unleak.regions.methods.rgbcam import RGBCAM
 from unleak.words.methods.maps import Maps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from tiny import _vae, clip_tokenizer, t5_tokenizer
+from tiny import autoencoder, clip_tokenizer, t5_tokenizer
 
 ITEMS = ("red mouse", "blue cup", "furry dog", "golden key", "old car", "big horse", "small apple", "white bridge")
 PROMPT = " and ".join(f"a {item}" for item in ITEMS)
@@ -68,7 +68,7 @@ def build(small: bool, dtype: torch.dtype, device: str) -> Any:
     )  # fmt: skip
     pipe = diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(shift=0.0),
+        vae=autoencoder(shift=0.0),
         text_encoder=transformers.CLIPTextModel(clip),
         tokenizer=first,
         text_encoder_2=transformers.T5EncoderModel(t5),
