@@ -6,6 +6,7 @@ import copy
 import warnings
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -203,6 +204,19 @@ def test_a_guider_that_is_interrupted_leaves_no_hook_behind():
     with pytest.raises(KeyboardInterrupt), unleak.attach(pipe, unleak.hook(on_attention=fail)):
         draw_modular(pipe)
     assert torch.equal(draw_modular(pipe), bare)
+
+
+# -- verbs ---------------------------------------------------------------------------------------------------
+
+
+def test_verbs_draw_through_blocks():
+    pipe, call = modular("sdxl"), {"num_inference_steps": 2, "height": 64, "width": 64}
+    images = unleak.generate(pipe, ["a red mouse", "a cat"], seeds=[0, 7], call=call)
+    assert np.asarray(images.images).shape[:2] == (2, 2)
+    shown = unleak.maps(pipe, "a mouse and a laptop", ITEMS, seeds=[0], call=call)
+    assert not np.array_equal(shown.heat(0, 0), shown.heat(1, 0))
+    with pytest.raises(BadInput, match="takes no guidance_scale"):
+        unleak.generate(pipe, "a cat", seeds=[0], call={**call, "guidance_scale": 3.0})
 
 
 # -- restore ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ image with and without an intervention starts from the same noise.
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from unleak.core.intervention import Intervention
 from unleak.drawing.first_steps import first_steps
 from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, PromptTruncated, UnleakError, UnsupportedModel
+from unleak.text.blocks import call_arguments
 from unleak.text.prompt import check_prompt, each_prompt
 
 MOST_SEEDS = 10_000
@@ -139,7 +139,7 @@ def rehearse(pipe: Any, prompts: str | Sequence[str], *interventions: Interventi
         raise.
     """
     check_call(call)
-    accepts = inspect.signature(pipe.__call__).parameters
+    accepts = call_arguments(pipe)
     if not {"prompt", "generator", "output_type"} <= accepts.keys():
         raise UnsupportedModel(f"{type(pipe).__name__} does not draw prompts: give a text-to-image pipeline")
     if unknown := call.keys() - accepts.keys():

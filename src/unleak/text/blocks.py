@@ -25,6 +25,15 @@ def encoding_blocks(blocks: Any, encoders: Collection[str]) -> list[Any]:
     ]
 
 
+def call_arguments(pipe: Any) -> dict[str, Any]:
+    """What a call of the pipeline takes, by name, with its default (None where there is none). A modular pipeline takes
+    what its blocks read and none of them writes."""
+    if (blocks := getattr(pipe, "_blocks", None)) is not None:
+        return {given.name: given.default for given in blocks.inputs if given.name is not None}
+    parameters = inspect.signature(pipe.__call__).parameters
+    return {name: None if given.default is given.empty else given.default for name, given in parameters.items()}
+
+
 def prompt_encoder(pipe: Any, encoders: Collection[str]) -> Callable[..., Any] | None:
     """`encode_prompt` of a classic pipeline; of a modular one, the block that takes its place; None of others."""
     blocks = encoding_blocks(getattr(pipe, "_blocks", None), encoders)

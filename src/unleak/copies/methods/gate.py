@@ -7,7 +7,6 @@ images of a prompt share its score, which is what a calibration is of: one by on
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from unleak.copies.scan.calibrate import SIZE, Calibration, ScanSettings
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import Combination, combination_of, guidance
 from unleak.errors import BadInput, NotFinite
+from unleak.text.blocks import call_arguments
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -111,7 +111,7 @@ class Gated(Intervention):
         pipe: Any = ctx.pipe
         told = {"guidance_scale": getattr(pipe, "guidance_scale", None), **dict(zip(SIZE, ctx.pixels, strict=True))}
         told["num_inference_steps"] = getattr(pipe.scheduler, "num_inference_steps", None) or ctx.steps
-        accepts = inspect.signature(pipe.__call__).parameters
+        accepts = call_arguments(pipe)
         seen = {name: value for name, value in told.items() if value is not None and name in accepts}
         of_prompts = Counter(ctx.encoded.image_prompts).values() if ctx.encoded.prompts else (None,)
         for seeds in sorted(set(of_prompts), key=str):

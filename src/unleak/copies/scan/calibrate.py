@@ -7,7 +7,6 @@ and the steps that were looked at, and refuses any other.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from unleak.core.result import Result
 from unleak.drawing.generate import image_size
 from unleak.errors import BadInput
 from unleak.saved import Count, Name, Number, Rule, Saved, Share, length
+from unleak.text.blocks import call_arguments
 from unleak.text.encode import fingerprint
 
 SCHEMA = "unleak/calibration/1"
@@ -67,10 +67,8 @@ SIZE = ("height", "width")
 
 def resolved(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call with the pipeline's defaults where none is given, and the size that it draws."""
-    accepts = inspect.signature(pipe.__call__).parameters
-    defaults = {name: p.default for name, p in accepts.items() if p.default is not p.empty}
     size = image_size(pipe, call) or (None, None)
-    return {**defaults, **call, **dict(zip(SIZE, size, strict=True))}
+    return {**call_arguments(pipe), **call, **dict(zip(SIZE, size, strict=True))}
 
 
 @dataclass(frozen=True)
