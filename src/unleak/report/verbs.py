@@ -73,7 +73,7 @@ class Trial:
         generator = torch.Generator("cpu").manual_seed(0)
         settings = {**self.call, "output_type": "latent", "return_dict": False}
         with attach(self.pipe, *methods) as run, torch.no_grad():
-            latents = self.pipe(prompt=prompt, generator=generator, **settings)[0]
+            latents = torch.as_tensor(self.pipe(prompt=prompt, generator=generator, **settings)[0])
         return latents, run
 
     @cached_property
@@ -81,10 +81,10 @@ class Trial:
         """Final latents of the pipeline alone."""
         generator = torch.Generator("cpu").manual_seed(0)
         with torch.no_grad():
-            latents: Tensor = self.pipe(
+            latents = self.pipe(
                 prompt=PROMPT, generator=generator, **{**self.call, "output_type": "latent", "return_dict": False}
             )[0]
-        return latents
+        return torch.as_tensor(latents)
 
     @cached_property
     def picture(self) -> np.ndarray:
