@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import io
@@ -10,16 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
 from diffusers.models.attention_processor import AttnProcessor
 
+from conformance import family
 from tiny import autoencoder, draw, sharp, t5_encoder, t5_tokenizer, tiny
 from unleak.copies.detect.detectors import Collapse
 from unleak.copies.methods.detour import Detour
 from unleak.copies.methods.guard import Guard
 from unleak.core.edits import KeyScale
+from unleak.core.hook import hook
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import clean_latents
 from unleak.engine.session import attach
@@ -390,6 +394,20 @@ def test_a_projection_that_exists_and_is_none_is_none() -> None:
     with attach(pipe, Maps("mouse,laptop")) as run:
         assert torch.equal(draw(pipe), bare)
     assert run.results["maps"][0].map("mouse").sum() > 0
+
+
+@pytest.mark.parametrize("name", ["cogview4", "hunyuan-image-2.1"])
+def test_a_pipeline_whose_projections_are_none_is_seen_or_refused_in_words(name: str) -> None:
+    one, kinds = family(name), list[str]()
+    pipe = one.pipe()
+    bare = one.draw(pipe, num_inference_steps=1)
+    with (
+        contextlib.suppress(UnsupportedModel),
+        attach(pipe, hook(on_attention=lambda ctx, site: kinds.append(site.kind))),
+    ):
+        assert np.array_equal(one.draw(pipe, num_inference_steps=1), bare)
+        assert set(kinds) & {"joint", "cross"}
+    assert np.array_equal(one.draw(pipe, num_inference_steps=1), bare)
 
 
 @dataclass(frozen=True)
