@@ -21,7 +21,8 @@ T = TypeVar("T")
 class Layout:
     """Which queries and keys of a site are image cells and which are text rows.
 
-    `kind` is "cross" (image queries, text keys), "joint" (both in both) or "self" (image only).
+    `kind` is "cross" (image queries, text keys), "joint" (both in both), "self" (image only) or "text" (text only; no
+    intervention is asked there). Positions in no slice are neither: register tokens, padding, reference images.
     """
 
     kind: str
@@ -29,6 +30,11 @@ class Layout:
     image_keys: slice | None
     text_queries: slice | None
     text_keys: slice | None
+
+    @property
+    def text_length(self) -> int:
+        """How many text rows stand among the keys."""
+        return 0 if self.text_keys is None else self.text_keys.stop - self.text_keys.start
 
     @classmethod
     def cross(cls, queries: int, text: int) -> Layout:
@@ -83,8 +89,7 @@ class AttentionCall:
 
     @property
     def text_length(self) -> int:
-        keys = self.layout.text_keys
-        return 0 if keys is None else keys.stop - keys.start
+        return self.layout.text_length
 
     def plain(self) -> Tensor:
         """The unedited output, computed once."""

@@ -118,6 +118,10 @@ class Intervention:
     uses_text: ClassVar[bool] = False
     """True: addresses text tokens, so a truncated prompt is an error (overriding `on_text` implies it)."""
 
+    uses_self_attention: ClassVar[bool] = False
+    """True: edits the attention among image cells, so a site where it cannot be seen is an error. Else only sites that
+    are given text must be seen; some denoisers have another mechanism among their cells."""
+
     layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
     """Where text may reach the image for this method to work; on other denoisers it raises UnsupportedModel."""
 

@@ -13,9 +13,17 @@ from torch import Tensor
 from unleak.core.rows import Branch, Names, Rows
 from unleak.errors import BadInput
 
+Arguments = Mapping[Names, Names]
+"""What this denoiser calls an argument, by what denoisers call it."""
 
-def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_per_prompt: int = 1) -> Rows:
-    """Compare each text row [R, L, D] with the encoded prompts [n, L, D]; exact equality, by content.
+UNKNOWN: Arguments = {}
+
+Texts = Tensor | Sequence[Tensor]
+"""Text rows of several prompts or images: [n, L, D], or n tensors [L, D] of their own lengths."""
+
+
+def label_rows(text: Texts, cond: Texts | None, uncond: Texts | None, images_per_prompt: int = 1) -> Rows:
+    """Compare each text row [L, D] with the encoded prompts; exact equality, by content.
 
     A row that repeats the prompt once more is labelled as the prompt's once more.
     Where the negative prompt repeats the prompt, a row equals both: then `uncond` comes first, the order in
@@ -23,7 +31,7 @@ def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_
     """
     equal = {"cond": _equal(text, cond), "uncond": _equal(text, uncond)}
     batched = uncond is not None and len(text) > len(uncond)
-    is_uncond = uncond is not None and text.data_ptr() == uncond.data_ptr()
+    is_uncond = uncond is not None and text[0].data_ptr() == uncond[0].data_ptr()
     order = ("uncond", "cond") if batched or is_uncond else ("cond", "uncond")
     used: Counter[tuple[str, int]] = Counter()
     labels, images = [], []
@@ -37,18 +45,37 @@ def label_rows(text: Tensor, cond: Tensor | None, uncond: Tensor | None, images_
     return Rows(tuple(labels), tuple(images), images_per_prompt=images_per_prompt)
 
 
-def _equal(text: Tensor, encoded: Tensor | None) -> list[list[int]]:
-    """For each row of `text`, the positions in `encoded` that hold exactly the same numbers."""
-    if encoded is None or encoded.shape[1:] != text.shape[1:]:
-        return [[] for _ in text]
-    encoded = encoded.to(text)
-    same = [[(row == other).all() for other in encoded] for row in text]
-    table = torch.stack([torch.stack(row) for row in same]).tolist()
-    return [[i for i, hit in enumerate(row) if hit] for row in table]
+def _equal(text: Texts, encoded: Texts | None) -> list[list[int]]:
+    """For each row of `text`, the positions in `encoded` that hold exactly the same numbers.
+
+    Of two lengths one may be the other with padding around it; the nearest length counts.
+    """
+    pairs = [
+        (i, j, a, b.to(a))
+        for i, a in enumerate(text)
+        for j, b in enumerate(() if encoded is None else encoded)
+        if a.shape[1:] == b.shape[1:]
+    ]
+    same = torch.stack([_same(a, b) for _, _, a, b in pairs]).tolist() if pairs else []
+    found: list[dict[int, int]] = [{} for _ in text]
+    for (i, j, a, b), hit in zip(pairs, same, strict=True):
+        if hit:
+            found[i][j] = abs(len(a) - len(b))
+    return [[j for j, apart in row.items() if apart == min(row.values())] for row in found]
 
 
-def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tuple[dict[str, Any], Rows]:
-    """The denoiser's arguments by name with the branches' rows appended to everything that is batched.
+def _same(a: Tensor, b: Tensor) -> Tensor:
+    """Whether the shorter rows begin or end the longer ones."""
+    n = min(len(a), len(b))
+    begin = (a[:n] == b[:n]).all()
+    return begin if len(a) == len(b) else begin | (a[len(a) - n :] == b[len(b) - n :]).all()
+
+
+def grow(
+    inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch], known: Arguments = UNKNOWN
+) -> tuple[dict[str, Any], Rows]:
+    """The denoiser's arguments by name with the branches' rows appended to everything that is batched. `known` says
+    which arguments hold latents and text.
 
     A branch whose `like` has no row in this call (another call of the step has it) adds none.
     """
@@ -62,39 +89,50 @@ def grow(inputs: dict[str, Any], rows: Rows, branches: Sequence[Branch]) -> tupl
         keep += picked
         labels += [branch.name] * len(picked)
         images += [rows.images[i] for i in picked]
-    known = rows.known | {branch.name for branch in branches}
-    grown = replace(rows, labels=tuple(labels), images=tuple(images), known=known)
+    names = rows.known | {branch.name for branch in branches}
+    grown = replace(rows, labels=tuple(labels), images=tuple(images), known=names)
     if len(keep) == batch:
         return inputs, grown
-    inputs = take(inputs, batch, keep)
+    inputs = take(inputs, batch, keep, known)
     for branch, where in changed:
-        for names, value in branch.inputs.items() if where else ():
-            _put(inputs, names, value, where)
+        for called, value in branch.inputs.items() if where else ():
+            _put(inputs, known.get(called, called), value, where)
     return inputs, grown
 
 
-def whole(inputs: dict[str, Any], rows: Rows, branch: Branch) -> tuple[dict[str, Any], Rows]:
+def whole(
+    inputs: dict[str, Any], rows: Rows, branch: Branch, known: Arguments = UNKNOWN
+) -> tuple[dict[str, Any], Rows]:
     """The pipeline's whole batch once more, with the branch's inputs in the rows that it is `like`.
 
     A pipeline with repeated rows divides its batch into groups inside the denoiser, so that none can be added.
     """
     like = [i for i in rows.of(branch.like) if branch.images is None or rows.images[i] in branch.images]
-    inputs, n = take(inputs, len(rows), range(len(rows))), len({rows.images[i] for i in like})
+    inputs, n = take(inputs, len(rows), range(len(rows)), known), len({rows.images[i] for i in like})
     for names, value in branch.inputs.items():
         for group in range(0, len(like), n or 1):
-            _put(inputs, names, value, like[group : group + n])
+            _put(inputs, known.get(names, names), value, like[group : group + n])
     labels = tuple(branch.name if i in like else "beside" for i in range(len(rows)))
     return inputs, replace(rows, labels=labels, known=rows.known | {branch.name, "beside"})
 
 
-def take(inputs: dict[str, Any], batch: int, keep: Sequence[int]) -> dict[str, Any]:
-    """Rows `keep` of every batched tensor among the arguments, at any depth."""
+def take(inputs: dict[str, Any], batch: int, keep: Sequence[int], known: Arguments = UNKNOWN) -> dict[str, Any]:
+    """Rows `keep` of every batched tensor among the arguments, at any depth, and of lists with one for each row."""
     lengths = {t.shape[1] for t in _tensors(inputs) if t.ndim == 3 and t.shape[0] == batch}
 
     def pick(value: Tensor) -> Tensor:
         return value[list(keep)] if _is_batched(value, batch, lengths) else value
 
-    return _map(inputs, pick)
+    held = {name for names in known.values() for name in names}
+    lists = {n: v for n, v in inputs.items() if isinstance(v, list) and (n in held or _is_list_of_rows(v, batch))}
+    rest = {name: value for name, value in inputs.items() if name not in lists}
+    taken = _map(rest, pick) | {name: [value[i] for i in keep] for name, value in lists.items()}
+    return {name: taken[name] for name in inputs}
+
+
+def _is_list_of_rows(value: list[Any], batch: int) -> bool:
+    """A list with one tensor for each row of the batch, none of which is itself batched."""
+    return len(value) == batch and all(isinstance(v, Tensor) and v.ndim > 1 and len(v) != batch for v in value)
 
 
 def _is_batched(value: Tensor, batch: int, lengths: set[int]) -> bool:
@@ -129,7 +167,13 @@ def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int
     holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
     for target in (holder.get(name) for holder in holders for name in names):
         if isinstance(target, Tensor):
+            if value.shape[max(0, value.ndim - target.ndim + 1) :] != target.shape[1:]:
+                raise BadInput(f"rows {tuple(value.shape)} do not fit the argument {names[0]} {tuple(target.shape)}")
             target[list(rows)] = value.to(target).expand(len(rows), *target.shape[1:])
+            return
+        if isinstance(target, list):
+            for row, own in zip(rows, value.expand(len(rows), *value.shape[-target[0].ndim :]), strict=True):
+                target[row] = own.to(target[row])
             return
     raise BadInput(f"the denoiser is not called with an argument {' or '.join(names)}; it has {sorted(inputs)}")
 

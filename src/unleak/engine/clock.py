@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from torch import Tensor
 
 
 class Clock:
@@ -26,19 +25,22 @@ class Clock:
         self.done = 0
         self.calls = 0
         self.passed_over = False
-        self._value = 0.0
+        self._value: float | None = None
 
-    def at_denoiser(self, scheduler: Any, timestep: Any) -> None:
-        """The denoiser is called. The first call finds where the table is entered (image-to-image skips)."""
+    def at_denoiser(self, scheduler: Any, timestep: Callable[[Sequence[float]], float | None]) -> None:
+        """The denoiser is called. The first call finds where the table is entered (image-to-image skips).
+
+        `timestep` finds the call's timestep among those of a table.
+        """
         self.calls += 1
-        value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+        if not self._entered and not self._given:
+            self._table = [float(t) for t in getattr(scheduler, "timesteps", [])]
+        value = timestep(self._table)
         self.passed_over = self.calls > 1 and value != self._value
         self._value = value
         if self._entered:
             return
         self._entered = True
-        if not self._given:
-            self._table = [float(t) for t in getattr(scheduler, "timesteps", [])]
         begin = getattr(scheduler, "begin_index", None)
         if begin is None:
             begin = self._table.index(value) if value in self._table else 0

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unleak.core.anatomy import Anatomy, Grid, Site, eager
+from unleak.core.anatomy import Anatomy, Grid, eager, is_attention
 from unleak.core.attention import AttentionCall, Layout
-from unleak.core.rows import Rows
+from unleak.core.intervention import ALL
+from unleak.core.rows import LATENTS, TEXT, Rows
 from unleak.core.scores import default_scale
-from unleak.engine.batch import fold, grow, label_rows, split
+from unleak.engine.arguments import find, rows_of, stacked, timestep
+from unleak.engine.batch import fold, grow, split
 from unleak.engine.execute import execute
+from unleak.engine.layouts import Layouts, learn
 from unleak.engine.perturbed import Perturbations
 from unleak.engine.run import DenoiserCall, Run, first
-from unleak.engine.tap import Running
+from unleak.engine.tap import SDPA, Running
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
 
 
@@ -28,8 +32,9 @@ class Denoising:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.arguments = list(inspect.signature(eager(run.anatomy.denoiser).forward).parameters)
-        self.layouts: dict[Any, Layout | None] = {}
-        self.text_first: bool | None = None
+        self.layouts: dict[Any, Layouts] = {}
+        self.places: Layouts | None = None
+        self.text: str | None = None
         self.seen: set[str] = set()
         self.ran: dict[str, set[str]] = {}
         self.perturbations = Perturbations(eager(run.anatomy.denoiser))
@@ -39,45 +44,75 @@ class Denoising:
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook: learn what is asked for; append the rows of extra branches."""
         run = self.run
-        if run.predicting:
-            return None
-        self.seen = set()
-        inputs = run.inputs = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
-        run.text = first(inputs["encoder_hidden_states"])
+        inputs = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
         latents = inputs[self.arguments[0]]
-        run.at_denoiser(inputs["timestep"])
+        if run.predicting:
+            self._measure(latents, inputs)
+            return None
+        self.seen, run.inputs = set(), inputs
+        run.at_denoiser(lambda table: timestep(inputs, table))
         if run.clock.done == 0 and run.clock.calls == 1 and run.steps_in and (hooks := caches(run.anatomy.denoiser)):
             raise cached(run.anatomy, hooks)
         if run.tap is not None and run.clock.done == 0 and run.clock.calls == 1 and shared_out(run.anatomy.denoiser):
             raise parallel(run.anatomy)
-        key = ("grid", latents.shape)
-        if key not in run.cache:
-            run.cache[key] = Grid(latents, inputs, run.pixels)
-        run.grid = run.cache[key]
-        run.pipeline_rows = run.rows = self._label(run.text)
+        run.pipeline_rows = run.rows = self._label(inputs)
+        run.known = {LATENTS: (self.arguments[0],), TEXT: (self.text or "",)}
         labels = run.rows.labels
         if run.prompts.strange and run.prompts.rewriting and "unknown" in labels and "cond" not in labels:
             raise another_pipeline(run.anatomy.denoiser_name)
+        self._measure(latents, inputs)
+        places = self.places
         branches = [branch for _, ask in run.dispatch("branches") for branch in ask() or ()]
         if branches and run.rows.repeat:
             run.predictions |= {} if run.combined else run.predict(branches)
         elif branches:
-            inputs, run.rows = grow(inputs, run.pipeline_rows, branches)
-        run.latents = inputs[self.arguments[0]]
+            inputs, run.rows = grow(inputs, run.pipeline_rows, branches, run.known)
+        self.places = places  # the calls that asked for other rows had their own
+        run.latents = stacked(inputs[self.arguments[0]])
         run.count(denoiser_calls=1, denoiser_rows=len(run.rows))
         return ((), inputs) if len(run.rows) > len(run.pipeline_rows) else None
 
-    def _label(self, text: Tensor) -> Rows:
-        """Labels of these text rows; compared once for each tensor that the pipeline goes on using."""
-        key = (text.data_ptr(), text.shape, 0 if text.is_inference() else text._version)
-        labelled: dict[Any, tuple[Tensor, Rows]] = self.run.cache.setdefault("rows", {})
+    def _label(self, inputs: dict[str, Any]) -> Rows:
+        """Labels of the rows of this call; compared once for tensors that the pipeline goes on using."""
+        others = (value for name, value in inputs.items() if name != self.arguments[0])
+        held = [t for value in others for t in rows_of(value) if t.ndim == 2 and t.is_floating_point()]
+        key = tuple((t.data_ptr(), t.shape, 0 if t.is_inference() else t._version) for t in held)
+        labelled: dict[Any, tuple[Any, str, Rows]] = self.run.cache.setdefault("rows", {})
         if key not in labelled:
-            encoded = self.run.encoded
             while len(labelled) >= 4:  # holding the tensors keeps their addresses their own
                 labelled.pop(next(iter(labelled)))
-            rows = label_rows(text, encoded.cond, encoded.uncond, encoded.images_per_prompt)
-            labelled[key] = text, rows
-        return labelled[key][1]
+            labelled[key] = held, *find(inputs, self.arguments[0], self.run.encoded, self.text)
+        _, self.text, rows = labelled[key]
+        return rows
+
+    def _measure(self, latents: Any, inputs: dict[str, Any]) -> None:
+        """The latent grid, and where text and picture stand at the sites; learned once for calls of these lengths."""
+        run = self.run
+        assert self.text is not None
+        cells, text = ({t.shape for t in rows_of(value)} for value in (latents, inputs[self.text]))
+        key = ("grid", *cells)
+        if key not in run.cache:
+            run.cache[key] = Grid(stacked(latents), inputs, run.pixels, run.cells_of(latents))
+        run.grid = run.cache[key]
+        if run.tap is not None and run.sites_now():
+            kind = *cells, max(text), run.grid.cells, run.grid.size, *self._counted(inputs)
+            if kind not in self.layouts:
+                with run.tap.paused():
+                    sites, denoiser = run.anatomy.sites, run.anatomy.denoiser
+                    self.layouts[kind] = learn(denoiser, sites, inputs, self.arguments[0], self.text, run.grid)
+            self.places = self.layouts[kind]
+
+    def _counted(self, inputs: dict[str, Any]) -> Iterator[int]:
+        """How many rows each mask [B, L] of the call lets count at most; looked at once for each tensor."""
+        counts: dict[Any, tuple[Tensor, int]] = self.run.cache.setdefault("masks", {})
+        for value in inputs.values():
+            if isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point():
+                key = value.data_ptr(), value.shape, 0 if value.is_inference() else value._version
+                if key not in counts:
+                    while len(counts) >= 8:
+                        counts.pop(next(iter(counts)))
+                    counts[key] = value, int((value != 0).sum(1).max())
+                yield counts[key][1]
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Post-hook: check that attention was seen; hand out predictions; fold the rows back."""
@@ -88,7 +123,7 @@ class Denoising:
         observed = bool(run.dispatch("on_prediction"))
         if not (observed or len(run.rows) > len(run.pipeline_rows)):
             return None
-        prediction = first(output)
+        prediction = stacked(first(output))
         combined: Tensor | dict[str, Tensor] | None = run.settled
         if observed and not run.combined:
             run.rows.of("cond")  # raises where rows cannot be told apart
@@ -166,7 +201,7 @@ class Denoising:
 
     # -- its attention -------------------------------------------------------------------------------------
 
-    def attend(self, running: Running, kernel: Any, named: dict[str, Any]) -> Tensor | None:
+    def attend(self, running: Running, plain: Callable[[], Tensor], named: dict[str, Any]) -> Tensor | None:
         """One attention call of a site: ask the interventions, execute what they describe.
 
         None if the call is not the site's own, such as an image prompt's.
@@ -175,11 +210,14 @@ class Denoising:
         name, rows = running.site.name, self.run.rows
         if len(q) != len(rows):
             running, rows = self._part(running, rows, v)
-        layout = self._layout(running, q, k, v)
+        assert self.places is not None
+        layout = self.places.of(name, running.has_text, q.shape[2], k.shape[2]) if q.ndim == 4 else None
         if layout is None:
             return None
         self.seen.add(name)
-        call = self._call(running, layout, rows, kernel, named)
+        if layout.kind == "text":
+            return plain()
+        call = self._call(running, layout, rows, plain, named)
         edits = []
         for label, ask in self.run.dispatch("on_attention", name):
             answer = ask(call)
@@ -190,7 +228,30 @@ class Denoising:
             return call.plain()
         if named.get("is_causal") or named.get("dropout_p"):
             raise UnsupportedModel(f"{name} uses causal attention or dropout; edits do not cover these")
-        return execute(call, edits, lambda q, k, v, mask: kernel(q, k, v, attn_mask=mask, scale=named.get("scale")))
+        return execute(call, edits, lambda q, k, v, mask: SDPA(q, k, v, attn_mask=mask, scale=named.get("scale")))
+
+    def must_see(self, running: Running) -> bool:
+        """Whether attention that was not seen at this site is an error: the site is given text, was chosen by name or
+        made calls that fit nothing, someone edits the attention among cells, or the user exchanged what attends."""
+        if self.perturbations.on(running.site.module):  # a guider has something else there in this call
+            return False
+        items, name = self.run.interventions, running.site.name
+        named = any(item.sites != ALL and name in self.run.names["on_attention"][i] for i, item in enumerate(items))
+        edits_cells = any(item.uses_self_attention for item in items)
+        return running.has_text or running.calls > 0 or named or edits_cells or name not in self._without_kernel
+
+    @functools.cached_property
+    def _without_kernel(self) -> set[str]:
+        """Sites that have their processor from the denoiser's own design: where it ends in no attention kernel, as in
+        linear attention, the architecture has none there."""
+        denoiser: Any = eager(self.run.anatomy.denoiser)
+        try:
+            with torch.device("meta"):
+                designed = type(denoiser).from_config(denoiser.config)
+            own = {name: type(module.processor) for name, module in designed.named_modules() if is_attention(module)}
+        except Exception:
+            return set()
+        return {s.name for s in self.run.anatomy.sites if own.get(s.name) is type(s.module.processor)}
 
     def _part(self, running: Running, rows: Rows, v: Tensor) -> tuple[Running, Rows]:
         """A site that attends over its rows in groups (perturbed guidance): the next group, found by its values."""
@@ -205,7 +266,9 @@ class Denoising:
             raise UnsupportedModel(f"{running.site.name} attends over {len(v)} rows, the denoiser has {len(rows)}")
         return part, replace(rows, labels=rows.labels[start:stop], images=rows.images[start:stop])
 
-    def _call(self, running: Running, layout: Layout, rows: Rows, kernel: Any, named: dict[str, Any]) -> AttentionCall:
+    def _call(
+        self, running: Running, layout: Layout, rows: Rows, plain: Callable[[], Tensor], named: dict[str, Any]
+    ) -> AttentionCall:
         q, k, v = (_as_attended(named[name]) for name in ("query", "key", "value"))
         group = q.shape[1] // k.shape[1]
         cells = layout.image_queries.stop - layout.image_queries.start
@@ -220,41 +283,10 @@ class Denoising:
             layout=layout,
             grid=None if self.run.grid is None else self.run.grid.of(cells),
             rows=rows,
-            plain_call=lambda: kernel(**named),
+            plain_call=plain,
             capture=None if tap is None else lambda text: tap.capture(running, text),
             cache=self.run.cache,
         )
-
-    def _layout(self, running: Running, q: Tensor, k: Tensor, v: Tensor) -> Layout | None:
-        """What the queries and keys are, from shapes and content; None if they fit no kind of site."""
-        length = None if running.text is None else running.text.shape[1]
-        key = (running.site.name, q.shape[2], k.shape[2], length)
-        if q.ndim != 4:
-            return None
-        if key not in self.layouts:
-            self.layouts[key] = self._classify(running, q.shape[2], k.shape[2], length, v)
-        return self.layouts[key]
-
-    def _classify(self, running: Running, queries: int, keys: int, length: int | None, v: Tensor) -> Layout | None:
-        grid = self.run.grid
-        assert grid is not None
-        if length is not None and keys == length:
-            return Layout.cross(queries, length)
-        if length is not None and keys == queries > length:
-            assert running.text is not None
-            first = text_comes_first(running.site.module, running.text, v)
-            if first is None:
-                raise UnsupportedModel(f"the text rows were not found among the values of {running.site.name}")
-            self.text_first = first
-            return Layout.joint(keys, length, first)
-        if length is None and keys == queries:
-            rest = keys - self.run.text.shape[1]
-            if grid.of(keys) is not None or rest <= 0 or grid.of(rest) is None:
-                return Layout.self_(keys)
-            if self.text_first is None:
-                raise UnsupportedModel(f"{running.site.name} joins text and image, and no site tells which comes first")
-            return Layout.joint(keys, self.run.text.shape[1], self.text_first)
-        return None
 
     # -- its other modules ---------------------------------------------------------------------------------
 
@@ -291,11 +323,6 @@ def are_values(running: Running, v: Tensor) -> bool:
     return n <= v.shape[2] and any((rows - part).abs().max() < near for part in (v[:, :, :n], v[:, :, -n:]))
 
 
-def tells_text_order(site: Site) -> bool:
-    """Whether the site projects text rows by themselves, so that they can be found among its values."""
-    return _text_values(site.module) is not None
-
-
 def _text_values(module: Any) -> Callable[[Tensor], Tensor] | None:
     """What projects the text rows of a joint site to its values, where text has a projection of its own."""
     if getattr(module, "add_v_proj", None) is not None:
@@ -303,23 +330,6 @@ def _text_values(module: Any) -> Callable[[Tensor], Tensor] | None:
     if getattr(module, "to_added_qkv", None) is not None:
         return lambda text: module.to_added_qkv(text).chunk(3, dim=-1)[2]
     return None
-
-
-def text_comes_first(module: Any, text: Tensor, v: Tensor) -> bool | None:
-    """Look for the projected text rows in the values [B, H, K, d] of a joint site.
-
-    Returns True or False for text before or after the image, None if the rows are at neither end. Values
-    carry no norm and no position, so the projected text stands in them as it is.
-    """
-    project = _text_values(module)
-    if project is None:
-        return None
-    with torch.no_grad():
-        rows = project(text).unflatten(-1, (v.shape[1], v.shape[3])).transpose(1, 2).to(v)
-        near = 1e-2 * rows.abs().max() + 1e-6
-        first = (rows - v[:, :, : text.shape[1]]).abs().max()
-        last = (rows - v[:, :, -text.shape[1] :]).abs().max()
-    return bool(first < last) if min(first, last) < near else None
 
 
 def _is_plain(value: Any) -> bool:
@@ -395,9 +405,12 @@ def another_pipeline(name: str) -> Conflict:
     )
 
 
-def _replace_first(output: Any, value: Tensor) -> Any:
+def _replace_first(output: Any, value: Any) -> Any:
+    """The denoiser's output with another first tensor, or other tensors where it is a list of them."""
     if isinstance(output, Tensor):
         return value
+    if isinstance(first(output), list):
+        value = list(value.unbind(0))
     if isinstance(output, tuple):
         return (value, *output[1:])
     name = next(iter(output.keys()))

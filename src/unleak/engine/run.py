@@ -14,7 +14,8 @@ from unleak.core.anatomy import Anatomy, Grid, eager
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
 from unleak.core.rows import Branch, Rows
-from unleak.engine.batch import grow, split, take, whole
+from unleak.engine.arguments import stacked
+from unleak.engine.batch import Arguments, grow, split, take, whole
 from unleak.engine.clock import Clock
 from unleak.engine.tap import Tap
 from unleak.errors import BadInput, NoSite, UnsupportedModel
@@ -51,6 +52,8 @@ class Run:
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.
         shared: what interventions keep for one another during a step.
+        known: what the denoiser calls its latents and its text.
+        drawn: what the pipeline prepared as latents, before the first step.
         calls: by label, the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
         guided: what its guider makes of other predictions of this step, by label; None without a guider.
@@ -122,7 +125,9 @@ class Run:
         self.inputs: dict[str, Any] = {}
         self.rows = self.pipeline_rows = Rows((), ())
         self.grid: Grid | None = None
-        self.latents = self.text = torch.empty(0)
+        self.known: Arguments = {}
+        self.drawn: list[Tensor] = []
+        self.latents = torch.empty(0)
         self.pixels = None, None
         self.predicting = False
         self.begin_step()
@@ -137,8 +142,22 @@ class Run:
         self.settled: Tensor | None = None
         self.pending: Tensor | None = None
 
-    def at_denoiser(self, timestep: Any) -> None:
-        """The pipeline calls the denoiser at this timestep."""
+    def cells_of(self, latents: Any) -> int | None:
+        """How many of the packed tokens [B, N, C] that the denoiser is given are the picture's; None: all.
+
+        They are those that the pipeline prepared as latents. Tokens of reference images follow them.
+        """
+        if not isinstance(latents, Tensor) or latents.ndim != 3:
+            return None
+        key = "cells", latents.shape[1]
+        for prepared in self.drawn if key not in self.cache else ():
+            n = prepared.shape[1] if prepared.ndim == 3 else latents.shape[1]
+            if n < latents.shape[1] and torch.equal(latents[: len(prepared), :n], prepared.to(latents)):
+                self.cache[key] = n
+        return self.cache.setdefault(key, None)
+
+    def at_denoiser(self, timestep: Callable[[Sequence[float]], float | None]) -> None:
+        """The pipeline calls the denoiser. `timestep` finds its timestep among those of a table."""
         if not self.log:
             self.begin()
         self.drawing = True
@@ -186,17 +205,18 @@ class Run:
         """See `Context.predict`. Attention interventions are active in this call."""
         like = {branch.name: branch.like for branch in branches}
         predictions: dict[str, Tensor] = {}
-        outer, self.predicting = (self.rows, self.text), True
+        outer, self.predicting = self.rows, True
         try:
             for inputs, own in self._extra_calls(branches):
                 source = replace(own, labels=tuple(like.get(label, label) for label in own.labels))
-                self.rows, self.text = source if as_source else own, first(inputs["encoder_hidden_states"])
+                self.rows = source if as_source else own
                 output = self.anatomy.denoiser(**inputs)
                 self.count(denoiser_calls=1, denoiser_rows=len(own))
-                predictions |= {name: value for name, value in split(first(output), own).items() if name in like}
+                each = split(stacked(first(output)), own)
+                predictions |= {name: value for name, value in each.items() if name in like}
             return predictions
         finally:
-            self.predicting, (self.rows, self.text) = False, outer
+            self.predicting, self.rows = False, outer
 
     def _extra_calls(self, branches: Sequence[Branch]) -> Iterator[tuple[dict[str, Any], Rows]]:
         """Arguments and rows of the calls that predict these branches: one for those of one call of the pipeline, or
@@ -206,12 +226,12 @@ class Run:
         for call in dict.fromkeys(calls):
             here = [branch for branch, other in zip(branches, calls, strict=True) if other is call]
             if call.own.repeat:
-                yield from (whole(call.inputs, call.own, branch) for branch in here)
+                yield from (whole(call.inputs, call.own, branch, self.known) for branch in here)
                 continue
-            inputs, rows = grow(call.inputs, call.own, here)
+            inputs, rows = grow(call.inputs, call.own, here, self.known)
             added = range(len(call.own), len(rows))
             own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
-            yield take(inputs, len(rows), added), own
+            yield take(inputs, len(rows), added, self.known), own
 
     # -- the log -------------------------------------------------------------------------------------------
 
@@ -225,6 +245,6 @@ class Run:
         counts[where] = counts.get(where, 0) + 1
 
 
-def first(value: Any) -> Tensor:
-    """The tensor of an output or argument that may be a tensor, a tuple or a model output."""
+def first(value: Any) -> Any:
+    """The tensor, or the list of tensors, of an output that may be a tensor, a tuple or a model output."""
     return value if isinstance(value, Tensor) else value[0]

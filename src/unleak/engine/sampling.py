@@ -42,6 +42,8 @@ class Sampling:
             undo.shadow(pipe, "encode_prompt", self._encode_prompt)
         if hasattr(pipe, "check_inputs"):
             undo.shadow(pipe, "check_inputs", self._check_inputs)
+        if hasattr(pipe, "prepare_latents"):
+            undo.shadow(pipe, "prepare_latents", self._prepare_latents)
         self._watch_scheduler()
 
     def _watch_scheduler(self) -> None:
@@ -112,6 +114,12 @@ class Sampling:
         encode = BlockEncoder(block, pipe, state, original)
         self._encode_prompt(encode, (), encode.given)
         return pipe, encode.after
+
+    def _prepare_latents(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        returned = original(*args, **kwargs)
+        parts = returned if isinstance(returned, tuple | list) else (returned,)
+        self.run.drawn += [part for part in parts if isinstance(part, Tensor)]
+        return returned
 
     def _encode_prompt(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         run = self.run

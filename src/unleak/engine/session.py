@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from unleak.core.anatomy import Site, eager
+from unleak.core.anatomy import eager
 from unleak.core.intervention import Intervention
-from unleak.engine.denoising import Denoising, tells_text_order
+from unleak.engine.denoising import Denoising
 from unleak.engine.run import Run
 from unleak.engine.sampling import Sampling
 from unleak.engine.tap import Tap
@@ -101,13 +101,5 @@ class Session:
             undo.hook(eager(denoiser).get_submodule(name), functools.partial(denoising.after_module, name))
         names = set().union(*run.names["on_attention"])
         if names:
-            guide = next((site.name for site in run.anatomy.sites if tells_text_order(site)), None)
-            sites = [site for site in run.anatomy.sites if site.name in names or site.name == guide]
-            run.tap = Tap(functools.partial(_watched, run, denoising), denoising.attend, denoising.perturbations.on)
-            run.tap.install(undo, sites)
-
-
-def _watched(run: Run, denoising: Denoising, site: Site) -> bool:
-    """Whether the site's attention is looked at in this step: somebody chose it, or it tells the order of the text."""
-    chosen = run.sites_now()
-    return site.name in chosen or (bool(chosen) and denoising.text_first is None and tells_text_order(site))
+            run.tap = Tap(lambda site: site.name in run.sites_now(), denoising.attend, denoising.must_see)
+            run.tap.install(undo, [site for site in run.anatomy.sites if site.name in names])

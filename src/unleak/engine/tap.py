@@ -1,12 +1,15 @@
 """See, and if asked replace, the attention of chosen modules without touching the modules.
 
-Forward hooks say which attention module is running; while one is, a `TorchFunctionMode` watches for the call
-every processor ends in, `F.scaled_dot_product_attention`, after projections, norms and rotary embedding.
+Forward hooks say which attention module is running. While one is, the call that its processor ends in is seen, after
+projections, norms and rotary embedding: `F.scaled_dot_product_attention` by a `TorchFunctionMode`, and the kernels of
+diffusers' attention dispatcher that do not end there (flex, flash, sage ...) by wrapped entries of its registry. A call
+that nobody edits runs in the user's kernel; an edited one runs in `F.scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +42,14 @@ class Running:
     rows: int = 0
     observed: bool = False
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the module was given other rows beside its own."""
+        return self.text is not None and self.text is not self.hidden
 
-Handler = Callable[[Running, Callable[..., Tensor], dict[str, Any]], Tensor | None]
-"""(what runs, plain attention, its arguments by name) -> output, or None if it is not the site's own call."""
+
+Handler = Callable[[Running, Callable[[], Tensor], dict[str, Any]], Tensor | None]
+"""(what runs, the call as it stands, its arguments by name) -> output, or None if it is not the site's own call."""
 
 
 class _Watch(TorchFunctionMode):
@@ -60,13 +68,16 @@ class _Watch(TorchFunctionMode):
 class Tap:
     """Watches attention sites. `watched(site)` is called at each entry of one; `handler` gets each attention call.
 
-    `perturbed(module)`: whether a guider has now something else in the place of the module's attention.
+    `needed(running)`: whether a site that ends without an attention call that the handler took is an error.
     """
 
     def __init__(
-        self, watched: Callable[[Site], bool], handler: Handler, perturbed: Callable[[nn.Module], bool]
+        self,
+        watched: Callable[[Site], bool],
+        handler: Handler,
+        needed: Callable[[Running], bool] = lambda running: True,
     ) -> None:
-        self._watched, self._handler, self._perturbed = watched, handler, perturbed
+        self._watched, self._handler, self._needed = watched, handler, needed
         self._running: list[Running] = []
         self._paused = False
         self._modes: list[TorchFunctionMode] | None = None
@@ -77,6 +88,9 @@ class Tap:
         for site in sites:
             undo.hook(site.module, _for_site(self._enter, site), before=True)
             undo.hook(site.module, _for_site(self._leave, site), always=True)
+        backends = kernels()
+        for name in backends:
+            undo.entry(backends, name, self._dispatched)
 
     def reset(self) -> None:
         """Forget modules whose forward was left without its exit hook (KeyboardInterrupt)."""
@@ -109,17 +123,41 @@ class Tap:
             return
         running = self._running.pop()
         running.mode.__exit__(None, None, None)
-        if output is not None and not running.observed and not self._perturbed(site.module):
+        if output is not None and not running.observed and self._needed(running):
             raise unreadable(site) if running.calls else unobservable(site)
 
     @torch.compiler.disable
     def _attend(self, args: tuple, kwargs: dict) -> Tensor:
         named = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+        return self._handled(named, lambda: SDPA(*args, **kwargs))
+
+    @torch.compiler.disable
+    def _dispatched(self, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """A kernel of diffusers' dispatcher, on queries, keys and values [B, L, H, d]."""
+        if not self._running or self._paused:
+            return original(*args, **kwargs)
+        running = self._running[-1]
+        before = running.calls
+        output = original(*args, **kwargs)
+        if running.calls > before:  # it ended in the call that is watched anyway
+            return output
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        if not isinstance(output, Tensor):
+            raise unobservable(running.site)
+        named = {name: given[name] for name in ARGUMENTS if given.get(name) is not None}
+        named |= {name: named[name].transpose(1, 2) for name in ("query", "key", "value")}
+        if (mask := named.get("attn_mask")) is not None and not isinstance(mask, Tensor):
+            raise unobservable(running.site)
+        if mask is not None and mask.ndim == 2:
+            named["attn_mask"] = mask[:, None, None, :]
+        return self._handled(named, lambda: output.transpose(1, 2)).transpose(1, 2)
+
+    def _handled(self, named: dict[str, Any], plain: Callable[[], Tensor]) -> Tensor:
         running = self._running[-1]
         running.calls += 1
-        out = self._handler(running, SDPA, named)
+        out = self._handler(running, plain, named)
         if out is None:
-            return SDPA(*args, **kwargs)
+            return plain()
         running.observed = True
         return out
 
@@ -136,14 +174,15 @@ class Tap:
             return SDPA(*args, **kwargs)
 
         one = running.hidden[:1, :1].expand(len(text), 1, -1)
-        with self._pause(), _Watch(self, keep):
+        with self.paused(), _Watch(self, keep):
             running.site.module(one, encoder_hidden_states=text.to(one))
         if not captured:
             raise unobservable(running.site)
         return captured[0]
 
     @contextlib.contextmanager
-    def _pause(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
+        """Let calls of the sites pass unseen."""
         self._paused = True
         try:
             yield
@@ -157,6 +196,16 @@ def _for_site(method: Callable[..., None], site: Site) -> Callable[..., None]:
         method(site, *rest)
 
     return hook
+
+
+def kernels() -> dict[Any, Callable[..., Any]]:
+    """The kernels of diffusers' attention dispatcher by name: its own table; empty in versions without one."""
+    try:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+    except ImportError:
+        return {}
+    table: dict[Any, Callable[..., Any]] = registry._backends
+    return table
 
 
 def unobservable(site: Site) -> Unobservable:

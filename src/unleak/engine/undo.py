@@ -14,6 +14,9 @@ from typing import Any
 
 from torch import nn
 
+Method = Callable[[Callable[..., Any], tuple, dict], Any]
+"""(original, args, kwargs) -> what the call returns."""
+
 
 class Undo:
     """What is installed, and how to take it away again."""
@@ -50,10 +53,15 @@ class Undo:
         else:
             module.register_forward_hook(hook, with_kwargs=True, always_call=always)
 
-    def shadow(self, owner: Any, name: str, method: Callable[[Callable[..., Any], tuple, dict], Any]) -> None:
+    def shadow(self, owner: Any, name: str, method: Method) -> None:
         """Let `owner.name(...)` call `method(original, args, kwargs)`."""
-        shadow, space = _Shadow(owner, name, method), vars(owner)
+        self._put(vars(owner), name, _Shadow(getattr(owner, name), vars(owner).get(name), method, (owner, name)))
 
+    def entry(self, table: dict[Any, Callable[..., Any]], key: Any, method: Method) -> None:
+        """Let the function `table[key]` call `method(original, args, kwargs)`."""
+        self._put(table, key, _Shadow(table[key], table[key], method))
+
+    def _put(self, space: dict[Any, Any], name: Any, shadow: _Shadow) -> None:
         def restore() -> None:
             shadow.alive = False
             while isinstance(top := space.get(name), _Shadow) and not top.alive:
@@ -103,17 +111,18 @@ def _no_hook(*args: Any, **kwargs: Any) -> None:
 class _Shadow:
     """A method in place of another. Under the shadow of a later session it outlives its own, and then does nothing."""
 
-    def __init__(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
-        original, before = getattr(owner, name), vars(owner).get(name)
+    def __init__(
+        self, original: Callable[..., Any], before: Any, method: Method, owner: tuple[Any, str] | None = None
+    ) -> None:
         functools.update_wrapper(self, original)  # also copies the attributes of a shadow below
-        self.original, self.before = original, before
-        self.owner, self.name, self.method, self.alive = owner, name, method, True
+        self.original, self.before, self.method, self.owner, self.alive = original, before, method, owner, True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.method(self.original, args, kwargs) if self.alive else self.original(*args, **kwargs)
 
     def __reduce__(self) -> tuple:
-        return _method_of, (self.owner, self.name)
+        assert self.owner is not None
+        return _method_of, self.owner
 
 
 class _CallShadow:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
 from unleak.core.edits import Bias, Mask
-from unleak.engine.denoising import tells_text_order
 from unleak.errors import UnsupportedModel
 from unleak.regions.methods.slots import neutral_pairs, object_pairs
 from unleak.text.positions import readable
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 
 def attends_jointly(anatomy: Anatomy) -> bool:
-    """Whether text and image attend jointly in this denoiser."""
-    return any(tells_text_order(site) for site in anatomy.sites)
+    """Whether text and image attend jointly in this denoiser: no site says that it reads other rows than its own."""
+    return not any(getattr(site.module, "is_cross_attention", False) for site in anatomy.sites)
 
 
 def own_rows(call: TextCall, objects: Sequence[Sequence[str]], rest: str) -> Any:

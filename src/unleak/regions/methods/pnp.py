@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unleak.core.anatomy import Anatomy, eager
 from unleak.core.edits import QueryKeySwap, RowSwap
@@ -41,6 +41,8 @@ class PlugAndPlay(Intervention):
     features: float = 0.8
     attention: float = 0.5
     block: str | None = None
+
+    uses_self_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ The same as copying the source's attention map, without building it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from unleak.core.edits import QueryKeySwap, RowSwap
 from unleak.core.intervention import Intervention
@@ -28,6 +28,8 @@ class SelfInjection(Intervention):
     """
 
     until: float = 0.5
+
+    uses_self_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,96 @@
+"""What a denoiser is called with, told by content: which argument holds the latents, the prompt's rows, the timestep.
+
+Denoisers give their arguments different names, and some take lists with one tensor for each image. Latents come first.
+The prompt's rows are those that the pipeline encoded. The timestep is a number of the scheduler's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unleak.core.rows import Rows
+from unleak.engine.batch import label_rows
+from unleak.errors import UnsupportedModel
+from unleak.text.call import Encoded
+
+
+def rows_of(value: Any) -> list[Tensor]:
+    """The rows of a batched argument: [B, ...], or a list with one tensor for each; [] of anything else."""
+    if isinstance(value, Tensor) and value.ndim > 0:
+        return list(value.unbind(0))
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in value):
+        return list(value)
+    return []
+
+
+def stacked(value: Any) -> Any:
+    """A list of tensors of one shape as one tensor; anything else as it is."""
+    is_list = isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in value)
+    return torch.stack(list(value)) if is_list else value
+
+
+def find(inputs: Mapping[str, Any], latents: str, encoded: Encoded, before: str | None = None) -> tuple[str, Rows]:
+    """Which argument holds the prompt's rows, and whose each one is.
+
+    Args:
+        inputs: the call's arguments by name.
+        latents: the name of that with the latents.
+        encoded: what the pipeline encoded.
+        before: the argument of the calls before, where nothing equals what was encoded.
+
+    Raises:
+        UnsupportedModel: no argument, or several, may hold text rows.
+    """
+    texts = {name: rows for name, rows in _texts(inputs) if name != latents}
+    labelled = {
+        name: label_rows(rows, encoded.cond, encoded.uncond, encoded.images_per_prompt) for name, rows in texts.items()
+    }
+    known = {name: sum(label != "unknown" for label in rows.labels) for name, rows in labelled.items()}
+    name = max(known, key=known.__getitem__, default=None)
+    if name is not None and known[name]:
+        return name, labelled[name]
+    if before in labelled:
+        return before, labelled[before]
+    if len(labelled) == 1:
+        return labelled.popitem()
+    raise UnsupportedModel(
+        f"no argument of the denoiser holds the rows that `encode_prompt` returned; it is called with "
+        f"{', '.join(sorted(inputs))}. Give `prompt`, and leave callbacks out that change its rows"
+    )
+
+
+def _texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Arguments that may hold text: rows [L, D] of numbers with a fraction."""
+    for name, value in inputs.items():
+        rows = rows_of(value)
+        if rows and all(row.ndim == 2 and row.is_floating_point() for row in rows):
+            yield name, rows
+
+
+def timestep(inputs: Mapping[str, Any], table: Sequence[float], units: float = 1000.0) -> float | None:
+    """The timestep of a call, in the units of the scheduler's table.
+
+    It is the first number, or vector of equal numbers, that is in the table: as it stands, divided by `units`, or
+    counted from the other end. Where none is, the first number of all; None where there is no number.
+    """
+    numbers = [number for value in inputs.values() if (number := _number(value)) is not None]
+    readings: tuple[Callable[[float], float], ...] = (
+        lambda x: x, lambda x: x * units, lambda x: units - x, lambda x: units * (1 - x)
+    )  # fmt: skip
+    for reading in readings if table else ():
+        for number in map(reading, numbers):
+            near = table[int(np.abs(np.subtract(table, number)).argmin())]
+            if abs(near - number) <= 1e-3 * max(1.0, abs(near)):
+                return near
+    return numbers[0] if numbers else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.ndim < 2 and value.numel() and value.dtype != torch.bool:
+        return float(value.flatten()[0])
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
