@@ -74,7 +74,7 @@ class TextCall:
         for one in tokens:
             if one.lost:
                 lost = one.text[one.lost[0][0] : one.lost[-1][1]].strip()
-                raise truncated(self.name, self.tokenizer, one.length, lost)
+                raise truncated(self.name, self.tokenizer, one.length, lost, one.length + len(one.lost))
         return tokens
 
     def check_length(self, texts: Sequence[str]) -> None:
@@ -358,12 +358,11 @@ def check_length(name: str, tokenizer: Any, prompts: Sequence[str], length: int)
             raise truncated(name, tokenizer, length, tokenizer.decode(ids[length - 1 : -1]), len(ids))
 
 
-def truncated(name: str, tokenizer: Any, length: int, lost: str, tokens: int | None = None) -> PromptTruncated:
+def truncated(name: str, tokenizer: Any, length: int, lost: str, tokens: int) -> PromptTruncated:
     """The error of a prompt of which an encoder would lose a part."""
     longer = f", or raise max_sequence_length above {length}" if length < tokenizer.model_max_length else ""
-    has = "is longer" if tokens is None else f"has {tokens}"
     return PromptTruncated(
-        f"{name} reads {length} tokens and the prompt {has}; it would lose {lost!r}. Shorten the prompt{longer}"
+        f"{name} reads {length} tokens and the prompt has {tokens}; it would lose {lost!r}. Shorten the prompt{longer}"
     )
 
 
