@@ -23,14 +23,15 @@ from unleak.engine.layouts import Layouts, learn
 from unleak.engine.perturbed import Perturbations
 from unleak.engine.run import DenoiserCall, Run, first
 from unleak.engine.tap import SDPA, Running
+from unleak.engine.undo import Undo
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
 
 
 class Denoising:
     """What happens in a denoiser call of a run."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, undo: Undo) -> None:
+        self.run, self.undo = run, undo
         self.arguments = list(inspect.signature(eager(run.anatomy.denoiser).forward).parameters)
         self.layouts: dict[Any, Layouts] = {}
         self.places: Layouts | None = None
@@ -99,7 +100,9 @@ class Denoising:
             if kind not in self.layouts:
                 with run.tap.paused():
                     sites, denoiser = run.anatomy.sites, run.anatomy.denoiser
-                    self.layouts[kind] = learn(denoiser, sites, inputs, self.arguments[0], self.text, run.grid)
+                    self.layouts[kind] = learn(
+                        denoiser, sites, inputs, self.arguments[0], self.text, run.grid, self.undo
+                    )
             self.places = self.layouts[kind]
 
     def _counted(self, inputs: dict[str, Any]) -> Iterator[int]:

@@ -74,7 +74,13 @@ class Layouts:
 
 
 def learn(
-    denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], latents: str, text: str, grid: Grid
+    denoiser: nn.Module,
+    sites: Sequence[Site],
+    inputs: Mapping[str, Any],
+    latents: str,
+    text: str,
+    grid: Grid,
+    outer: Undo,
 ) -> Layouts:
     """Run the denoiser three times up to the first site where cells read text, and read off the layouts.
 
@@ -82,6 +88,7 @@ def learn(
         inputs: the arguments of its call by name; `latents` and `text` name those with the latents and the prompt's
             rows.
         grid: of its latents.
+        outer: what the session takes away at its end; an interrupt may leave hooks of these runs to it.
 
     Raises:
         UnsupportedModel: text and picture are interleaved, or nothing tells them apart.
@@ -94,14 +101,14 @@ def learn(
     length = max(len(rows) for rows in rows_of(inputs[text]))  # masked rows at the end may be left out
     first = FIRST
     while True:
-        plain, *changed = (_watch(denoiser, sites, call, first) for call in (inputs, *others))
+        plain, *changed = (_watch(denoiser, sites, call, first, outer) for call in (inputs, *others))
         layouts, mixed = Layouts(grid), False
         for call, by_text, by_latents in zip(plain, *changed, strict=True):
             layout = _told(call, by_text, by_latents)
             mixed = layout is not None and layout.kind in ("cross", "joint")
             if mixed and layout is not None and layout.text_length < length:
                 tail = {**inputs, text: _each_row(inputs[text], partial(_with_other_text, start=layout.text_length))}
-                values = _watch(denoiser, sites, tail, plain.index(call) + 1)[-1].sides.values
+                values = _watch(denoiser, sites, tail, plain.index(call) + 1, outer)[-1].sides.values
                 if _changed(call.sides.values, values, call.site) is not None:  # others than the first rows are read
                     layout = None
             if layout is not None:
@@ -121,7 +128,9 @@ class Watched(NamedTuple):
     sides: Sides
 
 
-def _watch(denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], first: int) -> list[Watched]:
+def _watch(
+    denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], first: int, outer: Undo
+) -> list[Watched]:
     """The first calls of the sites in one run of the denoiser, which is then broken off."""
     calls: list[Watched] = []
 
@@ -133,6 +142,7 @@ def _watch(denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any]
         return plain()
 
     undo, tap = Undo(), Tap(lambda site: True, keep, lambda running: False)
+    outer.add(undo.run)
     try:
         tap.install(undo, sites)
         with torch.no_grad():

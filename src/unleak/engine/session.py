@@ -91,7 +91,7 @@ class Session:
         undo.add(functools.partial(_attached.discard, denoiser))
         _attached.add(denoiser)
         undo.add(run.release)
-        denoising = Denoising(run)
+        denoising = Denoising(run, undo)
         Sampling(run, denoising, undo).watch()
         for encoder in run.anatomy.encoders:
             undo.hook(encoder.module, functools.partial(run.prompts.after_encoder, encoder))
