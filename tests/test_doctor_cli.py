@@ -13,9 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tiny import NAMES, save_tiny, tiny
-from unleak import models
+from unleak import doctor, models
 from unleak.cli import app
-from unleak.drawing.doctor import doctor
 
 KEYS = {"schema", "pipeline", "encoders", "denoiser", "layout", "sites", "observable", "identity", "restored"}
 MOUSE = "a mouse and a laptop"
