@@ -131,11 +131,11 @@ def gemma_tokenizer() -> transformers.GemmaTokenizer:
     return made
 
 
-def qwen3(tokenizer, layers: int = 3, model: type = transformers.Qwen3Model, hidden: int = 32):
-    """A Qwen3 of `layers` layers; `model` may be `Qwen3ForCausalLM`."""
+def language_model(model: type, config: type, tokenizer, layers: int = 3, hidden: int = 32, **more):
+    """A decoder of `layers` layers with grouped keys: two heads of queries, one of keys and values."""
     return lively(
         model(
-            transformers.Qwen3Config(
+            config(
                 vocab_size=len(tokenizer),
                 hidden_size=hidden,
                 intermediate_size=2 * hidden,
@@ -145,9 +145,17 @@ def qwen3(tokenizer, layers: int = 3, model: type = transformers.Qwen3Model, hid
                 head_dim=hidden // 2,
                 max_position_embeddings=4096,
                 pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **more,
             )
         )
     )
+
+
+def qwen3(tokenizer, layers: int = 3, model: type = transformers.Qwen3Model, hidden: int = 32):
+    """A Qwen3 of `layers` layers; `model` may be `Qwen3ForCausalLM`."""
+    return language_model(model, transformers.Qwen3Config, tokenizer, layers, hidden)
 
 
 def gemma2(tokenizer, layers: int = 3, hidden: int = 32):

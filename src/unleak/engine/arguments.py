@@ -30,8 +30,8 @@ def rows_of(value: Any) -> list[Tensor]:
 
 def stacked(value: Any) -> Any:
     """A list of tensors of one shape as one tensor; anything else as it is."""
-    is_list = isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in value)
-    return torch.stack(list(value)) if is_list else value
+    rows = [] if isinstance(value, Tensor) else rows_of(value)
+    return torch.stack(rows) if rows else value
 
 
 def find(inputs: Mapping[str, Any], latents: str, encoded: Encoded, before: str | None = None) -> tuple[str, Rows]:

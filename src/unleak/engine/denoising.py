@@ -20,7 +20,7 @@ from unleak.engine.arguments import find, rows_of, stacked, timestep
 from unleak.engine.batch import fold, grow, split
 from unleak.engine.execute import execute
 from unleak.engine.layouts import Layouts, learn
-from unleak.engine.perturbed import Perturbations
+from unleak.engine.perturbed import Perturbations, caches
 from unleak.engine.run import DenoiserCall, Run, first
 from unleak.engine.tap import SDPA, Running
 from unleak.engine.undo import Undo
@@ -33,8 +33,8 @@ class Denoising:
     def __init__(self, run: Run, undo: Undo) -> None:
         self.run, self.undo = run, undo
         self.arguments = list(inspect.signature(eager(run.anatomy.denoiser).forward).parameters)
-        self.layouts: dict[Any, Layouts] = {}
-        self.places: Layouts | None = None
+        self.learned: dict[Any, Layouts] = {}
+        self.layouts: Layouts | None = None
         self.text: str | None = None
         self.seen: set[str] = set()
         self.ran: dict[str, set[str]] = {}
@@ -62,13 +62,13 @@ class Denoising:
         if run.prompts.strange and run.prompts.rewriting and "unknown" in labels and "cond" not in labels:
             raise another_pipeline(run.anatomy.denoiser_name)
         self._measure(latents, inputs)
-        places = self.places
+        layouts = self.layouts
         branches = [branch for _, ask in run.dispatch("branches") for branch in ask() or ()]
         if branches and run.rows.repeat:
             run.predictions |= {} if run.combined else run.predict(branches)
         elif branches:
             inputs, run.rows = grow(inputs, run.pipeline_rows, branches, run.known)
-        self.places = places  # the calls that asked for other rows had their own
+        self.layouts = layouts  # the calls that asked for other rows had their own
         run.latents = stacked(inputs[self.arguments[0]])
         run.count(denoiser_calls=1, denoiser_rows=len(run.rows))
         return ((), inputs) if len(run.rows) > len(run.pipeline_rows) else None
@@ -97,13 +97,13 @@ class Denoising:
         run.grid = run.cache[key]
         if run.tap is not None and run.sites_now():
             kind = *cells, max(text), run.grid.cells, run.grid.size, *self._counted(inputs)
-            if kind not in self.layouts:
+            if kind not in self.learned:
                 with run.tap.paused():
                     sites, denoiser = run.anatomy.sites, run.anatomy.denoiser
-                    self.layouts[kind] = learn(
+                    self.learned[kind] = learn(
                         denoiser, sites, inputs, self.arguments[0], self.text, run.grid, self.undo
                     )
-            self.places = self.layouts[kind]
+            self.layouts = self.learned[kind]
 
     def _counted(self, inputs: dict[str, Any]) -> Iterator[int]:
         """How many rows each mask [B, L] of the call lets count at most; looked at once for each tensor."""
@@ -213,8 +213,8 @@ class Denoising:
         name, rows = running.site.name, self.run.rows
         if len(q) != len(rows):
             running, rows = self._part(running, rows, v)
-        assert self.places is not None
-        layout = self.places.of(name, running.has_text, q.shape[2], k.shape[2]) if q.ndim == 4 else None
+        assert self.layouts is not None
+        layout = self.layouts.of(name, running.has_text, q.shape[2], k.shape[2]) if q.ndim == 4 else None
         if layout is None:
             return None
         self.seen.add(name)
@@ -377,13 +377,6 @@ def cached(anatomy: Anatomy, hooks: list[str]) -> Unobservable:
         f"the {anatomy.denoiser_name} has a cache ({', '.join(hooks)}) that leaves out modules in some calls, so an "
         f"edit would act at a part of the calls. {_uncached(anatomy)}"
     )
-
-
-def caches(denoiser: nn.Module) -> list[str]:
-    """The hooks of diffusers in a denoiser that keep something from one call to the next."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in denoiser.modules())
-    hooks = (item for registry in registries if registry is not None for item in registry.hooks.items())
-    return sorted({name for name, hook in hooks if hook._is_stateful})
 
 
 def shared_out(denoiser: nn.Module) -> bool:

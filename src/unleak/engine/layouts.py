@@ -46,7 +46,7 @@ class Layouts:
     """The layouts of one denoiser's sites, for calls with these lengths of text and latents."""
 
     grid: Grid
-    by_site: dict[tuple[str, int, int], Layout] = field(default_factory=dict)
+    by_site: dict[tuple[str, int, int], Layout | None] = field(default_factory=dict)
     by_length: dict[tuple[bool, int, int], Layout] = field(default_factory=dict)
 
     def tell(self, site: str, has_text: bool, queries: int, keys: int, layout: Layout) -> None:
@@ -58,19 +58,20 @@ class Layouts:
 
         `has_text`: the module was given rows beside its own.
         """
-        known = self.by_site.get((site, queries, keys)) or self.by_length.get((has_text, queries, keys))
-        if known is not None:
-            return known
-        same = (each for (_, *lengths), each in self.by_length.items() if lengths == [queries, keys])
-        joint = next((each for each in same if each.kind == "joint"), None)
-        if joint is not None:
-            return joint
-        text = next((e.text_keys for (_, _, k), e in self.by_length.items() if e.kind == "cross" and k == keys), None)
-        if has_text and text is not None:
-            return Layout("cross", slice(0, queries), None, None, text)
-        if not has_text and queries == keys and self.grid.of(queries) is not None:
-            return Layout.self_(queries)
-        return None
+        key = site, queries, keys
+        if key not in self.by_site:
+            self.by_site[key] = self._by_length(has_text, queries, keys)
+        return self.by_site[key]
+
+    def _by_length(self, has_text: bool, queries: int, keys: int) -> Layout | None:
+        for (other_has_text, *lengths), layout in self.by_length.items():
+            if lengths == [queries, keys] and (other_has_text == has_text or layout.kind == "joint"):
+                return layout
+        if has_text:
+            layouts = ((k, layout) for (_, _, k), layout in self.by_length.items() if layout.kind == "cross")
+            text = next((layout.text_keys for k, layout in layouts if k == keys), None)
+            return None if text is None else Layout("cross", slice(0, queries), None, None, text)
+        return Layout.self_(queries) if queries == keys and self.grid.of(queries) is not None else None
 
 
 def learn(

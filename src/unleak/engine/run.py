@@ -47,7 +47,7 @@ class Run:
         steps_in: whether some intervention acts in the denoiser's calls.
         cache: what is kept during a generation.
         rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
-        inputs, latents, text: the arguments of that call by name, and the latents [rows, ...] and text rows among them.
+        inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
         predictions: of the current step by label. combined: the interventions were asked about them.
         settled: the combined prediction that stands in the rows of this step's calls.
         pending: the combined prediction that waits for the scheduler's step.

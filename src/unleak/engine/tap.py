@@ -71,12 +71,7 @@ class Tap:
     `needed(running)`: whether a site that ends without an attention call that the handler took is an error.
     """
 
-    def __init__(
-        self,
-        watched: Callable[[Site], bool],
-        handler: Handler,
-        needed: Callable[[Running], bool] = lambda running: True,
-    ) -> None:
+    def __init__(self, watched: Callable[[Site], bool], handler: Handler, needed: Callable[[Running], bool]) -> None:
         self._watched, self._handler, self._needed = watched, handler, needed
         self._running: list[Running] = []
         self._paused = False

@@ -70,20 +70,18 @@ class Trial:
 
     def draw(self, *methods: Intervention, prompt: str = PROMPT) -> tuple[Tensor, Any]:
         """Final latents under some methods, and the session."""
-        generator = torch.Generator("cpu").manual_seed(0)
-        settings = {**self.call, "output_type": "latent", "return_dict": False}
-        with attach(self.pipe, *methods) as run, torch.no_grad():
-            latents = torch.as_tensor(self.pipe(prompt=prompt, generator=generator, **settings)[0])
-        return latents, run
+        with attach(self.pipe, *methods) as run:
+            return self._latents(prompt), run
 
     @cached_property
     def bare(self) -> Tensor:
         """Final latents of the pipeline alone."""
-        generator = torch.Generator("cpu").manual_seed(0)
+        return self._latents(PROMPT)
+
+    def _latents(self, prompt: str) -> Tensor:
+        settings = {**self.call, "output_type": "latent", "return_dict": False}
         with torch.no_grad():
-            latents = self.pipe(
-                prompt=PROMPT, generator=generator, **{**self.call, "output_type": "latent", "return_dict": False}
-            )[0]
+            latents = self.pipe(prompt=prompt, generator=torch.Generator("cpu").manual_seed(0), **settings)[0]
         return torch.as_tensor(latents)
 
     @cached_property

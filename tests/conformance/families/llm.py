@@ -14,6 +14,7 @@ from conformance.parts import (
     clip_tokenizer,
     flow,
     gemma_tokenizer,
+    language_model,
     lively,
     qwen3,
     qwen_tokenizer,
@@ -21,28 +22,6 @@ from conformance.parts import (
     t5_encoder,
     t5_tokenizer,
 )
-
-
-def language_model(model: type, config: type, tokenizer, layers: int = 3, hidden: int = 32, **more):
-    """A decoder of `layers` layers with grouped keys: two heads of queries, one of keys and values."""
-    return lively(
-        model(
-            config(
-                vocab_size=len(tokenizer),
-                hidden_size=hidden,
-                intermediate_size=2 * hidden,
-                num_hidden_layers=layers,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=hidden // 2,
-                max_position_embeddings=4096,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **more,
-            )
-        )
-    )
 
 
 def _lumina_next():

@@ -21,9 +21,9 @@ from unleak.core.intervention import CROSS, JOINT, Intervention
 from unleak.core.predictions import Level
 from unleak.engine.session import attach
 from unleak.errors import BadInput
-from unleak.regions.method import FLOW, Method, PromptObjects
-from unleak.regions.methods.blend import Blend
+from unleak.regions.method import FLOW, PromptObjects
 from unleak.regions.methods.ddcm import SOURCE, guided
+from unleak.regions.methods.inversion import Inversion
 from unleak.regions.methods.schedule import followed, levels, retimed
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ControlledFlow(Intervention):
 
 
 @dataclass(frozen=True)
-class RFInversion(Method):
+class RFInversion(Inversion):
     """RF-Inversion.
 
     Attributes:
@@ -81,12 +81,10 @@ class RFInversion(Method):
     gamma: float = 0.5
     eta: float = 0.9
     until: float = 0.25
-    blend: bool = False
     citation: str = field(default="Rout et al., RF-Inversion (arXiv 2410.10792)", init=False)
 
     layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
     noise: ClassVar[tuple[str, ...]] = (FLOW,)
-    inverts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,14 +106,7 @@ class RFInversion(Method):
         trajectory = torch.stack([clean.to(run.results["trajectory"][0]), *run.results["trajectory"]])
         return trajectory[-1], trajectory
 
-    def parts(
-        self,
-        source: PromptObjects,
-        target: PromptObjects,
-        masks: Tensor,
-        clean: Tensor,
-        trajectory: Any = None,
-        negative: str | None = None,
-    ) -> list[Intervention]:
-        drawn = ControlledFlow(clean, self.eta, until=self.until, scale=self.target_guidance, source=trajectory)
-        return [drawn, *([Blend(masks)] if self.blend else [])]
+    def control(self, source: PromptObjects, target: PromptObjects, trajectory: Any) -> list[Intervention]:
+        return [
+            ControlledFlow(trajectory[0], self.eta, until=self.until, scale=self.target_guidance, source=trajectory)
+        ]
