@@ -27,7 +27,12 @@ from unleak.core.hook import hook
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import clean_latents
 from unleak.engine.session import attach
-from unleak.errors import Conflict, ItemNotFound, PromptTruncated, Unobservable, UnsupportedModel
+from unleak.errors import Conflict, ItemNotFound, NoSite, PromptTruncated, Unobservable, UnsupportedModel
+from unleak.regions.methods.infedit import UnifiedAttention
+from unleak.regions.methods.masactrl import MasaCtrl
+from unleak.regions.methods.p2p import P2P
+from unleak.regions.methods.pnp import PlugAndPlay
+from unleak.regions.methods.selfattn import SelfInjection
 from unleak.text.spans import item_span, tokenize
 from unleak.words.methods.boost import Boost
 from unleak.words.methods.maps import Maps
@@ -428,6 +433,21 @@ def test_a_site_that_was_left_out_is_not_tapped() -> None:
     }
     with attach(pipe, Rows()), pytest.raises(Unobservable):
         draw(pipe)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [SelfInjection(), MasaCtrl(), P2P(("a cup", "a dog")), UnifiedAttention(("a cup", "a dog")), PlugAndPlay()],
+    ids=lambda method: type(method).__name__,
+)
+def test_who_edits_attention_among_cells_is_refused_where_there_is_none(method: Intervention) -> None:
+    """Sana's cells attend linearly. Methods of text leave these sites out; an edit of them must not be lost."""
+    sana = family("sana")
+    pipe = sana.pipe()
+    with attach(pipe, Maps("mouse,laptop")):
+        sana.draw(pipe)
+    with pytest.raises((Unobservable, NoSite), match=r"attn1|no residual blocks"), attach(pipe, method):
+        sana.draw(pipe)
 
 
 # -- caches -----------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ class UnifiedAttention(Intervention):
     self_steps: float = 0.3
     uses_text = True
 
+    uses_self_attention: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "prompts", frozen(self.prompts))

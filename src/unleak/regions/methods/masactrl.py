@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from unleak.core.edits import KeyValueSwap, RowSwap
 from unleak.core.intervention import Intervention, Window
@@ -39,6 +39,8 @@ class MasaCtrl(Intervention):
 
     steps: Window | Sequence[int] = field(default=Window(0.08, 1.0))
     layers: Window | Sequence[int] = field(default=Window(0.625, 1.0))
+
+    uses_self_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,6 +65,8 @@ class P2P(Intervention):
     shifted: bool = True
     uses_text = True
 
+    uses_self_attention: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "prompts", frozen(self.prompts))
