@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unleak
+from conformance import family
 from test_probe import encode, layers, no_grad, pooled  # noqa: F401
 from tiny import NAMES, draw, tiny
 from unleak import Prune, Subset
-from unleak.errors import BadInput, BrokenFile, ItemNotFound, WrongEncoder
+from unleak.errors import BadInput, BrokenFile, ItemNotFound, UnsupportedModel, WrongEncoder
 from unleak.text.items import Item
 from unleak.text.spans import item_span
 from unleak.words.tokens import learn as bench
@@ -314,3 +315,10 @@ def test_pruning_leaves_the_pipeline_as_it_was(sd1):
     with unleak.attach(sd1, Prune(Subset.token("squirrels", 0, "text_encoder"))):
         assert not torch.equal(draw(sd1, PROMPT), before)
     assert torch.equal(draw(sd1, PROMPT), before)
+
+
+def test_rows_inside_a_template_are_refused_not_misread():
+    """There row i of what the denoiser reads is not that of token i of the prompt."""
+    klein = family("flux.2-klein")
+    with pytest.raises(UnsupportedModel, match="template around the prompt"):
+        features(klein.pipe(), [PROMPT], [Item("laptop")], "text_encoder", **SMALL)

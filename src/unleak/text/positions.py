@@ -62,12 +62,22 @@ def first_encoder(encoded: Encoded) -> TextCall:
     that positions differ; PromptTruncated: that one lost a part.
     """
     call, place = _opening(encoded)
-    if call.given is not None or any(at != tuple(range(call.length)) for at in place.at):
+    own_columns(call, place)
+    return call
+
+
+def own_columns(call: TextCall, place: Place) -> slice:
+    """The columns of the denoiser's text that hold an encoder's rows one by one, as it cuts the prompt alone.
+
+    Raises UnsupportedModel where they stand at other places, or others with them.
+    """
+    columns = place.columns
+    if call.given is not None or any(at != tuple(range(columns.start, columns.start + call.length)) for at in place.at):
         raise UnsupportedModel(
             f"the pipeline puts a template around the prompt or drops rows of {call.name}, so that its rows stand at "
             "other places than the tokens of the prompt alone; this method needs a pipeline that does not"
         )
-    return call
+    return columns
 
 
 def _opening(encoded: Encoded) -> tuple[TextCall, Place]:

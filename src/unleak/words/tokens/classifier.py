@@ -51,8 +51,8 @@ def features(pipe: Any, prompts: Sequence[str], items: Sequence[Item], encoder: 
     """
     own = next(c for c in Anatomy.of(pipe).encoders if c.name == encoder)
     texts = list(dict.fromkeys(prompts))
-    rows = dict(zip(texts, rows_read(pipe, texts, **call)[encoder].float().cpu(), strict=True))
-    C = rows_read(pipe, [""], **call)[encoder][0].float().cpu() if extras else None
+    rows = dict(zip(texts, rows_read(pipe, texts, by_token=True, **call)[encoder].float().cpu(), strict=True))
+    C = rows_read(pipe, [""], by_token=True, **call)[encoder][0].float().cpu() if extras else None
     return [_of_item(rows[prompt], C, prompt, item, own) for prompt, item in zip(prompts, items, strict=True)]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import rehearse
+from unleak.text.positions import own_columns
 
 if TYPE_CHECKING:
     from unleak.core.context import Context
@@ -20,24 +21,30 @@ if TYPE_CHECKING:
 class _CollectRows(Intervention):
     """Collects the rows when the denoiser would run."""
 
+    by_token: bool
     rows_of: dict[str, Tensor] = field(default_factory=dict)
 
     def branches(self, ctx: Context) -> None:
-        assert ctx.encoded.cond is not None
-        for name in ctx.encoded.calls:
-            if (columns := ctx.encoded.columns(name)) is not None:
-                self.rows_of[name] = ctx.encoded.cond[:, columns]
+        encoded = ctx.encoded
+        assert encoded.cond is not None
+        for name, call in encoded.calls.items():
+            if (place := encoded.place(name)) is not None:
+                columns = own_columns(call, place) if self.by_token else place.columns
+                self.rows_of[name] = encoded.cond[:, columns]
 
 
-def rows_read(pipe: Any, prompts: Sequence[str], batch: int = 32, **call: Any) -> dict[str, Tensor]:
+def rows_read(
+    pipe: Any, prompts: Sequence[str], batch: int = 32, by_token: bool = False, **call: Any
+) -> dict[str, Tensor]:
     """Rows [P, L, D] of P prompts by encoder, in the pipeline's order; nothing is drawn.
 
     An encoder of which only the pooled vector is used has none. Where encoders are joined on channels, each
-    has the joined rows. Errors are those of `rehearse`.
+    has the joined rows. `by_token`: row i must be that of token i of the prompt alone. Errors are those of `rehearse`,
+    and then UnsupportedModel where a template stands around the prompt.
     """
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch):
-        reader = _CollectRows()
+        reader = _CollectRows(by_token)
         rehearse(pipe, list(prompts[start : start + batch]), reader, **call)
         for name, rows in reader.rows_of.items():
             parts.setdefault(name, []).append(rows)
