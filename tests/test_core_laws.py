@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
@@ -23,7 +24,10 @@ from unleak.core.intervention import SEAMS, Intervention, Window
 from unleak.core.rows import Branch
 from unleak.core.scores import RunningMean
 from unleak.engine.session import attach
+from unleak.engine.tap import kernels
 from unleak.errors import Conflict, NoSite, NotFinite, Unobservable, UnsupportedModel
+from unleak.words.methods.boost import Boost
+from unleak.words.methods.maps import Maps
 
 
 @dataclass(frozen=True)
@@ -596,6 +600,29 @@ def test_single_stream_sites_tell_by_themselves_where_the_text_is():
     with attach(pipe, Places()) as run:
         draw(pipe, steps=1)
     assert all(layout == with_double[0] for layout in with_double + run.results["layouts"])
+
+
+# -- kernels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
+def test_every_kernel_of_the_dispatcher_is_seen_and_plain_calls_stay_in_it(backend):
+    pipe, before = tiny("flux"), dict(kernels())
+    third = torch.zeros(8, 8, dtype=torch.bool)
+    third[:3] = True
+    methods = Scale(3.0), Scale(0.2, queries=third)
+    with attach(pipe, *methods):
+        edited = draw(pipe, steps=2)
+    with attention_backend(backend):
+        bare = draw(pipe, steps=2)
+        with attach(pipe, Maps("mouse,laptop"), Boost("mouse", gain=1.0, region="all")) as run:
+            assert torch.equal(draw(pipe, steps=2), bare)
+        assert run.results["maps"][0].map("mouse").any()
+        with attach(pipe, *methods) as run:
+            assert (draw(pipe, steps=2) - edited).abs().max() < 1e-4
+        assert len(run.log[0]["edits"]["0.Scale"]["KeyScale"]) == 4
+        assert torch.equal(draw(pipe, steps=2), bare)
+    assert kernels() == before and not _get_current_function_mode_stack()
 
 
 # -- ways of calling a pipeline --------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ class AttentionCall:
     """One `scaled_dot_product_attention` call of a site: q [B, H, N, d], k and v [B, H, K, d].
 
     `rows` labels the batch; `grid` is (height, width) of the image cells, row-major; `text_length` counts
-    the text rows. `module`, `hidden` and `text` are the attention module and what it was given.
+    the text rows. `other_kernel`: the user chose another than `scaled_dot_product_attention`. `module`, `hidden` and
+    `text` are the attention module and what it was given.
     """
 
     site: Site
@@ -70,6 +71,7 @@ class AttentionCall:
     grid: tuple[int, int] | None
     rows: Rows
     plain_call: Callable[[], Tensor]
+    other_kernel: bool = False
     hidden: Tensor | None = None
     capture: Callable[..., tuple[Tensor, Tensor]] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class AttentionCall:
 
     def plain(self) -> Tensor:
         """The unedited output, computed once."""
-        return self._fused[0] if self._fused is not None else self.plain_call()
+        return self.plain_call() if self._fused is None or self.other_kernel else self._fused[0]
 
     def token_keys(self, tokens: Sequence[int] | None) -> list[int]:
         """Key positions of text tokens (None: of all)."""

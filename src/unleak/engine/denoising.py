@@ -21,6 +21,7 @@ from unleak.engine.batch import fold, grow, split
 from unleak.engine.execute import execute
 from unleak.engine.layouts import Layouts, learn
 from unleak.engine.perturbed import Perturbations, caches
+from unleak.engine.resolve import changes_nothing, resolve
 from unleak.engine.run import DenoiserCall, Run, first
 from unleak.engine.tap import SDPA, Running
 from unleak.engine.undo import Undo
@@ -227,7 +228,8 @@ class Denoising:
             for edit in () if answer is None else answer if isinstance(answer, list | tuple) else (answer,):
                 self.run.note(label, type(edit).__name__, name)
                 edits.append(edit)
-        if not edits:
+        if all(map(changes_nothing, edits)):
+            resolve(call, edits)  # they must fit all the same
             return call.plain()
         if named.get("is_causal") or named.get("dropout_p"):
             raise UnsupportedModel(f"{name} uses causal attention or dropout; edits do not cover these")
@@ -287,6 +289,7 @@ class Denoising:
             grid=None if self.run.grid is None else self.run.grid.of(cells),
             rows=rows,
             plain_call=plain,
+            other_kernel=running.other_kernel,
             capture=None if tap is None else lambda text: tap.capture(running, text),
             cache=self.run.cache,
         )

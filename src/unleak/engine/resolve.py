@@ -37,6 +37,13 @@ class Resolved:
         return part if len(part) == 1 else part[[self.rows.index(row) for row in rows]]
 
 
+def changes_nothing(edit: Edit) -> bool:
+    """Whether an edit is written with the number that changes nothing."""
+    if isinstance(edit, KeyScale):
+        return not isinstance(edit.factor, Tensor) and edit.factor == 1
+    return isinstance(edit, Bias) and not isinstance(edit.value, Tensor) and edit.value == 0
+
+
 def resolve(call: AttentionCall, edits: Sequence[Edit]) -> list[Resolved]:
     """Everything but row swaps, value swaps and mixes, in canonical order.
 

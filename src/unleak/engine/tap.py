@@ -31,7 +31,8 @@ ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "sc
 class Running:
     """An attention module that is running now: what it was given, and whether its attention was observed.
 
-    `rows` counts the batch rows of its calls so far, where it attends over them in groups.
+    `rows` counts the batch rows of its calls so far, where it attends over them in groups. `other_kernel`: it called
+    one that does not end in `scaled_dot_product_attention`.
     """
 
     site: Site
@@ -41,6 +42,7 @@ class Running:
     calls: int = 0
     rows: int = 0
     observed: bool = False
+    other_kernel: bool = False
 
     @property
     def has_text(self) -> bool:
@@ -136,6 +138,7 @@ class Tap:
         output = original(*args, **kwargs)
         if running.calls > before:  # it ended in the call that is watched anyway
             return output
+        running.other_kernel = True
         given = inspect.signature(original).bind(*args, **kwargs).arguments
         if not isinstance(output, Tensor):
             raise unobservable(running.site)
@@ -145,7 +148,11 @@ class Tap:
             raise unobservable(running.site)
         if mask is not None and mask.ndim == 2:
             named["attn_mask"] = mask[:, None, None, :]
-        return self._handled(named, lambda: output.transpose(1, 2)).transpose(1, 2)
+        try:
+            running.mode.__exit__(None, None, None)  # what the handler calls is not the site's own call
+            return self._handled(named, lambda: output.transpose(1, 2)).transpose(1, 2)
+        finally:
+            running.mode.__enter__()
 
     def _handled(self, named: dict[str, Any], plain: Callable[[], Tensor]) -> Tensor:
         running = self._running[-1]
