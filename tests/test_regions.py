@@ -25,6 +25,7 @@ from unleak.regions.methods.selfattn import SelfInjection
 from unleak.regions.methods.slots import OwnText, Slot, Slots, _cut, _slot, among_things
 from unleak.regions.plan import Edit, located, named, plan
 from unleak.regions.presets import EDITORS, OFFICIAL
+from unleak.text.call import TextCall
 from unleak.text.items import Item
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
@@ -597,14 +598,19 @@ def test_an_editor_names_its_source_and_is_set_by_name(name):
     assert {p.name: p.default for p in editor.parameters}.items() <= vars(editor.make()).items()
 
 
+def encoder_call(pipe):
+    """A call of a pipeline's text encoder, of which only how it cuts texts matters."""
+    return TextCall("enc", pipe.text_encoder, pipe.tokenizer, [], torch.zeros(1, 77), None, lambda *given: None)
+
+
 def test_a_phrase_cut_otherwise_alone_is_an_error():
-    encoder = SimpleNamespace(name="enc", tokenizer=tiny("sd1").tokenizer, length=77)
+    encoder = encoder_call(tiny("sd1"))
     with pytest.raises(SpanMismatch, match="find='words'"):
         _slot(encoder, _cut(encoder, "a cat"), Item("cat"), OwnText("zebra crossing", (0, 14)), "first")
 
 
 def test_words_between_objects_that_are_cut_otherwise_in_an_objects_text_are_an_error():
-    encoder = SimpleNamespace(name="enc", tokenizer=tiny("sd1").tokenizer, length=77)
+    encoder = encoder_call(tiny("sd1"))
     own = OwnText("a thing beside a red dog", (21, 24), (((2, 5), (2, 7)),))
     with pytest.raises(SpanMismatch, match=r"between the objects .* rest='alone'"):
         _slot(encoder, _cut(encoder, "a cup and a dog"), Item("dog"), own, "words")

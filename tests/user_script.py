@@ -25,6 +25,9 @@ def verbs(folder: Path, photo: np.ndarray, judge: judges.Judge) -> list[unleak.R
     with unleak.attach(pipe, unleak.Boost("mouse", sites="mid_block*", window=unleak.Window(0.0, 0.5))) as run:
         images: unleak.Images = unleak.generate(pipe, PROMPT, seeds="0:4", call=call)
     print(run.results, images.images.shape, images.seeds)
+    text, weights = unleak.weighted("a (mouse:1.4) and a laptop")
+    factors: unleak.Weight = weights
+    print(text, factors)
 
     diagnosis: unleak.Diagnosis = unleak.diagnose(pipe, PROMPT, "mouse,laptop", seeds=range(4), judge=judge, call=call)
     repair: unleak.Repaired = unleak.repair(pipe, PROMPT, ["mouse", unleak.Item("laptop")], seeds=[1, 2], judge=judge)
@@ -88,5 +91,5 @@ METHODS: tuple[type, ...] = (
     unleak.NullTextInversion, unleak.Detour, unleak.Attenuate, unleak.InsertWords, unleak.NoisyRows,
     unleak.OptimiseRows, unleak.MaskSummary, unleak.DelayedGuidance, unleak.RepulsionOnly, unleak.PadSwap, unleak.PRSS,
     unleak.PruneNeurons, unleak.Magnitude, unleak.Agreement, unleak.Collapse, unleak.Entropy, unleak.SiteEntropy,
-    unleak.LateEntropy, unleak.BrightEnding,
+    unleak.LateEntropy, unleak.BrightEnding, unleak.TACA, unleak.FlowEdit, unleak.FlowAlign, unleak.RFInversion,
 )  # fmt: skip
