@@ -113,10 +113,11 @@ def attenuation_schedule(params: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EveryCrossSite(Intervention):
-    """Asks the executor to carry out every cross site, though nothing changes there."""
+    """Asks the executor to carry out every cross site, though nothing changes there: a tensor of ones is an edit, the
+    number 1 is none."""
 
     def on_attention(self, ctx, site):
-        return KeyScale(None, 1.0, rows=None) if site.kind == "cross" else None
+        return KeyScale(None, torch.ones(1, 1, 1), rows=None) if site.kind == "cross" else None
 
 
 def in_the_releases_order(call, edits, kernel):
