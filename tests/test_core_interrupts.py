@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tiny import draw, tiny
 from unleak.core.edits import KeyScale
 from unleak.core.intervention import Intervention
 from unleak.core.rows import Branch
-from unleak.engine import session
+from unleak.engine import session, tap
 from unleak.engine.session import attach
 
 PACKAGE = str(Path(unleak.__file__).parent)
@@ -114,4 +115,28 @@ def test_nothing_is_left(pipe: Any, steps: int, files: str, every: int) -> None:
         number += 1
         assert left(pipe) == before, place
     assert number > 15
+    assert torch.equal(draw(pipe, steps=1), bare)
+
+
+def test_a_mode_that_torch_took_off_does_not_come_back_after_the_session(pipe: Any) -> None:
+    """The interrupt comes when torch has taken our mode off its stack, before the call that puts it back begins."""
+    bare, before, came = draw(pipe, steps=1), left(pipe), []
+    enter = contextlib._GeneratorContextManager.__enter__.__code__
+
+    def at_return(frame: Any, event: str, arg: Any) -> Any:
+        if event == "call" and frame.f_code is not enter:
+            return None
+        if event == "return" and isinstance(arg, tap._Watch):
+            came.append(arg)
+            raise KeyboardInterrupt
+        return at_return
+
+    with pytest.raises(KeyboardInterrupt), attach(pipe, Everywhere()):
+        try:
+            sys.settrace(at_return)
+            draw(pipe, steps=1)
+        finally:
+            sys.settrace(None)
+    assert len(came) == 1
+    assert left(pipe) == before
     assert torch.equal(draw(pipe, steps=1), bare)

@@ -9,7 +9,9 @@ that nobody edits runs in the user's kernel; an edited one runs in `F.scaled_dot
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
+import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +93,8 @@ class Tap:
 
     def reset(self) -> None:
         """Forget modules whose forward was left without its exit hook (KeyboardInterrupt)."""
+        if self._running:
+            self._close_pops()
         self._running, self._paused = [], False
         stack = _get_current_function_mode_stack()
         if self._modes is None and any(self._owns(mode) for mode in stack):
@@ -102,7 +106,19 @@ class Tap:
                 torch._C._push_on_torch_function_stack(mode)
             self._modes = None
 
-    def _owns(self, mode: TorchFunctionMode) -> bool:
+    def _close_pops(self) -> None:
+        """Let torch put our modes back now, not later.
+
+        `handle_torch_function` takes a mode off the stack in a generator. An interrupt just after that leaves the
+        generator suspended until the exception is freed, which is after the session: then it would put the mode back.
+        """
+        for found in gc.get_objects():
+            if not isinstance(found, types.GeneratorType) or inspect.getgeneratorstate(found) != inspect.GEN_SUSPENDED:
+                continue
+            if any(self._owns(value) for value in inspect.getgeneratorlocals(found).values()):
+                found.close()
+
+    def _owns(self, mode: object) -> bool:
         return isinstance(mode, _Watch) and mode.tap is self
 
     def _enter(self, site: Site, args: tuple, kwargs: dict) -> None:
