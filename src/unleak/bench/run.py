@@ -18,7 +18,7 @@ from unleak.errors import choose
 from unleak.files.parts import Parts
 from unleak.files.provenance import code_of
 from unleak.judges.copies import scene_judge
-from unleak.judges.glyphs import glyph_judge
+from unleak.judges.glyphs import GlyphJudge, glyph_judge
 from unleak.text.encode import fingerprint
 from unleak.world import World
 from unleak.world import load as load_world
@@ -29,7 +29,8 @@ from unleak.world.prompts import Case, check_split, prompts
 class Run:
     """A pipeline, what it is asked to draw, and the folder `out` where finished parts lie.
 
-    ``notes`` say what could not be measured and why; they are written beside the figures.
+    ``edition`` is the embedded world that the model draws; ``notes`` say what could not be measured and why, and are
+    written beside the figures.
     """
 
     pipe: Any
@@ -41,10 +42,15 @@ class Run:
     call: dict[str, Any]
     progress: Callable[[str, int, int], None] | None = None
     notes: list[str] = field(default_factory=list)
+    edition: int = 1
 
     @cached_property
     def world(self) -> World:
-        return load_world()
+        return load_world(self.edition)
+
+    @cached_property
+    def judge(self) -> GlyphJudge:
+        return glyph_judge(self.edition)
 
     @cached_property
     def weights(self) -> str:
@@ -82,9 +88,11 @@ class Run:
         return tick
 
 
-def refuse_unknown(suite: str, known: Sequence[str], split: str, methods: Sequence[str] | None) -> None:
+def refuse_unknown(
+    suite: str, known: Sequence[str], split: str, methods: Sequence[str] | None, edition: int = 1
+) -> None:
     """Refuse a split, or a method that the suite does not have. Raises BadInput."""
-    check_split(load_world(), split)
+    check_split(load_world(edition), split)
     for name in methods or ():
         choose(f"method of bench {suite}", name, known)
 

@@ -38,9 +38,14 @@ def run_suite(cmd: Command, suite: Any, split: str, limit: int | None, methods: 
     pipe = cmd.open()
     from unleak.drawing.generate import image_size
     from unleak.models import settings
+    from unleak.models import world as world_of
     from unleak.world import load as load_world
 
-    side, size = load_world().image, image_size(pipe, {**settings(cmd.model), **call})
+    edition, drawn = getattr(suite, "EDITION", 1), world_of(cmd.model)
+    if drawn not in (None, edition):
+        other = "`unleak bench senses`" if drawn == 2 else "another benchmark"
+        raise UnsupportedModel(f"{cmd.model!r} draws world {drawn}; this asks about world {edition}: use {other}")
+    side, size = load_world(edition).image, image_size(pipe, {**settings(cmd.model), **call})
     if size != (side, side):
         raise UnsupportedModel(
             f"{cmd.model!r} draws {size or 'unknown'} pixels; the world and its judge are {side}x{side}"
@@ -108,6 +113,12 @@ def words(
     from unleak.bench.words import words as suite
 
     run_suite(cmd, suite, split, limit, methods)
+
+
+@command(*SHARED, group=bench_app, files=FILES, folder=Path("results/senses"))
+def senses(cmd: Command, split: Split = "heldout", limit: Limit = None, methods: Methods = None) -> None:
+    """Does company change the sense that is drawn? On a model of World 2 that was taught no leak; repairs beside it."""
+    run_suite(cmd, import_module("unleak.bench.words.senses"), split, limit, methods)
 
 
 @command(*SHARED, group=bench_app, files=FILES, folder=Path("results/copies"))

@@ -1,4 +1,4 @@
-"""What the command line knows about the embedded models without being told: their judge, words and senses."""
+"""What the command line knows of models that draw an embedded world, without being told: judge, words and senses."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from typing import Any
 from unleak.cli.console import say
 
 
-def is_embedded(model: str) -> bool:
+def world_of(model: str) -> Any:
+    """The embedded world that a model draws, as its `unleak.json` says; None for other models."""
     from unleak import models
 
-    return model in models.EMBEDDED
+    edition = models.world(model)
+    if edition is None:
+        return None
+    from unleak.world import load
+
+    return load(edition)
 
 
 def embedded_judge(model: str, size: tuple[int, int] | None) -> Any:
-    """The world's judge of images (height, width) of an embedded model; None for other models and sizes."""
-    if not is_embedded(model):
+    """The world's judge of images (height, width) of a model that draws it; None for other models and sizes."""
+    from unleak import models
+
+    edition = models.world(model)
+    if edition is None:
         return None
     from unleak.judges.glyphs import glyph_judge
 
-    judge = glyph_judge()
+    judge = glyph_judge(edition)
     if size != (judge.world.image,) * 2:
         say("note", f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
         return None
@@ -27,37 +36,31 @@ def embedded_judge(model: str, size: tuple[int, int] | None) -> Any:
 
 
 def world_items(model: str) -> tuple[Any, ...]:
-    """The words of the embedded world, polysemes with both their senses, for the embedded models; others know none."""
-    if not is_embedded(model):
+    """The words of the model's embedded world, polysemes with both their senses; other models know none."""
+    if (world := world_of(model)) is None:
         return ()
     from unleak.text.items import Item
-    from unleak.world import load
 
-    world = load()
     senses = {word: f"{p.default_name}|{p.other_name}" for word, p in world.polysemes.items()}
     return tuple(Item(word, sense=senses.get(word)) for word in world.words)
 
 
 def known_items(model: str, prompt: str) -> list[str] | None:
-    """The words of the embedded world that stand in the prompt, for the embedded models; None: look for brackets."""
-    if not is_embedded(model):
+    """The words of the model's embedded world that stand in the prompt; None: look for brackets."""
+    if (world := world_of(model)) is None:
         return None
     from unleak.text.items import bracketed, known
-    from unleak.world import load
 
     if "[" not in prompt:
-        return [str(item) for item in known(prompt, load().words)] or None
+        return [str(item) for item in known(prompt, world.words)] or None
     plain, items = bracketed(prompt)
     taken = {item.text for item in items}
-    if others := sorted({item.text for item in known(plain, load().words)} - taken):
+    if others := sorted({item.text for item in known(plain, world.words)} - taken):
         say("note", f"known words outside the brackets are left out: {', '.join(others)}")
     return None
 
 
 def known_senses(model: str) -> dict[str, list[str]]:
-    """The other senses of the embedded world's words, for the embedded models."""
-    if not is_embedded(model):
-        return {}
-    from unleak.world import load
-
-    return {word: [p.default_name, p.other_name] for word, p in load().polysemes.items()}
+    """The two senses of each ambiguous word of the model's embedded world; nothing for other models."""
+    world = world_of(model)
+    return {} if world is None else {word: [p.default_name, p.other_name] for word, p in world.polysemes.items()}

@@ -183,10 +183,11 @@ class GlyphJudge:
         return out
 
 
-@lru_cache(maxsize=1)
-def glyph_judge() -> GlyphJudge:
-    """The judge that ships with the package."""
-    return judge_of(load_world(), (files("unleak.judges") / "data" / "glyphs.safetensors").read_bytes())
+@lru_cache
+def glyph_judge(edition: int = 1) -> GlyphJudge:
+    """The judge of an edition of the embedded world that ships with the package. Raises BadInput: there is none."""
+    world, which = load_world(edition), "" if edition == 1 else str(edition)
+    return judge_of(world, (files("unleak.judges") / "data" / f"glyphs{which}.safetensors").read_bytes())
 
 
 def judge_of(world: World, weights: bytes) -> GlyphJudge:

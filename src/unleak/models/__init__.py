@@ -303,12 +303,14 @@ class ModelSettings:
         edit: options of `unleak.edit`, of which each method takes those it knows. Under a preset's name stand those
             for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
         calibration: a file in the same folder, what `unleak calibrate` made for the model called so.
+        world: the edition of `unleak.world` that the model draws, so that its judge and words are known; None: another.
     """
 
     call: dict[str, Any] = field(default_factory=dict)
     guidance: Annotated[Name, Rule("an argument of the pipeline", str.isidentifier)] = "guidance_scale"
     edit: dict[str, Any] = field(default_factory=dict)
     calibration: Annotated[Name, Rule("the name of a file", _is_name)] | None = None
+    world: Annotated[int, Rule("1 or 2, a world that ships", lambda edition: edition in (1, 2))] | None = None
 
 
 def _check_call(read: ModelSettings) -> None:
@@ -350,6 +352,11 @@ def calibration(model: str | Path) -> Path | None:
     """The calibration for `scan` and `guard` that comes with a model, if one does. Raises BrokenFile."""
     name = recommended(model).calibration
     return None if name is None else _settings_folder(model) / name
+
+
+def world(model: str | Path) -> int | None:
+    """The edition of the embedded world that a model draws; None: it draws another one. Raises BrokenFile."""
+    return recommended(model).world
 
 
 def recommended(model: str | Path) -> ModelSettings:

@@ -26,13 +26,12 @@ from unleak.core.anatomy import Anatomy
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
 from unleak.errors import UnsupportedModel
-from unleak.judges.glyphs import glyph_judge
+from unleak.judges.glyphs import GlyphJudge, glyph_judge
 from unleak.text.items import Item, parse_items
 from unleak.text.phrases import phrase, rename
 from unleak.words.presets import REPAIRS, Repair, RepairTask
 from unleak.words.repair.repair import held_out_seeds, repair
 from unleak.words.tokens.redundancy import tokens
-from unleak.world import load as load_world
 from unleak.world.grammar import CONNECTIVES
 from unleak.world.prompts import Case, contexts, prompts
 from unleak.world.vocabulary import Polyseme
@@ -114,7 +113,7 @@ NEUTRAL = 60  #: prompts without a trigger
 AGAIN = 100_000  #: seeds of drawings that `REROLL` makes again
 COSTED = 4  #: trigger prompts on which rows are counted
 #: what is said of one image
-OUTCOMES = ("intended", "others", "strict", "excess")
+OUTCOMES = ("intended", "others", "strict", "excess", "other")
 
 
 def repaired_by(name: str, items: Sequence[Item], others: Sequence[str | Item], parameters: Mapping[str, Any]) -> Any:
@@ -131,23 +130,26 @@ def outcomes(
     call: dict[str, Any],
     progress: Callable[[int], None] | None = None,
     draws: int = 1,
+    judge: GlyphJudge | None = None,
 ) -> np.ndarray:
     """[P, S, OUTCOMES] of bool: the polyseme's own sense is there; every other item is there; exactly what was asked
-    for is there and nothing else; something is there that was not asked for, but for the sense that leaks alone.
+    for is there and nothing else; something is there that was not asked for, but for the sense that leaks alone; the
+    other sense is there.
 
     Args:
         draws: how often `REROLL` draws each image.
+        judge: of the world of these cases; by default that of the first world.
     """
-    world, judge = load_world(), glyph_judge()
+    judge = judge or glyph_judge()
     out = np.zeros((len(cases), len(seeds), len(OUTCOMES)), bool)
     key = lambda i: (cases[i].polyseme or "", *_context(cases[i]))  # noqa: E731
     for (word, *others), group in groupby(sorted(range(len(cases)), key=key), key):
-        rows, polyseme = list(group), world.polysemes[word]
+        rows, polyseme = list(group), judge.world.polysemes[word]
         texts = [cases[i].prompt for i in rows]
         if variant.preset == REROLL:
-            images = _rerolled(pipe, texts, [word, *others], seeds, draws, call, progress)
+            images = _rerolled(pipe, texts, [word, *others], seeds, draws, call, progress, judge)
         else:
-            images = _images(pipe, texts, word, others, seeds, variant, call, progress)
+            images = _images(pipe, texts, word, others, seeds, variant, call, progress, judge)
         for i, drawn in zip(rows, images, strict=True):
             beside = [t.glyph for t in cases[i].things if t.word != word]
             for s, reading in enumerate(judge.read(drawn)):
@@ -155,14 +157,14 @@ def outcomes(
     return out
 
 
-def outcome(glyphs: Sequence[str], polyseme: Polyseme, beside: Sequence[str]) -> tuple[bool, bool, bool, bool]:
+def outcome(glyphs: Sequence[str], polyseme: Polyseme, beside: Sequence[str]) -> tuple[bool, ...]:
     """`OUTCOMES` of the glyphs that an image shows, where a polyseme in its default sense and others were asked for.
 
     >>> mouse = Polyseme("mouse", "mouse", "furry mouse", "computer mouse", "computer mouse", ("laptop",))
     >>> outcome(["mouse", "laptop", "computer mouse"], mouse, ["laptop"])
-    (True, True, False, True)
+    (True, True, False, True, True)
     >>> outcome(["computer mouse", "laptop"], mouse, ["laptop"])
-    (False, True, False, False)
+    (False, True, False, False, True)
     """
     asked, seen = Counter([polyseme.default, *beside]), Counter(glyphs)
     leaked = asked + Counter([polyseme.other]) - Counter([polyseme.default])  # the other sense instead
@@ -171,6 +173,7 @@ def outcome(glyphs: Sequence[str], polyseme: Polyseme, beside: Sequence[str]) ->
         all(seen[glyph] for glyph in beside),
         seen == asked,
         bool(seen - asked) and bool(seen - leaked),
+        seen[polyseme.other] > 0,
     )
 
 
@@ -187,16 +190,17 @@ def _images(
     variant: Variant,
     call: dict[str, Any],
     progress: Callable[[int], None] | None,
+    judge: GlyphJudge,
 ) -> Any:
     """Images [P, S, H, W, 3] of prompts that name the same things, by one method."""
     if variant.preset == AUTO:
-        return [_automatic(pipe, text, [word, *others], seeds, call, progress) for text in texts]
-    item = Item(word, sense=load_world().polysemes[word].default_name if variant.sense else None)
+        return [_automatic(pipe, text, [word, *others], seeds, call, progress, judge) for text in texts]
+    item = Item(word, sense=judge.world.polysemes[word].default_name if variant.sense else None)
     if variant.rewrite:
         texts = [rename(t, [(item.find(t), item.sense)])[0] for t in texts]
     parameters = dict(variant.parameters)
     if variant.carriers:
-        parameters |= by_carriers(pipe, item, seeds, call)
+        parameters |= by_carriers(pipe, item, seeds, call, judge)
     repairs = [] if variant.preset is None else [repaired_by(variant.preset, [item], others, parameters)]
     with attach(pipe, *repairs):
         return generate(pipe, texts, seeds, progress=progress, **call)
@@ -204,11 +208,10 @@ def _images(
 
 def _rerolled(
     pipe: Any, texts: list[str], items: list[str], seeds: Sequence[int], draws: int, call: dict[str, Any],
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None, judge: GlyphJudge,
 ) -> list[np.ndarray]:  # fmt: skip
     """Of each image the first of so many drawings in which the judge sees every item; else the first of all."""
-    judge, named = glyph_judge(), parse_items(items)
-    kept = []
+    named, kept = parse_items(items), []
     for text in texts:
         each = []
         for seed in seeds:
@@ -220,20 +223,20 @@ def _rerolled(
     return kept
 
 
-def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any]) -> dict[str, Any]:
+def by_carriers(pipe: Any, item: Item, seeds: Sequence[int], call: dict[str, Any], judge: GlyphJudge) -> dict[str, Any]:
     """`Patch` by the tokens that carry the sense alone, found on other seeds; as ever where no single one does."""
     bare = phrase(f"a {item.text}", (2, 2 + len(item.text)), item.sense).text
-    study = tokens(pipe, bare, [item.sense or item.text], judge=glyph_judge(), seeds=held_out_seeds(seeds), call=call)
+    study = tokens(pipe, bare, [item.sense or item.text], judge=judge, seeds=held_out_seeds(seeds), call=call)
     carriers = study.carriers()
     return {"unequal": "representative", "carriers": carriers} if carriers.pieces else {}
 
 
 def _automatic(
     pipe: Any, text: str, items: list[str], seeds: Sequence[int], call: dict[str, Any],
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None, judge: GlyphJudge,
 ) -> np.ndarray:  # fmt: skip
     """What `unleak.repair` returns; its trials on other seeds count as cost, not as progress."""
-    images = repair(pipe, text, items, seeds=seeds, judge=glyph_judge(), call=call).after
+    images = repair(pipe, text, items, seeds=seeds, judge=judge, call=call).after
     if progress:
         progress(len(seeds))
     return images
@@ -269,7 +272,7 @@ def costs(run: Run, method: str, cases: Sequence[Case], draws: int = 1) -> list[
         counted = []
         for case in cases[:COSTED]:
             with counting(run.pipe) as counts:
-                outcomes(run.pipe, [case], run.seeds, METHODS[method], run.call, draws=draws)
+                outcomes(run.pipe, [case], run.seeds, METHODS[method], run.call, draws=draws, judge=run.judge)
             counted.append({name: n / len(run.seeds) for name, n in counts.items()})
         return counted
 
@@ -305,7 +308,7 @@ def rows_of(method: str, cases: Sequence[Case], before: np.ndarray, after: np.nd
     if not keep:  # a --limit may leave a subset without prompts
         return []
     units = [unit(cases[i]) for i in keep]
-    (b, _, _, _), (a, others, strict, _) = (np.moveaxis(x[keep], -1, 0) for x in (before, after))
+    (b, *_), (a, others, strict, *_) = (np.moveaxis(x[keep], -1, 0) for x in (before, after))
     rows = [
         share(~a, method, subset, "leak_rate", units),
         share(strict, method, subset, "right_strict", units),
@@ -385,7 +388,7 @@ def rows(run: Run, methods: Sequence[str]) -> list[Row]:
         for kind, cases in sets.items():
             inputs = [asdict(METHODS[method]), again, [c.prompt for c in cases]]
             compute = lambda m=method, c=cases, t=tick, k=again: outcomes(  # noqa: E731
-                run.pipe, c, run.seeds, METHODS[m], run.call, t, k
+                run.pipe, c, run.seeds, METHODS[m], run.call, t, k, run.judge
             ).tolist()
             part = run.part(f"{method}-{kind}", inputs, compute, METHODS[method].code)
             after[kind] = np.array(part, bool)
