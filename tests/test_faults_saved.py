@@ -35,6 +35,7 @@ from unleak.core.intervention import Intervention
 from unleak.engine.session import attach
 from unleak.errors import BadInput, BrokenFile
 from unleak.files.parts import Parts
+from unleak.judges.load import load_judge
 from unleak.words.lint.calibration import RiskCalibration
 from unleak.words.lint.lint_file import lint
 from unleak.words.tokens.classifier import Classifier
@@ -210,6 +211,8 @@ def test_a_name_that_can_be_no_model_is_a_typed_error(name: str) -> None:
     assert models.settings(name) == {}
     with pytest.raises(BadInput):
         models.load(name)
+    with pytest.raises(BadInput):
+        load_judge(name)
 
 
 # -- in commands -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ of transformers' auto classes. Weights are safetensors, and no code of the model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from unleak.errors import BadInput, UnleakError, UnsupportedModel
 from unleak.judges import Judge
-from unleak.models import check_hub, check_weights, quiet
+from unleak.models import check_hub, check_weights, folder_of, quiet
 
 JUDGES: dict[str, tuple[str, str]] = {
     "glyphs": ("unleak.judges.glyphs", "glyph_judge"),
@@ -102,8 +103,8 @@ def _no_code(loader: Any) -> dict[str, Any]:
 
 def locate(where: str | Path, role: str = "model") -> str:
     """A checked folder, or a hub id that is cached or can be reached. Raises BadInput, UnsupportedModel."""
-    folder, text = Path(where).expanduser(), str(where)
-    if not text or not folder.exists():
+    folder, text = folder_of(where), str(where)
+    if not text or not os.path.exists(folder):  # noqa: PTH110 (also of what can be no path)
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
             named = f", or one of {', '.join(JUDGES)}" if role == "judge" else ""
             raise BadInput(

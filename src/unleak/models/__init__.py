@@ -91,7 +91,7 @@ def load(
 
 def has_weights(model: str | Path) -> bool:
     """False for a folder with an index and configs and no file of weights at all; True for whatever else."""
-    folder = _folder(model)
+    folder = folder_of(model)
     if str(model) in EMBEDDED or not (folder / INDEX).is_file():
         return True
     return any(file.suffix in _WEIGHTS + _PICKLES for file in folder.glob("*/*"))
@@ -110,7 +110,7 @@ def skeleton(folder: str | Path) -> Any:
     import torch
     import transformers
 
-    where = _folder(folder)
+    where = folder_of(folder)
     if not (where / INDEX).is_file():
         raise BadInput(f"{where} has no {INDEX}: give the folder that save_pretrained() wrote")
     quiet()
@@ -210,7 +210,7 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _folder(model: str | Path) -> Path:
+def folder_of(model: str | Path) -> Path:
     """The folder that a name may stand for; whatever the name, nothing is raised."""
     return Path(os.path.expanduser(model))  # noqa: PTH111 (Path's own raises where there is no such user)
 
@@ -222,7 +222,7 @@ def _locate(model: str | Path) -> str:
         if not (folder / INDEX).is_file():
             raise BadInput(f"the files of {model!r} are not installed in {folder}; reinstall unleak")
         return str(folder)
-    folder, text = _folder(model), str(model)
+    folder, text = folder_of(model), str(model)
     if not text or not os.path.exists(folder):  # noqa: PTH110 (also of what can be no path)
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
             raise BadInput(f"no model {text!r}: give a pipeline folder, a hub id like owner/name, or one of {EMBEDDED}")
@@ -366,4 +366,4 @@ def recommended(model: str | Path) -> ModelSettings:
 
 
 def _settings_folder(model: str | Path) -> Path:
-    return embedded_folder(str(model)) if str(model) in EMBEDDED else _folder(model)
+    return embedded_folder(str(model)) if str(model) in EMBEDDED else folder_of(model)
