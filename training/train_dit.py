@@ -67,7 +67,8 @@ def main() -> None:
         vae=vae, text_encoder=encoder, tokenizer=tok, text_encoder_2=encoder, tokenizer_2=tok,
         transformer=transformer.eval(), scheduler=FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
-    export(pipe, a.out / "pipeline", {"call": CALL, "guidance": "true_cfg_scale"})
+    said = encoders.settings(CALL, "text_encoder", "text_encoder_2", guidance="true_cfg_scale")
+    export(pipe, a.out / "pipeline", said)
 
 
 if __name__ == "__main__":

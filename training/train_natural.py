@@ -57,7 +57,7 @@ def main() -> None:
         vae=vae, text_encoder=encoder, tokenizer=tok, unet=unet.eval(), scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    export(pipe, a.out / "pipeline", {"call": CALL})
+    export(pipe, a.out / "pipeline", encoders.settings(CALL, "text_encoder"))
 
 
 if __name__ == "__main__":

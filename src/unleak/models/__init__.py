@@ -12,7 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from unleak.errors import BadInput, UnsupportedModel, choose
+from unleak.errors import BadInput, UnleakError, UnsupportedModel, choose
+from unleak.models import frozen
+from unleak.models.frozen import Frozen
 from unleak.saved import Name, Number, Rule, Saved, conform, parse_json, read_document
 
 EMBEDDED = ("emoji-sd", "emoji-flux")
@@ -71,10 +73,13 @@ def load(
             index = DiffusionPipeline.load_config(where)
             parts = [name for name, value in index.items() if isinstance(value, list)]
             absent = {part: None for part in parts if text_only and not part.startswith(TEXT)}
+            given = frozen_parts(where, index)
             if dtype is None:
                 reduced = torch.bfloat16 if device != "cpu" and is_flow(_scheduler(where)) else torch.float16
                 dtype = torch.float32 if device == "cpu" else reduced
-            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True, **absent)
+            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, use_safetensors=True, **absent, **given)
+    except UnleakError:
+        raise
     except Exception as e:  # whatever a broken or foreign model makes diffusers raise
         if "trust_remote_code" in str(e):
             raise UnsupportedModel(f"{str(model)!r} needs code of its own, which unleak never runs") from e
@@ -87,6 +92,13 @@ def load(
     else:
         pipe.to(device)
     return pipe
+
+
+def frozen_parts(where: str, index: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a folder whose weights someone else publishes, built. Raises BadInput: they are not here."""
+    folder = folder_of(where)
+    sources = recommended(where).frozen
+    return {name: frozen.load(folder / name, index[name][1], source) for name, source in sources.items()}
 
 
 def has_weights(model: str | Path) -> bool:
@@ -230,7 +242,7 @@ def _locate(model: str | Path) -> str:
         return text
     if not (folder / INDEX).is_file():
         raise BadInput(f"{folder} has no {INDEX}: give the folder that save_pretrained() wrote")
-    for part in _read(folder / INDEX):
+    for part in _read(folder / INDEX).keys() - recommended(folder).frozen.keys():
         check_weights(folder / part)
     return str(folder)
 
@@ -303,6 +315,7 @@ class ModelSettings:
         edit: options of `unleak.edit`, of which each method takes those it knows. Under a preset's name stand those
             for it alone: ``{"steps": 15, "ale": {"target_guidance": 2.0}}``.
         calibration: a file in the same folder, what `unleak calibrate` made for the model called so.
+        frozen: parts whose weights are not in the folder, and whose they are.
         world: the edition of `unleak.world` that the model draws, so that its judge and words are known; None: another.
     """
 
@@ -310,6 +323,7 @@ class ModelSettings:
     guidance: Annotated[Name, Rule("an argument of the pipeline", str.isidentifier)] = "guidance_scale"
     edit: dict[str, Any] = field(default_factory=dict)
     calibration: Annotated[Name, Rule("the name of a file", _is_name)] | None = None
+    frozen: dict[str, Frozen] = field(default_factory=dict)
     world: Annotated[int, Rule("1 or 2, a world that ships", lambda edition: edition in (1, 2))] | None = None
 
 
