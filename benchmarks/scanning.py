@@ -24,6 +24,7 @@ from overhead import measure, summarise
 from unleak import models
 from unleak.copies.methods.guard import Guard
 from unleak.copies.scan import scan_file as files
+from unleak.copies.scan import scanner
 from unleak.copies.scan.scan import plan, scan
 from unleak.drawing.generate import generate
 from unleak.engine.session import attach
@@ -38,7 +39,7 @@ def peak(pipe: Any, lines: int, call: dict[str, Any]) -> float:
     def measured(_: Any, prompts: list[str], __: Any) -> dict[str, np.ndarray]:
         return {name: x[: len(prompts)] for name, x in scores.items()}
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(files, "measure", measured):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(scanner, "measure", measured):
         path = Path(folder) / "prompts.txt"
         path.write_text("".join(f"a cat {i if i % 10 else ''}\n" for i in range(lines)))
         tracemalloc.start()

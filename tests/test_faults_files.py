@@ -23,7 +23,7 @@ from test_floors import SOURCE
 from unleak import models
 from unleak.cli import app, console
 from unleak.cli.command import command
-from unleak.copies.scan import scan_file
+from unleak.copies.scan import scanner
 from unleak.errors import BadInput, CannotWrite, UnsupportedModel, printable
 from unleak.files.atomic import locked, only_writer, replacing, write_atomic
 from unleak.files.jsonl import Stream, check_rejects, rejects_of
@@ -414,7 +414,7 @@ def test_an_output_that_is_removed_while_it_is_written_ends_with_1(
 
     (tmp_path / "p.txt").write_text(SEVERAL)
     (folder := tmp_path / "out").mkdir()
-    owner, name = (scan_file, "measure") if verb == "scan" else (Linter, "chunk")
+    owner, name = (scanner, "measure") if verb == "scan" else (Linter, "chunk")
     work = getattr(owner, name)
 
     def removing(*args: Any) -> Any:

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from tiny import save_tiny, tiny
 from unleak.cli import app
 from unleak.copies.presets import DETECTORS
-from unleak.copies.scan import scan_file as module
+from unleak.copies.scan import scan_file as files
+from unleak.copies.scan import scanner as module
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import plan, scan
 from unleak.copies.scan.scan_file import rejects_of, scan_file
@@ -128,7 +129,7 @@ def file(tmp_path_factory) -> Path:
     return path
 
 
-def run(pipe: Any, path: Path, out: Path, **more: Any) -> module.ScanSummary:
+def run(pipe: Any, path: Path, out: Path, **more: Any) -> files.ScanSummary:
     settings = {"batch": 3, "call": CALL, **{k: more.pop(k) for k in ("calibration", "batch") if k in more}}
     return scan_file(pipe, path, out, plan(pipe, 2, **settings), model="tiny", **more)
 
@@ -175,7 +176,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tiny import tiny
-from unleak.copies.scan import scan_file as module
+from unleak.copies.scan import scanner as module
 from test_scan import run
 measure, batches = module.measure, []
 def dying(*args):

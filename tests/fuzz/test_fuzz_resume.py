@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unleak.copies.scan import scan_file as module
+from unleak.copies.scan import scanner
 from unleak.copies.scan.scan import fits, plan
 from unleak.files.parts import Parts
 from unleak.words.lint import lint_file
@@ -82,8 +83,8 @@ def test_a_scan_that_was_killed_ends_with_the_same_bytes(
         def run(to: Path) -> Callable[[int], None]:
             def scan(at: int) -> None:
                 with (
-                    patch.object(module, "measure", killed(at, _scores)),
-                    patch.object(module, "fits", lambda *_: _check()),
+                    patch.object(scanner, "measure", killed(at, _scores)),
+                    patch.object(scanner, "fits", lambda *_: _check()),
                 ):
                     module.scan_file(pipe(), file, to, what)
 

@@ -18,10 +18,13 @@ from unleak.cli.options import (
     Column,
     Detectors,
     FirstSteps,
+    Merge,
     PresetName,
     Prompt,
     Settings,
+    ShardOf,
     SomeItems,
+    shard_of,
 )
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.jsonl import check_rejects, rejects_of
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unleak.copies.scan.calibrate import Calibration
+    from unleak.copies.scan.scan_file import ScanSummary
     from unleak.judges import Judge
     from unleak.judges.copies import CopyJudge
 
@@ -62,27 +66,37 @@ def seeds_of(cmd: Command) -> list[int]:
 def scan(
     cmd: Command,
     file: Annotated[
-        Path, typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line."), Reads("prompts")
-    ],
+        Path | None,
+        typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line."),
+        Reads("prompts"),
+    ] = None,
     detector: Detectors = None,
     calibration: CalibrationFile = None,
     first_steps: FirstSteps = "1",
     column: Column = None,
+    shard: ShardOf = None,
+    merge: Merge = None,
 ) -> None:
     """Which prompts make the model copy? Scores a file of prompts from the first denoising steps.
 
     An interrupted scan goes on where it stopped. A calibration that comes with the model is used where it holds. With
-    one, `--fail-over threshold` is what was calibrated.
+    one, `--fail-over threshold` is what was calibrated. Many machines share a file by --shard 1/N to N/N, each with an
+    -o of its own in one folder, and --merge joins them.
     """
+    mine = shard_of(shard, cmd.out)
+    if (file is None) == (merge is None):
+        raise BadInput("give a file of prompts, or --merge and the folder of the shards, and not both")
     count, limit = looked_at(cmd, first_steps), None
     if cmd.fail_over is not None and cmd.fail_over != "threshold":
         limit = number(cmd.fail_over, "--fail-over")
     from unleak import models
 
     shipped = models.calibration(cmd.model) if calibration is None and detector is None else None
-    if cmd.fail_over == "threshold" and calibration is None and shipped is None:
+    if cmd.fail_over == "threshold" and merge is None and calibration is None and shipped is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
     check_rejects(cmd.out)
+    if file is None or merge is not None:
+        return merged(cmd, Path(merge or ""), limit)
     from unleak.files.prompt_file import count_entries
 
     lines, seeds, call, out = count_entries(file), seeds_of(cmd), cmd.call, cmd.out
@@ -92,8 +106,6 @@ def scan(
     pipe = cmd.open()
     from unleak.copies.scan.scan import plan
     from unleak.copies.scan.scan_file import scan_file
-    from unleak.files.atomic import write_atomic
-    from unleak.report import scan as report
 
     if shipped is not None:
         known = shipped_for(pipe, shipped, len(seeds), call, count, needed=cmd.fail_over == "threshold")
@@ -101,11 +113,32 @@ def scan(
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
     with ticking("scanning", lines, so_far=True) as tick:
-        summary = scan_file(pipe, file, out, what, model=cmd.model, column=column, limit=limit, progress=tick)
+        summary = scan_file(pipe, file, out, what, model=cmd.model, column=column, limit=limit, shard=mine,
+                   progress=tick)  # fmt: skip
+    show_scan(cmd, file, summary)
+
+
+def merged(cmd: Command, folder: Path, limit: float | None) -> None:
+    """Join shards, and show what they hold."""
+    from unleak.copies.scan.scan_file import FILE, RECORD, ScanSummary
+    from unleak.files.shards import merge
+
+    merge(folder, cmd.out, FILE, RECORD, ascii=True)
+    summary = ScanSummary.of(cmd.out, limit)
+    if cmd.fail_over == "threshold" and summary.limit is None:
+        raise BadInput("--fail-over threshold: these shards were scanned without a calibration; give a score")
+    show_scan(cmd, folder, summary)
+
+
+def show_scan(cmd: Command, source: Path, summary: ScanSummary) -> None:
+    """The highest scores of a scan, its page, and the exit status that --fail-over asks for."""
     if cmd.html:
-        write_atomic(cmd.html, report.file_page(out, summary.limit))
+        from unleak.files.atomic import write_atomic
+        from unleak.report import scan as report
+
+        write_atomic(cmd.html, report.file_page(cmd.out, summary.limit))
     if summary.rejected:
-        say("note", f"{summary.rejected} lines cannot be used and are listed, by number, in {rejects_of(out)}")
+        say("note", f"{summary.rejected} lines cannot be used and are listed, by number, in {rejects_of(cmd.out)}")
     show_row("score", "line", "prompt")
     for score, line, prompt in summary.highest:
         show_row(f"{score:.6g}", line, prompt)
@@ -113,7 +146,7 @@ def scan(
         say("result", f"{summary.over} of {summary.prompts} prompts score at least {summary.limit:.6g}", "bold")
     if cmd.fail_over is not None and not summary.prompts:
         raise BadInput(
-            f"{file} holds no prompt that can be scored, so nothing was looked at: --fail-over decides nothing"
+            f"{source} holds no prompt that can be scored, so nothing was looked at: --fail-over decides nothing"
         )
     if cmd.fail_over is not None and summary.over:
         raise typer.Exit(3)

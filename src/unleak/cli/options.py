@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from unleak.cli.console import errors
-from unleak.files.outputs import Reads, Writes, model_files
+from unleak.errors import BadInput
+from unleak.files.outputs import Reads, Writes, model_files, shards_in
+
+if TYPE_CHECKING:
+    from unleak.files.shards import Shard
 
 
 class _Application(TyperGroup):
@@ -53,6 +57,15 @@ SomeItems = Annotated[
 Column = Annotated[
     str | None, typer.Option("--column", help="Field or column of the prompt; default: prompt, caption or text.")
 ]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only the prompts of shard I of N, each run with a file of its own."),
+]
+Merge = Annotated[
+    Path | None,
+    typer.Option("--merge", metavar="DIR", help="Join the outputs of all shards in a folder instead."),
+    Reads("shards", shards_in),
+]
 Detectors = Annotated[
     list[str] | None, typer.Option("--detector", help="Repeat it for several; the first gives the score.")
 ]
@@ -80,6 +93,19 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method (see `unleak methods`); repeatable."),
 ]
+
+
+def shard_of(text: str | None, out: Path | None) -> Shard | None:
+    """--shard, whose output is to be found by --merge. Raises BadInput."""
+    from unleak.files.shards import Shard
+
+    if text is None:
+        return None
+    if out is None or out.suffix != ".jsonl":
+        raise BadInput(f"--shard {text} needs an output of its own that ends in .jsonl: name it with -o, in a folder"
+                       " that holds nothing else")  # fmt: skip
+    return Shard.parse(text)
+
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "model": (

@@ -47,6 +47,12 @@ def model_files(text: str) -> Iterator[Path]:
         yield from Path(text).glob(f"*/{pattern}")
 
 
+def shards_in(text: str) -> Iterator[Path]:
+    """The outputs of the shards in a folder, and what stands beside them."""
+    if "\0" not in text:
+        yield from Path(text).glob("*.json*")
+
+
 @dataclass(frozen=True)
 class Reads:
     """Marks a parameter that names what a command reads. `files`: those that a value of it stands for.

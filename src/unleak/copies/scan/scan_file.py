@@ -11,19 +11,23 @@ from __future__ import annotations
 import hashlib
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from unleak.copies.scan.calibrate import fingerprint_of
-from unleak.copies.scan.scan import ScanPlan, fits, measure
-from unleak.errors import BadInput, CannotWrite, PromptTruncated
+from unleak.copies.scan.scan import ScanPlan
+from unleak.copies.scan.scanner import Scanner
+from unleak.errors import BadInput, CannotWrite
 from unleak.files.atomic import replacing
 from unleak.files.jsonl import Stream, check_rejects, encode, rejects_of
+from unleak.files.lines import count_lines
 from unleak.files.outputs import same_file
 from unleak.files.prompt_file import Entry, read_prompts
-from unleak.saved import Name, Number, Saved, Seed, length
+from unleak.files.shards import Shard, complete
+from unleak.files.workers import Here, Workers, answered, parts
+from unleak.saved import Name, Number, Saved, Seed, length, regular
 
 SCHEMA = "unleak/scan/1"
 
@@ -32,7 +36,7 @@ SCHEMA = "unleak/scan/1"
 class ScanHeader:
     """The first line of a scan's output: everything that decides the records, so that only an equal scan goes on.
 
-    weights, bias: of a calibration that joins several detectors.
+    weights, bias: of a calibration that joins several detectors. shard: "2/8", where it is one.
     """
 
     input: str
@@ -48,6 +52,7 @@ class ScanHeader:
     threshold: float | None
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
+    shard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ FILE = Saved("output of unleak scan", ScanHeader, "scan again into another file"
 RECORD = Saved("record of unleak scan", ScanRecord, "scan again into another file")
 
 HIGHEST = 20  #: prompts that a summary names
+CHECKED = 256  #: lines whose prompts are checked together
 
 
 @dataclass
@@ -82,6 +88,23 @@ class ScanSummary:
     limit: float | None = None
     highest: list[tuple[float, int, str]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, out: Path, limit: float | None = None) -> ScanSummary:
+        """Of an output that is there. `limit`: default: a calibration's threshold. Raises BrokenFile."""
+        with regular(out, FILE.what).open("rb") as file:
+            head = FILE.parse(file.readline(), out)
+            summary = cls(limit=head.threshold if limit is None else limit)
+            for number, line in enumerate(file, 2):
+                summary.add(asdict(RECORD.parse(line, f"{out}, line {number}")))
+        if (rejects := rejects_of(out)).exists():
+            summary.rejected = count_lines(rejects)
+        return summary.ordered()
+
+    def ordered(self) -> ScanSummary:
+        """The same at its end, with the highest score first."""
+        self.highest = [(s, -n, p) for s, n, p in sorted(self.highest, reverse=True)]
+        return self
+
     def add(self, record: dict[str, Any]) -> None:
         self.prompts += 1
         self.over += self.limit is not None and record["score"] >= self.limit
@@ -96,19 +119,35 @@ def scan_file(
     plan: ScanPlan,
     *,
     model: str = "",
+    **settings: Any,
+) -> ScanSummary:
+    """Scan every prompt of a file into `out` in this process. `settings` and errors: see `scan_by`."""
+    return scan_by(Here(Scanner(pipe, plan=plan, name=model)), path, out, **settings)
+
+
+def scan_by(
+    workers: Workers,
+    path: str | Path,
+    out: str | Path,
+    *,
     column: str | None = None,
     limit: float | None = None,
+    shard: Shard | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ScanSummary:
-    """Scan every prompt of a file (see `prompt_file.read_prompts`) into `out`; resumes if `out` is its beginning.
+    """Let equal `Scanner`s scan every prompt of a file (see `prompt_file.read_prompts`) into `out`; resumes if `out` is
+    its beginning. The output does not depend on how many they are.
 
-    `limit` counts the prompts that score at least so much (default: a calibration's threshold). `progress` is told the
-    number of the line that was reached.
+    Args:
+        limit: counts the prompts that score at least so much (default: a calibration's threshold).
+        shard: only its prompts; beside `out` stands then, when it is complete, what `shards.merge` asks for.
+        progress: is told the number of the line that was reached.
 
     Raises:
         Conflict: another scan writes to `out` now.
         BadInput: `out` holds something else, or a scan with other settings, or of a file that has changed since; it, or
             the file of its rejects, is the file of prompts; another file has the name of that of its rejects.
+        NotFinite: predictions are NaN; the message says of which lines.
         CannotWrite: the disk is full, or `out` was removed meanwhile.
     """
     out = Path(out)
@@ -118,118 +157,101 @@ def scan_file(
         if same_file(one, Path(path)):
             raise BadInput(f"{one} is the file of prompts itself: choose another output with -o")
     check_rejects(out)
-    if limit is None and plan.calibration:
-        limit = plan.calibration.threshold
-    check = fits(pipe, plan)
-    with Stream(out, header_of(pipe, path, plan, model), plan.batch, ascii=True, record=RECORD) as stream:
-        return _Run(pipe, plan, check, stream, limit, progress).over(path, column)
-
-
-def header_of(pipe: Any, path: str | Path, plan: ScanPlan, model: str) -> dict[str, Any]:
-    """The first line of the output, see `ScanHeader`."""
-    known = plan.calibration
-    header = ScanHeader(
-        input=Path(path).name, model=model, fingerprint=fingerprint_of(pipe, plan.call), detectors=list(plan.names),
-        score=plan.score_name, steps=plan.steps, seeds=list(plan.seeds), batch=plan.batch, call=dict(plan.call),
-        calibrated=known is not None, threshold=known.threshold if known else None,
-        weights=dict(known.weights) if known else {}, bias=known.bias if known else 0.0,
-    )  # fmt: skip
-    return {"schema": SCHEMA, **asdict(header)}
+    (about,) = workers.map("about", [None])
+    header = {"schema": SCHEMA, "input": Path(path).name, **about, **({"shard": str(shard)} if shard else {})}
+    limit = header["threshold"] if limit is None else limit
+    with Stream(out, header, header["batch"], ascii=True, record=RECORD) as stream:
+        run = _Run(workers, stream, shard, limit, progress)
+        summary = run.over(path, column)
+    if shard is not None:
+        complete(out, shard, run.digest.hexdigest())
+    return summary
 
 
 class _Run:
-    """One run over a file: reads lines, skips what is done, measures the rest batch by batch."""
+    """One run over a file: reads lines, skips what is done, lets the rest be measured batch by batch."""
 
-    def __init__(self, pipe: Any, plan: ScanPlan, check: Callable[[str], None], stream: Stream, limit: float | None,
+    def __init__(self, workers: Workers, stream: Stream, shard: Shard | None, limit: float | None,
                  progress: Callable[[int], None] | None) -> None:  # fmt: skip
-        self.pipe, self.plan, self.check, self.stream = pipe, plan, check, stream
+        self.workers, self.stream, self.shard = workers, stream, shard
         self.summary, self.progress = ScanSummary(limit=limit), progress
-        self.waiting: list[Entry] = []
-        self.kept: list[tuple[Entry, dict[str, Any]]] = []
+        self.digest = hashlib.sha256()  # of everything that was read
 
     def over(self, path: str | Path, column: str | None) -> ScanSummary:
-        out, left = self.stream.path, self.stream.records()
+        out, written = self.stream.path, self.stream.count
         rejects = rejects_of(out)
         try:
             with replacing(rejects, drop_empty=True) as refused:
-                for line in self._usable(path, column, refused):
-                    record = next(left, None)
-                    if record is None:
-                        self._measure(line)
-                    elif (record["line"], record["prompt"]) != (line.number, line.text):
-                        raise BadInput(f"{path} has changed since {out} was begun: scan into another file with -o")
-                    else:
-                        self.kept.append((line, record))
-                        self._count_full_batch()
-                if next(left, None) is not None:
-                    raise BadInput(f"{path} is shorter than when {out} was begun: scan into another file with -o")
-                if self.waiting or not self.stream.count:
-                    self._flush()
-                for _, record in self.kept:
-                    self.summary.add(record)
+                lines = self._without_record(path, self._usable(path, column, refused))
+                batches = ((batch, [line.text for line in batch]) for batch in parts(lines, self.stream.batch))
+                for batch, records in answered(self.workers, "records", batches, partial(_lines_of, path)):
+                    self._write([{"line": x.number, **record} for x, record in zip(batch, records, strict=True)])
+                    written += len(records)
+                if not written:
+                    self.stream.write()  # the header alone
                 check_rejects(out)
         except OSError as e:
             raise CannotWrite(f"cannot write {rejects}: {e.strerror or e}; choose another output with -o") from e
-        self.summary.highest = [(s, -n, p) for s, n, p in sorted(self.summary.highest, reverse=True)]
-        return self.summary
+        return self.summary.ordered()
 
-    def _count_full_batch(self) -> None:
-        """Count the records of a whole batch; those of the last, unfinished one are kept until it is known whether
-        more prompts belong to it."""
-        if len(self.kept) == self.plan.batch:
-            for _, record in self.kept:
-                self.summary.add(record)
-            self.kept = []
+    def _without_record(self, path: str | Path, lines: Iterable[Entry]) -> Iterator[Entry]:
+        """The lines that are not in the output yet. Those of its last, unfinished batch come again, as a whole."""
+        left, out = self.stream.records(), self.stream.path
+        unfinished: list[tuple[Entry, dict[str, Any]]] = []
+        for line in lines:
+            record = next(left, None)
+            if record is None:
+                yield from (again for again, _ in unfinished)
+                unfinished = []
+                yield line
+            elif (record["line"], record["prompt"]) != (line.number, line.text):
+                raise BadInput(f"{path} has changed since {out} was begun: scan into another file with -o")
+            else:
+                unfinished.append((line, record))
+                if len(unfinished) == self.stream.batch:
+                    self._count(unfinished)
+                    unfinished = []
+        if next(left, None) is not None:
+            raise BadInput(f"{path} is shorter than when {out} was begun: scan into another file with -o")
+        self._count(unfinished)
+
+    def _count(self, recorded: Iterable[tuple[Entry, dict[str, Any]]]) -> None:
+        for _, record in recorded:
+            self.summary.add(record)
 
     def _usable(self, path: str | Path, column: str | None, rejects: BinaryIO) -> Iterator[Entry]:
         """The lines that can be measured; the others are written down with the reason."""
+        chunks = parts(self._new(path, column), CHECKED)
+        asked = ((new, [line.text for line, error in new if error is None]) for new in chunks)
+        for new, reasons in answered(self.workers, "unfit", asked):
+            left = iter(reasons)
+            for line, known in new:
+                error = next(left) if known is None else known
+                if error is None:
+                    yield line
+                else:
+                    self.summary.rejected += 1
+                    rejects.write(encode({"line": line.number, "reason": error, "text": line.text}, ascii=True))
+                if self.progress:
+                    self.progress(line.number)
+
+    def _new(self, path: str | Path, column: str | None) -> Iterator[tuple[Entry, str | None]]:
+        """The lines of this shard, and why one cannot be used or needs no second look."""
         earlier = _Earlier()
         for line in read_prompts(path, column):
-            error = line.error or self._unfit(line.text) or earlier.same(line)
-            if error is None:
-                yield line
-            else:
-                self.summary.rejected += 1
-                rejects.write(encode({"line": line.number, "reason": error, "text": line.text}, ascii=True))
-            if self.progress:
-                self.progress(line.number)
+            self.digest.update(f"{line.number}\0{line.text}\n".encode("utf-8", "surrogatepass"))
+            if self.shard is None or self.shard.holds(line.text):
+                yield line, line.error or earlier.same(line)
 
-    def _unfit(self, prompt: str) -> str | None:
-        try:
-            self.check(prompt)
-        except PromptTruncated as e:
-            return str(e)
-        return None
-
-    def _measure(self, line: Entry) -> None:
-        self.waiting += [*(kept for kept, _ in self.kept), line]  # an unfinished batch is measured again as a whole
-        self.kept = []
-        if len(self.waiting) == self.plan.batch:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Measure the prompts that wait, and write them; of a file without any, the header."""
-        texts = [line.text for line in self.waiting]
-        images = measure(self.pipe, texts, self.plan) if texts else {}
-        records = []
-        for i, line in enumerate(self.waiting):
-            scores = {name: float(x[i].mean()) for name, x in images.items()}
-            score, c = _round(self.plan.score(scores)), self.plan.calibration
-            records.append({
-                "line": line.number, "prompt": line.text, "score": score,
-                "memorized": score >= c.threshold if c else None,
-                "scores": {name: _round(x) for name, x in scores.items()},
-                "images": {name: [_round(v) for v in x[i].tolist()] for name, x in images.items()},
-            })  # fmt: skip
-            self.summary.add(records[-1])
+    def _write(self, records: Sequence[dict[str, Any]]) -> None:
         self.stream.write(*records)
         self.summary.measured += len(records)
-        self.waiting = []
+        for record in records:
+            self.summary.add(record)
 
 
-def _round(x: float) -> float:
-    """Six digits: what is beyond is noise of the batch."""
-    return float(f"{x:.6g}")
+def _lines_of(path: str | Path, batch: Sequence[Entry]) -> str:
+    return f"{path}, lines {batch[0].number} to {batch[-1].number}"
 
 
 class _Earlier:
