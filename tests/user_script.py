@@ -92,4 +92,5 @@ METHODS: tuple[type, ...] = (
     unleak.OptimiseRows, unleak.MaskSummary, unleak.DelayedGuidance, unleak.RepulsionOnly, unleak.PadSwap, unleak.PRSS,
     unleak.PruneNeurons, unleak.Magnitude, unleak.Agreement, unleak.Collapse, unleak.Entropy, unleak.SiteEntropy,
     unleak.LateEntropy, unleak.BrightEnding, unleak.TACA, unleak.FlowEdit, unleak.FlowAlign, unleak.RFInversion,
+    unleak.Contextless,
 )  # fmt: skip

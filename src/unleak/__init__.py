@@ -101,6 +101,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/test_face.py keep
     from unleak.words.lint.lint_file import Lint as Lint
     from unleak.words.lint.lint_file import lint as lint
     from unleak.words.methods.boost import Boost as Boost
+    from unleak.words.methods.contextless import Contextless as Contextless
     from unleak.words.methods.cutoff import Cutoff as Cutoff
     from unleak.words.methods.deleaker import DeLeaker as DeLeaker
     from unleak.words.methods.lens import Lens as Lens
@@ -147,6 +148,7 @@ else:
         "Prune": "unleak.words.methods.prune",
         "Boost": "unleak.words.methods.boost",
         "StructureDiffusion": "unleak.words.methods.structure",
+        "Contextless": "unleak.words.methods.contextless",
         "Cutoff": "unleak.words.methods.cutoff",
         "TEBOpt": "unleak.words.methods.tebopt",
         "DeLeaker": "unleak.words.methods.deleaker",

@@ -15,6 +15,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.presets import Preset, Presets
 from unleak.text.items import Item
 from unleak.words.methods.boost import Boost
+from unleak.words.methods.contextless import Contextless
 from unleak.words.methods.cutoff import Cutoff
 from unleak.words.methods.deleaker import DeLeaker
 from unleak.words.methods.patch import Patch
@@ -147,6 +148,8 @@ REPAIRS: Presets[Repair] = Presets(
                "Feng et al., StructureDiffusion (ICLR 2023)", arguments=every_item),
         Repair("cutoff", Cutoff, "Encodes each item where all others are blanked out.",
                "sd-webui-cutoff (2023)", arguments=every_word),
+        Repair("contextless", Contextless, "Gives every word the rows that it has where all other words say nothing.",
+               "contextless rows (arXiv 2606.03715)", arguments=whole_prompt),
         Repair("tebopt", TEBOpt, "Moves the text rows by gradient descent until every item is itself.",
                "Unraveling Information Mix-ups (NeurIPS 2024)", arguments=every_item),
         Repair("deleaker", DeLeaker, "Keeps the regions of items apart in joint attention, whatever their order.",

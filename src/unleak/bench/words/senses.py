@@ -29,8 +29,8 @@ from unleak.world.prompts import Case
 
 EDITION = 2
 COMPANY = ("alone", "neutral", "trigger")
-DEFAULT = ("none", "rewrite", "patch", "patch:item", "patch+sense", "cutoff", "cutoff:strong", "structure", "tebopt",
-           repairs.AUTO, REROLL)  # fmt: skip
+DEFAULT = ("none", "rewrite", "patch", "patch:item", "patch+sense", "contextless", "cutoff", "cutoff:strong",
+           "structure", "tebopt", repairs.AUTO, REROLL)  # fmt: skip
 RATES = {"default_sense": "intended", "other_sense": "other", "partner": "others", "right": "strict"}
 """Metric -> the outcome whose rate it is."""
 
