@@ -123,7 +123,7 @@ def test_every_command_of_a_page_can_be_read(page: Path) -> None:
 def test_a_mistyped_option_of_a_page_is_noticed() -> None:
     usage_error = typer.BadParameter.__base__
     assert usage_error is not None and usage_error.__name__ == "UsageError"
-    for line in ("scan p.txt --colum x", "scan", "edit p.png", "generate x --steps many", "guard x --ggate c"):
+    for line in ("scan p.txt --colum x", "diagnose", "edit p.png", "generate x --steps many", "guard x --ggate c"):
         with pytest.raises(usage_error):
             parsed(shlex.split(line))
     with pytest.raises(StopIteration):

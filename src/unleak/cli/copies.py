@@ -28,7 +28,8 @@ from unleak.cli.options import (
 )
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.files.jsonl import check_rejects, rejects_of
-from unleak.files.outputs import Reads
+from unleak.files.outputs import Reads, prompt_files
+from unleak.files.parquet import growing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,8 +68,8 @@ def scan(
     cmd: Command,
     file: Annotated[
         Path | None,
-        typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, or one a line."),
-        Reads("prompts"),
+        typer.Argument(help="Prompts: .jsonl, .json, .csv, .tsv, .parquet, one a line; a folder or a 'pattern*'."),
+        Reads("prompts", prompt_files),
     ] = None,
     detector: Detectors = None,
     calibration: CalibrationFile = None,
@@ -94,7 +95,7 @@ def scan(
     shipped = models.calibration(cmd.model) if calibration is None and detector is None else None
     if cmd.fail_over == "threshold" and merge is None and calibration is None and shipped is None:
         raise BadInput("--fail-over threshold needs --calibration FILE; without one, give a score")
-    check_rejects(cmd.out)
+    check_rejects(cmd.out, growing(cmd.out))
     if file is None or merge is not None:
         return merged(cmd, Path(merge or ""), limit)
     from unleak.files.prompt_file import count_entries
@@ -140,8 +141,8 @@ def show_scan(cmd: Command, source: Path, summary: ScanSummary) -> None:
     if summary.rejected:
         say("note", f"{summary.rejected} lines cannot be used and are listed, by number, in {rejects_of(cmd.out)}")
     show_row("score", "line", "prompt")
-    for score, line, prompt in summary.highest:
-        show_row(f"{score:.6g}", line, prompt)
+    for score, line, prompt, source_file in summary.highest:
+        show_row(f"{score:.6g}", f"{source_file}:{line}" if source_file else line, prompt)
     if summary.limit is not None:
         say("result", f"{summary.over} of {summary.prompts} prompts score at least {summary.limit:.6g}", "bold")
     if cmd.fail_over is not None and not summary.prompts:

@@ -180,22 +180,24 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
 
 
 def rejects_of(out: Path) -> Path:
-    """Where lines go that cannot be used: scan.jsonl -> scan.rejects.jsonl."""
-    return out.with_name(f"{out.stem}.rejects{out.suffix}")
+    """Where lines go that cannot be used: scan.jsonl, or scan.parquet -> scan.rejects.jsonl."""
+    return out.with_name(f"{out.stem}.rejects{'.jsonl' if out.suffix.lower() == '.parquet' else out.suffix}")
 
 
-def check_rejects(out: Path) -> None:
+def check_rejects(out: Path, growing: Path | None = None) -> None:
     """What stands at `rejects_of(out)` was written with the output `out`, or nothing stands there. Raises BadInput.
+
+    `growing`: where the output grows, if not in its own place.
 
     It was if the output is there (`Stream` then asks for its own header) and its first line is that of a rejected line.
     """
     rejects = rejects_of(out)
     if not os.path.lexists(rejects):
         return
-    if not rejects.is_symlink() and rejects.is_file() and out.is_file():
+    if not rejects.is_symlink() and rejects.is_file() and (out.is_file() or (growing or out).is_file()):
         with rejects.open("rb") as lines:
             line = _parsed(lines.readline(2**20))
-        if line is not None and set(line) == {"line", "reason", "text"}:
+        if line is not None and set(line) - {"file"} == {"line", "reason", "text"}:
             return
     raise BadInput(f"{rejects} is there already, and the results in {out} were not written with it: move it, or choose"
                    " another output with -o")  # fmt: skip

@@ -6,6 +6,7 @@ and not by their names, so that links, hard links, `..` and names that differ in
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -45,6 +46,14 @@ def model_files(text: str) -> Iterator[Path]:
     for pattern in MODEL:
         yield from Path(text).glob(pattern)
         yield from Path(text).glob(f"*/{pattern}")
+
+
+def prompt_files(text: str) -> Iterator[Path]:
+    """The files that a source of prompts names, see `prompt_file.files_of`; none where there are none."""
+    from unleak.files.prompt_file import files_of
+
+    with contextlib.suppress(BadInput, ValueError):
+        yield from itself(text) if text == "-" else files_of(text)
 
 
 def shards_in(text: str) -> Iterator[Path]:

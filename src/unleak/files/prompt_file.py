@@ -6,11 +6,13 @@ Nothing is held but the current entry, so memory does not grow with the file; on
 from __future__ import annotations
 
 import csv
+import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,13 +36,20 @@ class Entry:
     """One entry of a file: `number` is that of its first line, from 1, and `error` says why it cannot be used.
 
     `text` is the prompt, or what stands in a bad entry instead (its beginning). `fields` is all that a JSON object or a
-    row of a table holds, under its own keys and the lower-case names of columns; empty for a line of text.
+    row of a table holds, under its own keys and the lower-case names of columns; empty for a line of text. `file` is
+    the name of its file where several are read.
     """
 
     number: int
     text: str
     error: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands: "12", or "b.jsonl:12" where several files are read."""
+        return f"{self.file}:{self.number}" if self.file else str(self.number)
 
     @property
     def blank(self) -> bool:
@@ -65,8 +74,8 @@ def format_of(path: Path | str, given: str | None = None) -> str:
 
 
 def count_entries(file: str | Path, form: str | None = None) -> int | None:
-    """How many lines a file has; None for JSON documents and parquet, whose records are not counted beforehand, and for
-    a pipe, which can be read only once.
+    """How many lines a file has, or all files of a folder or a pattern; None for JSON documents and parquet, whose
+    records are not counted beforehand, and for a pipe, which can be read only once.
 
     This reads the whole file, so that text that is damaged anywhere ends a command before a model is loaded, and not
     after hours of work.
@@ -75,6 +84,9 @@ def count_entries(file: str | Path, form: str | None = None) -> int | None:
     """
     if is_special(Path(file)):
         return None
+    if (several := files_of(file)) != [Path(file)]:
+        counts = [count_entries(one) for one in several]
+        return None if None in counts else sum(count or 0 for count in counts)
     if (form or format_of(file)) in ("json", "parquet"):
         with open_file(file):
             return None
@@ -98,14 +110,49 @@ def opened(file: str, form: str | None = None) -> Iterator[tuple[BinaryIO, int |
         yield stream, count
 
 
+def files_of(source: str | Path) -> list[Path]:
+    """The files that a path names, in the order of their names: itself; those that match it, where it is a pattern
+    (``part-*.parquet``, ``**/*.jsonl``); those of a folder and its folders, but for hidden ones and ``_SUCCESS``.
+
+    Raises BadInput: a pattern or a folder names none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        below = (one for one in path.rglob("*") if one.is_file())
+        names = {one.relative_to(path).as_posix(): one for one in below}
+        files = [names[name] for name in sorted(names) if not any(p[0] in "._" for p in name.split("/"))]
+        if not files:
+            raise BadInput(f"the folder {str(path)!r} holds no file of prompts: name one of {', '.join(ENDINGS)}")
+        return files
+    if not path.exists() and glob.has_magic(str(source)):
+        top, hidden = Path(path.anchor), path.name.startswith(".")
+        matches = (one for one in top.glob(str(path.relative_to(top))) if hidden or one.name[0] != ".")
+        found = sorted((one for one in matches if one.is_file()), key=Path.as_posix)
+        if not found:
+            raise BadInput(f"no file matches {str(source)!r}: write the pattern in quotes, from this folder on")
+        return found
+    return [path]
+
+
+def named_files(source: str | Path) -> list[tuple[str, Path]]:
+    """(name, file) of each file of a source: below the folder that all stand in; "" of the one file that it is."""
+    files = files_of(source)
+    if files == [Path(source)]:
+        return [("", files[0])]
+    top = source if Path(source).is_dir() else os.path.commonpath([file.parent.absolute() for file in files])
+    return [(os.path.relpath(file, top).replace(os.sep, "/"), file) for file in files]
+
+
 def read_prompts(path: str | Path, column: str | None = None) -> Iterator[Entry]:
-    """`read` of a file; its ending decides what it holds.
+    """`read` of a file, or of all files that a folder or a pattern names; endings decide what they hold.
 
     Raises:
-        BadInput: the file cannot be read, holds something else, or its header has no such column.
+        BadInput: a file cannot be read, holds something else, or its header has no such column; there is no file.
     """
-    with open_file(path) as file:
-        yield from read(file, format_of(path), column, repr(str(path)))
+    for name, file in named_files(path):
+        with open_file(file) as stream:
+            for entry in read(stream, format_of(file), column, repr(str(file))):
+                yield replace(entry, file=name) if name else entry
 
 
 def read(

@@ -5,6 +5,7 @@ A prompt belongs to a shard by a digest of its text, so that equal prompts meet 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import json
@@ -19,6 +20,7 @@ from unleak.errors import BadInput, BrokenFile
 from unleak.files.atomic import locked, replacing, target, write_atomic
 from unleak.files.jsonl import check_rejects, encode, rejects_of
 from unleak.files.outputs import same_file
+from unleak.files.parquet import grown, read_lines
 from unleak.saved import Saved
 
 
@@ -101,16 +103,16 @@ def merge(folder: Path, out: Path, header: Saved[Any], record: Saved[Any], ascii
         BadInput: there is no shard; one is missing, doubled, not complete, of another model or with other settings, or
             read other prompts; `out` holds something else. BrokenFile: a shard is not what was written.
     """
-    shards = _shards(folder, out, header)
+    shards = _shards(folder, out, header, record)
     heads = [shard.head for shard in shards]
     _check_whole(folder, shards)
     head = {key: value for key, value in heads[0].items() if key != "shard"}
-    if os.path.lexists(out) and _first(out, header) != head:
+    if os.path.lexists(out) and _first(out, header, record) != head:
         raise BadInput(f"{out} is there already and is no result of these shards: choose another file with -o")
     check_rejects(out)
     count = 0
-    with locked(target(out), "merge"):
-        with replacing(out) as file:
+    with grown(out, record, ascii) as whole, locked(target(whole), "merge"):
+        with replacing(whole) as file:
             file.write(encode(head, ascii))
             for count, (_, line) in enumerate(heapq.merge(*(_lines(one.path, record) for one in shards)), 1):  # noqa: B007
                 file.write(line)
@@ -130,14 +132,14 @@ class _Output:
     note: Completed | None
 
 
-def _shards(folder: Path, out: Path, header: Saved[Any]) -> list[_Output]:
+def _shards(folder: Path, out: Path, header: Saved[Any], record: Saved[Any]) -> list[_Output]:
     if not folder.is_dir():
         raise BadInput(f"--merge {str(folder)!r} is no folder: name the one that holds the outputs of the shards")
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         if path.name.endswith(".rejects.jsonl") or same_file(path, out):
             continue
-        head = _first(path, header)
+        head = _first(path, header, record)
         if head.get("shard") is None:
             raise BadInput(f"{path} is no shard but a whole {header.what}: move it out of {folder}")
         note = COMPLETED.load(note_of(path)) if note_of(path).exists() else None
@@ -147,10 +149,10 @@ def _shards(folder: Path, out: Path, header: Saved[Any]) -> list[_Output]:
     return sorted(found, key=lambda one: one.shard.index)
 
 
-def _first(path: Path, header: Saved[Any]) -> dict[str, Any]:
+def _first(path: Path, header: Saved[Any], record: Saved[Any]) -> dict[str, Any]:
     """The header of an output. Raises BrokenFile: it has none."""
-    with path.open("rb") as file:
-        line = file.readline(2**24)
+    with contextlib.closing(read_lines(path, record)) as lines:
+        line = next(lines, b"")
     header.parse(line, path)
     head: dict[str, Any] = json.loads(line)
     return head
@@ -185,8 +187,8 @@ def _check_whole(folder: Path, shards: list[_Output]) -> None:
         raise BadInput(f"the shards in {folder} read other prompts: the file was changed between them; run all again")
 
 
-def _lines(path: Path, record: Saved[Any] | None = None) -> Iterator[tuple[int, bytes]]:
-    """(number, the line itself) of every record of an output, or of a file of rejects if it is there."""
+def _lines(path: Path, record: Saved[Any] | None = None) -> Iterator[tuple[tuple[str, int], bytes]]:
+    """(where its prompt stands, the line) of every record of an output, or of a file of rejects if it is there."""
     if record is None and not path.exists():
         return
     with path.open("rb") as file:
@@ -196,4 +198,4 @@ def _lines(path: Path, record: Saved[Any] | None = None) -> Iterator[tuple[int, 
             value = json.loads(line)
             if record is not None:
                 record.parse(value, f"{path}, line {number}")
-            yield value["line"], line
+            yield (value.get("file", ""), value["line"]), line

@@ -11,23 +11,23 @@ from typing import Any
 
 from unleak.copies.scan.scan import Scan
 from unleak.copies.scan.scan_file import FILE, RECORD
+from unleak.files.parquet import read_lines
 from unleak.report.pages import render
-from unleak.saved import parse_json, regular
+from unleak.saved import parse_json
 
 SHOWN, BINS, WIDE, TALL = 50, 64, 640, 130
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """The header, then every record of a scan's output, one at a time. Raises BrokenFile: a line is damaged."""
-    with regular(path, FILE.what).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            kind, where = (RECORD if number > 1 else FILE), f"{path}, line {number}"
-            try:
-                value = parse_json(line)
-            except ValueError as e:
-                raise kind.broken(where, e) from None
-            kind.parse(value, where)
-            yield value
+    for number, line in enumerate(read_lines(path, RECORD), 1):
+        kind, where = (RECORD if number > 1 else FILE), f"{path}, line {number}"
+        try:
+            value = parse_json(line)
+        except ValueError as e:
+            raise kind.broken(where, e) from None
+        kind.parse(value, where)
+        yield value
 
 
 def pictures(scan: Scan) -> dict[str, bytes]:

@@ -24,10 +24,11 @@ from unleak.files.atomic import replacing
 from unleak.files.jsonl import Stream, check_rejects, encode, rejects_of
 from unleak.files.lines import count_lines
 from unleak.files.outputs import same_file
-from unleak.files.prompt_file import Entry, read_prompts
+from unleak.files.parquet import growing, grown, read_lines
+from unleak.files.prompt_file import Entry, files_of, read_prompts
 from unleak.files.shards import Shard, complete
 from unleak.files.workers import Here, Workers, answered, parts
-from unleak.saved import Name, Number, Saved, Seed, length, regular
+from unleak.saved import Name, Number, Saved, Seed, length
 
 SCHEMA = "unleak/scan/1"
 
@@ -57,7 +58,7 @@ class ScanHeader:
 
 @dataclass(frozen=True)
 class ScanRecord:
-    """One scanned prompt; `images` holds the score of each image by detector."""
+    """One scanned prompt; `images` holds the score of each image by detector. file: of several, which one."""
 
     line: Number
     prompt: Name
@@ -65,6 +66,7 @@ class ScanRecord:
     memorized: bool | None
     scores: dict[str, float]
     images: dict[str, list[float]]
+    file: str = ""
 
 
 FILE = Saved("output of unleak scan", ScanHeader, "scan again into another file", SCHEMA)
@@ -76,7 +78,7 @@ CHECKED = 256  #: lines whose prompts are checked together
 
 @dataclass
 class ScanSummary:
-    """What a scan found. `highest` holds (score, line, prompt) of the highest scores, the highest first.
+    """What a scan found. `highest` holds (score, line, prompt, file) of the highest scores, the highest first.
 
     `measured` counts the prompts of this run; the others were there from an interrupted one.
     """
@@ -86,29 +88,29 @@ class ScanSummary:
     rejected: int = 0
     over: int = 0
     limit: float | None = None
-    highest: list[tuple[float, int, str]] = field(default_factory=list)
+    highest: list[tuple[float, int, str, str]] = field(default_factory=list)
 
     @classmethod
     def of(cls, out: Path, limit: float | None = None) -> ScanSummary:
         """Of an output that is there. `limit`: default: a calibration's threshold. Raises BrokenFile."""
-        with regular(out, FILE.what).open("rb") as file:
-            head = FILE.parse(file.readline(), out)
-            summary = cls(limit=head.threshold if limit is None else limit)
-            for number, line in enumerate(file, 2):
-                summary.add(asdict(RECORD.parse(line, f"{out}, line {number}")))
+        lines = read_lines(out, RECORD)
+        head = FILE.parse(next(lines, b""), out)
+        summary = cls(limit=head.threshold if limit is None else limit)
+        for number, line in enumerate(lines, 2):
+            summary.add(asdict(RECORD.parse(line, f"{out}, line {number}")))
         if (rejects := rejects_of(out)).exists():
             summary.rejected = count_lines(rejects)
         return summary.ordered()
 
     def ordered(self) -> ScanSummary:
         """The same at its end, with the highest score first."""
-        self.highest = [(s, -n, p) for s, n, p in sorted(self.highest, reverse=True)]
+        self.highest = [(s, -n, p, f) for s, n, p, f in sorted(self.highest, reverse=True)]
         return self
 
     def add(self, record: dict[str, Any]) -> None:
         self.prompts += 1
         self.over += self.limit is not None and record["score"] >= self.limit
-        entry = (record["score"], -record["line"], record["prompt"])
+        entry = (record["score"], -record["line"], record["prompt"], record.get("file", ""))
         (heapq.heappush if len(self.highest) < HIGHEST else heapq.heappushpop)(self.highest, entry)
 
 
@@ -153,15 +155,19 @@ def scan_by(
     out = Path(out)
     if not out.parent.is_dir():
         raise BadInput(f"cannot write {out}: there is no folder {str(out.parent)!r}; make it first")
+    sources = files_of(path)
     for one in (out, rejects_of(out)):
-        if same_file(one, Path(path)):
+        if any(same_file(one, source) for source in sources):
             raise BadInput(f"{one} is the file of prompts itself: choose another output with -o")
-    check_rejects(out)
+    check_rejects(out, growing(out))
     (about,) = workers.map("about", [None])
     header = {"schema": SCHEMA, "input": Path(path).name, **about, **({"shard": str(shard)} if shard else {})}
     limit = header["threshold"] if limit is None else limit
-    with Stream(out, header, header["batch"], ascii=True, record=RECORD) as stream:
-        run = _Run(workers, stream, shard, limit, progress)
+    with (
+        grown(out, RECORD, ascii=True) as lines,
+        Stream(lines, header, header["batch"], ascii=True, record=RECORD) as stream,
+    ):
+        run = _Run(workers, out, stream, shard, limit, progress)
         summary = run.over(path, column)
     if shard is not None:
         complete(out, shard, run.digest.hexdigest())
@@ -171,32 +177,32 @@ def scan_by(
 class _Run:
     """One run over a file: reads lines, skips what is done, lets the rest be measured batch by batch."""
 
-    def __init__(self, workers: Workers, stream: Stream, shard: Shard | None, limit: float | None,
+    def __init__(self, workers: Workers, out: Path, stream: Stream, shard: Shard | None, limit: float | None,
                  progress: Callable[[int], None] | None) -> None:  # fmt: skip
-        self.workers, self.stream, self.shard = workers, stream, shard
+        self.workers, self.out, self.stream, self.shard = workers, out, stream, shard
         self.summary, self.progress = ScanSummary(limit=limit), progress
         self.digest = hashlib.sha256()  # of everything that was read
 
     def over(self, path: str | Path, column: str | None) -> ScanSummary:
-        out, written = self.stream.path, self.stream.count
+        out, written = self.out, self.stream.count
         rejects = rejects_of(out)
         try:
             with replacing(rejects, drop_empty=True) as refused:
                 lines = self._without_record(path, self._usable(path, column, refused))
                 batches = ((batch, [line.text for line in batch]) for batch in parts(lines, self.stream.batch))
                 for batch, records in answered(self.workers, "records", batches, partial(_lines_of, path)):
-                    self._write([{"line": x.number, **record} for x, record in zip(batch, records, strict=True)])
+                    self._write([_placed(x, {"line": x.number, **r}) for x, r in zip(batch, records, strict=True)])
                     written += len(records)
                 if not written:
                     self.stream.write()  # the header alone
-                check_rejects(out)
+                check_rejects(out, self.stream.path)
         except OSError as e:
             raise CannotWrite(f"cannot write {rejects}: {e.strerror or e}; choose another output with -o") from e
         return self.summary.ordered()
 
     def _without_record(self, path: str | Path, lines: Iterable[Entry]) -> Iterator[Entry]:
         """The lines that are not in the output yet. Those of its last, unfinished batch come again, as a whole."""
-        left, out = self.stream.records(), self.stream.path
+        left, out = self.stream.records(), self.out
         unfinished: list[tuple[Entry, dict[str, Any]]] = []
         for line in lines:
             record = next(left, None)
@@ -204,7 +210,7 @@ class _Run:
                 yield from (again for again, _ in unfinished)
                 unfinished = []
                 yield line
-            elif (record["line"], record["prompt"]) != (line.number, line.text):
+            elif (record["line"], record["prompt"], record.get("file", "")) != (line.number, line.text, line.file):
                 raise BadInput(f"{path} has changed since {out} was begun: scan into another file with -o")
             else:
                 unfinished.append((line, record))
@@ -231,7 +237,8 @@ class _Run:
                     yield line
                 else:
                     self.summary.rejected += 1
-                    rejects.write(encode({"line": line.number, "reason": error, "text": line.text}, ascii=True))
+                    rejected = {"line": line.number, "reason": error, "text": line.text}
+                    rejects.write(encode(_placed(line, rejected), ascii=True))
                 if self.progress:
                     self.progress(line.number)
 
@@ -239,7 +246,7 @@ class _Run:
         """The lines of this shard, and why one cannot be used or needs no second look."""
         earlier = _Earlier()
         for line in read_prompts(path, column):
-            self.digest.update(f"{line.number}\0{line.text}\n".encode("utf-8", "surrogatepass"))
+            self.digest.update(f"{line.file}\0{line.number}\0{line.text}\n".encode("utf-8", "surrogatepass"))
             if self.shard is None or self.shard.holds(line.text):
                 yield line, line.error or earlier.same(line)
 
@@ -250,8 +257,13 @@ class _Run:
             self.summary.add(record)
 
 
+def _placed(entry: Entry, record: dict[str, Any]) -> dict[str, Any]:
+    """The record, which of several files says the one that it is from."""
+    return {**record, "file": entry.file} if entry.file else record
+
+
 def _lines_of(path: str | Path, batch: Sequence[Entry]) -> str:
-    return f"{path}, lines {batch[0].number} to {batch[-1].number}"
+    return f"{path}, lines {batch[0].place} to {batch[-1].place}"
 
 
 class _Earlier:
@@ -259,12 +271,12 @@ class _Earlier:
 
     def __init__(self) -> None:
         self.known = sqlite3.connect("")
-        self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+        self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, place) WITHOUT ROWID")
 
     def same(self, line: Entry) -> str | None:
         digest = hashlib.blake2b(line.text.encode(), digest_size=16).digest()
-        earlier = self.known.execute("SELECT line FROM prompts WHERE digest = ?", (digest,)).fetchone()
+        earlier = self.known.execute("SELECT place FROM prompts WHERE digest = ?", (digest,)).fetchone()
         if earlier:
             return f"the same prompt as line {earlier[0]}"
-        self.known.execute("INSERT INTO prompts VALUES (?, ?)", (digest, line.number))
+        self.known.execute("INSERT INTO prompts VALUES (?, ?)", (digest, line.place))
         return None

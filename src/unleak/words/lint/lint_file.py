@@ -15,7 +15,9 @@ from typing import Any, ClassVar, TypedDict
 from unleak.core.result import Result
 from unleak.errors import BadInput
 from unleak.files.jsonl import Stream
+from unleak.files.parquet import grown, read_lines
 from unleak.files.provenance import versions
+from unleak.files.shards import Shard, complete
 from unleak.saved import Number, Saved, Share, Wrong
 from unleak.text.items import Item, parse_items
 from unleak.words.lint.calibration import RiskCalibration
@@ -37,6 +39,7 @@ class LintHeader:
     calibration: dict[str, float]
     source: str
     settings: dict[str, Any]
+    shard: str | None = None
 
 
 class _Numbered(TypedDict):
@@ -51,6 +54,7 @@ class LintRecord(_Numbered, total=False):
     items: list[ItemLint]
     error: str
     question: str
+    file: str
 
 
 def _check_record(record: LintRecord) -> None:
@@ -181,25 +185,31 @@ def run(
     out: Path | None = None,
     emit: Callable[[dict[str, Any]], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    shard: Shard | None = None,
 ) -> Summary:
     """Lint every line; results go to `emit` and, if given, to the file `out`, where an earlier run is gone on with.
 
     Chunks are always the same lines, so that a run that was killed and resumed writes the same bytes as one that was
-    not; only chunks that are not complete in `out` are encoded, and written as a whole.
+    not; only chunks that are not complete in `out` are encoded, and written as a whole. Of a `shard` only its lines are
+    linted; beside `out` stands then, when it is complete, what `shards.merge` asks for.
 
     Raises BadInput: `out` belongs to another run, or to other prompts; no line can be used.
     """
-    summary = Summary(head)
+    head = {**head, "shard": str(shard)} if shard is not None else head
+    summary, digest = Summary(head), hashlib.sha256()
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(Stream(out, head, CHUNK, record=RECORD)) if out is not None else None
+        stream = None
+        if out is not None:
+            growing = stack.enter_context(grown(out, RECORD))
+            stream = stack.enter_context(Stream(growing, head, CHUNK, record=RECORD))
         earlier = stream.records() if stream is not None else iter(())
         if emit:
             emit(head)
-        source = iter(lines)
+        source = iter(lines) if shard is None else _of_shard(shard, lines, digest)
         while chunk := list(islice(source, CHUNK)):
             done = list(_same(islice(earlier, len(chunk)), chunk, out))
             results = linter.chunk(chunk) if len(done) < len(chunk) else []
-            new = [{**r.to_dict(), "question": question(line)} for r, line in zip(results, chunk, strict=bool(results))]
+            new = [_record(line, result) for result, line in zip(results, chunk, strict=bool(results))]
             if stream is not None and new:
                 stream.write(*new)
             for line in chunk:
@@ -214,7 +224,11 @@ def run(
                 progress(len(chunk))
         if next(earlier, None) is not None:
             raise BadInput(f"{out} holds results of more prompts than there are: choose another file with -o")
-    if not summary.prompts:
+        if shard is not None and stream is not None and not stream.count and not summary.prompts + summary.bad:
+            stream.write()  # the header alone: this shard holds no prompt
+    if shard is not None and out is not None:
+        complete(out, shard, digest.hexdigest())
+    elif not summary.prompts:
         first = summary.errors[0] if summary.errors else None
         raise BadInput(f"no usable prompt; line {first['line']}: {first['error']}" if first else "there is no prompt")
     return summary
@@ -223,9 +237,37 @@ def run(
 def _same(records: Iterable[dict[str, Any]], chunk: list[Line], out: Path | None) -> Iterator[dict[str, Any]]:
     """The records, each of which must be that of its line."""
     for record, given in zip(records, chunk, strict=False):
-        if (record["line"], record.get("question")) != (given.number, question(given)):
+        if (record["line"], record.get("question"), record.get("file", "")) != (
+            given.number, question(given), given.file,
+        ):  # fmt: skip
             raise BadInput(f"line {given.number} of the prompts has changed since {out} was written: choose another")
         yield record
+
+
+def _record(line: Line, result: PromptLint) -> dict[str, Any]:
+    """What is written of a line."""
+    record = {**result.to_dict(), "question": question(line)}
+    return {**record, "file": line.file} if line.file else record
+
+
+def _of_shard(shard: Shard, lines: Iterable[Line], digest: Any) -> Iterator[Line]:
+    """The lines of a shard; `digest` is told of all."""
+    for line in lines:
+        digest.update(f"{line.file}\0{line.number}\0{question(line)}\n".encode("utf-8", "surrogatepass"))
+        if shard.holds(line.prompt):
+            yield line
+
+
+def summary_of(out: Path) -> Summary:
+    """Of an output that is there. Raises BrokenFile."""
+    lines = read_lines(out, RECORD)
+    head = next(lines, b"")
+    FILE.parse(head, out)
+    summary = Summary(json.loads(head))
+    for number, line in enumerate(lines, 2):
+        RECORD.parse(line, f"{out}, line {number}")
+        summary.add(json.loads(line))
+    return summary
 
 
 def question(line: Line) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from unleak.errors import BadInput
 from unleak.files import prompt_file
+from unleak.files.lines import open_file
 from unleak.text.items import Item, bracketed, find_all, parse_items, present
 from unleak.text.match import Chars, occurrences
 from unleak.text.prompt import check_prompt
@@ -28,6 +30,7 @@ class Line:
         leaks: for each item, whether it is known to leak; None where the file has no labels.
         left_out: words to look for that stand in the prompt, but not in its [brackets], which name its items.
         error: why there is nothing to work with; None for a usable line. The prompt is then what stands there instead.
+        file: of several that are read, which one.
     """
 
     number: int
@@ -37,6 +40,15 @@ class Line:
     leaks: tuple[bool, ...] | None = None
     left_out: tuple[str, ...] = ()
     error: str | None = None
+    file: str = ""
+
+
+def read_files(source: str | Path, items: Sequence[Item] = (), column: str | None = None) -> Iterator[Line]:
+    """`read_prompts` of all files that a folder or a pattern names; see `unleak.files.prompt_file.files_of`."""
+    for name, file in prompt_file.named_files(source):
+        with open_file(file) as stream:
+            for one in read_prompts(stream, prompt_file.format_of(file), items, column, repr(str(file))):
+                yield replace(one, file=name)
 
 
 def read_prompts(
