@@ -34,7 +34,7 @@ def each() -> list[Any]:
     """Every family as a parameter of a test; slow ones run where CONFORMANCE is set."""
 
     def marks(row: Family):
-        if row.needs and importlib.util.find_spec(row.needs) is None:
+        if row.missing:
             yield pytest.mark.skip(reason=f"needs {row.needs}")
         if row.slow and not os.environ.get("CONFORMANCE"):
             yield pytest.mark.skip(reason="slow: set CONFORMANCE=1")

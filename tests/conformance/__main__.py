@@ -43,7 +43,7 @@ bare pipeline; scores are finite. A number: it refuses, for the reason below the
 a typed error, or ran and did nothing. *{untouched}*: after all verbs the bare pipeline draws bitwise what it drew
 before them.
 
-{families} kinds of pipelines, {verbs} verbs: {yes} times yes, {no} refused, {fault} faults.
+{families} kinds of pipelines, {verbs} verbs: {yes} times yes, {no} refused, {fault} faults.{untried}
 """
 
 
@@ -75,12 +75,18 @@ def kept(family: Family, folder: Path) -> list[Outcome]:
     return found
 
 
-def page(rows: dict[str, list[Outcome]]) -> str:
-    """The page in Markdown: a table for each room, with its reasons below it."""
+def page(rows: dict[str, list[Outcome]], untried: Sequence[Family] = ()) -> str:
+    """The page in Markdown: a table for each room, with its reasons below it; `untried` lack a package."""
+    lacking = ", ".join(f"{family.name} ({family.needs})" for family in untried)
     every = [one for row in rows.values() for one in row]
     count = {state: sum(one.state == state for one in every) for state in ("yes", "no", "fault")}
     head = HEAD.format(
-        version=diffusers.__version__, untouched=UNTOUCHED, families=len(rows), verbs=len(VERBS), **count
+        version=diffusers.__version__,
+        untouched=UNTOUCHED,
+        families=len(rows),
+        verbs=len(VERBS),
+        untried=f" Not tried, for want of a package: {lacking}." if lacking else "",
+        **count,
     )
     return "\n".join([head, *(_table(room, title, rows) for room, title in ROOMS.items())])
 
@@ -114,13 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     models.quiet()
     chosen = [family for family in FAMILIES if not arguments.families or family.name in arguments.families]
-    rows = {}
+    untried = [family for family in chosen if family.missing]
+    chosen, rows = [family for family in chosen if not family.missing], {}
     for i, family in enumerate(chosen, 1):
         print(f"{i}/{len(chosen)} {family.name}", end=" ", file=sys.stderr, flush=True)
         rows[family.name] = kept(family, KEPT / key())
         states = [one.state for one in rows[family.name]]
         print(", ".join(f"{states.count(s)} {s}" for s in ("yes", "no", "fault")), file=sys.stderr, flush=True)
-    text = page(rows)
+    text = page(rows, untried)
     if arguments.families:
         print(text)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,11 @@ class Family:
     call: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     slow: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """Whether the package that it needs is not installed."""
+        return bool(self.needs) and importlib.util.find_spec(self.needs) is None
 
     def pipe(self, seed: int = 0) -> diffusers.DiffusionPipeline:
         """A fresh pipeline; equal seeds give equal weights."""

@@ -131,12 +131,13 @@ def gemma_tokenizer() -> transformers.GemmaTokenizer:
     return made
 
 
-def language_model(model: type, config: type, tokenizer, layers: int = 3, hidden: int = 32, **more):
-    """A decoder of `layers` layers with grouped keys: two heads of queries, one of keys and values."""
+def language_model(model: type, config: type, tokenizer, layers: int = 3, hidden: int = 32, vocab: int = 0, **more):
+    """A decoder of `layers` layers with grouped keys: two heads of queries, one of keys and values. `vocab`: the least
+    number of tokens that it knows."""
     return lively(
         model(
             config(
-                vocab_size=len(tokenizer),
+                vocab_size=max(len(tokenizer), vocab),
                 hidden_size=hidden,
                 intermediate_size=2 * hidden,
                 num_hidden_layers=layers,

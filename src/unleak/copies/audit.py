@@ -24,7 +24,7 @@ from unleak.core.intervention import Intervention
 from unleak.core.result import Result
 from unleak.core.rows import Branch
 from unleak.drawing.first_steps import first_steps
-from unleak.drawing.generate import Seeds, check_seed, memory_errors, parse_seeds, pixels
+from unleak.drawing.generate import Seeds, check_seed, global_noise, images_of, memory_errors, parse_seeds
 from unleak.drawing.photo import to_latents
 from unleak.engine.session import attach
 from unleak.errors import BadInput, NotFinite, UnsupportedModel
@@ -193,9 +193,9 @@ def _outcome(pipe: Any, name: str, methods: Sequence[Intervention], attacked: At
 def draw_rows(pipe: Any, rows: Tensor, seeds: Sequence[int], **call: Any) -> np.ndarray:
     """Images [S, H, W, 3] uint8 from rows [L, D] in place of a prompt's. Raises NotFinite."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    with memory_errors(len(generators)):
+    with memory_errors(len(generators)), global_noise():
         given = rows.expand(len(generators), -1, -1)
-        return pixels(pipe(prompt_embeds=given, generator=generators, output_type="np", **call).images)
+        return images_of(pipe, pipe(prompt_embeds=given, generator=generators, output_type="np", **call))
 
 
 def check(pipe: Any) -> None:

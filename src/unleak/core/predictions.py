@@ -64,11 +64,13 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
     """z0 of an output, by the scheduler's own parametrisation; of the shape of `x`.
 
     Args:
-        x: latents as the denoiser is given them. output: its output.
+        x: latents as the denoiser is given them. output: its output. Channels of a condition, which some models read
+            behind the latents, are left out.
         timestep: in the scheduler's units.
 
     Raises UnsupportedModel: the scheduler names another parametrisation, or has no alphas.
     """
+    x = x[:, : output.shape[1]] if x.ndim == 4 else x[..., : output.shape[-1]]
     kind = scheduler.config.get("prediction_type", "flow_prediction" if _is_flow(scheduler, timestep) else "unknown")
     if kind == "flow_prediction":
         g = timestep / scheduler.config.num_train_timesteps

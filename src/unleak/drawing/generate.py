@@ -203,12 +203,36 @@ def generate(
 def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np.ndarray:
     """One call of the pipeline: an image [N, H, W, 3] uint8 for each prompt, from the noise of its own seed.
 
-    Raises NotFinite for NaN pixels, UnleakError when memory runs out.
+    Raises NotFinite for NaN pixels, UnsupportedModel where the pipeline makes no images, UnleakError when memory runs
+    out.
     """
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-    with memory_errors(len(prompts)):
-        arguments = for_each(call, len(prompts))
-        return pixels(pipe(prompt=prompts, generator=generators, output_type="np", **arguments).images)
+    with memory_errors(len(prompts)), global_noise():
+        return images_of(
+            pipe, pipe(prompt=prompts, generator=generators, output_type="np", **for_each(call, len(prompts)))
+        )
+
+
+def images_of(pipe: Any, made: Any) -> np.ndarray:
+    """The images [N, H, W, 3] uint8 of what a pipeline returned with `output_type="np"`.
+
+    Raises UnsupportedModel: it returned something else, as pipelines of videos do. NotFinite: as `pixels`.
+    """
+    if (images := getattr(made, "images", None)) is None:
+        raise UnsupportedModel(
+            f"{type(pipe).__name__} returns {', '.join(made.keys())}, not images, and this looks at images. What "
+            "attaches to the pipeline (`unleak.attach`) works without it"
+        )
+    return pixels(images)
+
+
+@contextmanager
+def global_noise(seed: int = 0) -> Iterator[None]:
+    """Seed torch's global generators, and put them back: some pipelines encode a reference image with them."""
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

@@ -17,9 +17,17 @@ from unleak.errors import BadInput, NotFinite, UnsupportedModel
 
 
 def step_of(pipe: Any) -> int:
-    """Of how many pixels height and width are multiples: a cell of the latents, or of what attends as one."""
+    """Of how many pixels height and width are multiples: a cell of the latents, or of what attends as one.
+
+    Raises UnsupportedModel: the pipeline does not tell.
+    """
     processor = getattr(pipe, "image_processor", None)
-    step = pipe.vae_scale_factor if processor is None else processor.config.vae_scale_factor
+    step = getattr(pipe if processor is None else processor.config, "vae_scale_factor", None)
+    if step is None:
+        raise UnsupportedModel(
+            f"{type(pipe).__name__} does not tell how many pixels a cell of its latents has (`vae_scale_factor`), so "
+            "no photo can be brought into its latents"
+        )
     denoiser: Any = Anatomy.of(pipe).denoiser
     patch = denoiser.config.get("patch_size")
     return int(step) * (patch if isinstance(patch, int) else 1)

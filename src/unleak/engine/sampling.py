@@ -38,8 +38,13 @@ class Sampling:
             for part in pipe.components.values():
                 if is_guider(part):
                     undo.shadow(part, "forward", partial(self._guide, part))
-        else:
+        elif hasattr(pipe, "encode_prompt"):
             undo.shadow(pipe, "encode_prompt", self._encode_prompt)
+        else:
+            raise UnsupportedModel(
+                f"{type(pipe).__name__} encodes its prompt inside its own call: without an `encode_prompt` nothing "
+                "tells which rows are the prompt's"
+            )
         if hasattr(pipe, "check_inputs"):
             undo.shadow(pipe, "check_inputs", self._check_inputs)
         if hasattr(pipe, "prepare_latents"):

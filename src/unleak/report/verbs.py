@@ -28,6 +28,7 @@ from unleak.copies.scan.scan import scan
 from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.drawing.doctor import PROMPT, Outcome, Report, examine, short_call
+from unleak.drawing.generate import global_noise
 from unleak.drawing.images import generate
 from unleak.engine.session import attach
 from unleak.errors import UnleakError, UnsupportedModel
@@ -80,7 +81,7 @@ class Trial:
 
     def _latents(self, prompt: str) -> Tensor:
         settings = {**self.call, "output_type": "latent", "return_dict": False}
-        with torch.no_grad():
+        with torch.no_grad(), global_noise():
             latents = self.pipe(prompt=prompt, generator=torch.Generator("cpu").manual_seed(0), **settings)[0]
         return torch.as_tensor(latents)
 

@@ -260,6 +260,9 @@ def _ovis():
     )
 
 
+EMPTY = 128_000  #: the token that Bria's pipeline gives for an empty text, whatever its tokenizer
+
+
 def _bria_fibo():
     tokenizer = qwen_tokenizer()
     transformer = diffusers.BriaFiboTransformer2DModel(
@@ -276,7 +279,9 @@ def _bria_fibo():
         transformer=sharp(transformer),
         scheduler=flow(use_dynamic_shifting=True),
         vae=wan_autoencoder(),
-        text_encoder=language_model(transformers.SmolLM3ForCausalLM, transformers.SmolLM3Config, tokenizer),
+        text_encoder=language_model(
+            transformers.SmolLM3ForCausalLM, transformers.SmolLM3Config, tokenizer, vocab=EMPTY + 1
+        ),
         tokenizer=tokenizer,
     )
 

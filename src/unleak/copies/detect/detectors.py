@@ -244,11 +244,13 @@ class BrightEnding(Detector):
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         pairs = ctx.state.setdefault("pairs", {})
         if self.looked_at is None or ctx.step in self.looked_at:
-            pairs.setdefault(ctx.step, with_and_without(ctx, preds, self.name))
+            pair = with_and_without(ctx, preds, self.name)
+            cells = slice(None if ctx.grid is None else ctx.grid.cells)  # without reference images
+            pairs.setdefault(ctx.step, [x[:, cells] if x.ndim == 3 else x for x in (pair.cond, pair.uncond)])
         if ctx.step == ctx.steps - 1:
             if not ctx.state.get("masks"):
                 raise UnsupportedModel("bright-ending: no site attends to the text at the resolution of the latents")
             mask = torch.stack(list(ctx.state["masks"].values())).mean(0)
             ctx.results[f"{self.name}/mask"] = mask
-            for step, pair in pairs.items():
-                self.note(ctx, localised_magnitude(pair.cond, pair.uncond, mask), step)
+            for step, (cond, uncond) in pairs.items():
+                self.note(ctx, localised_magnitude(cond, uncond, mask), step)

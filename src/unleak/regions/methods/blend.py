@@ -69,12 +69,17 @@ class Blend(Intervention):
 def latent_grid(ctx: Context, latents: Tensor) -> tuple[int, int]:
     """(height, width) of the latents in cells of the autoencoder.
 
-    Raises UnsupportedModel: the latents are packed, and the size of the image is not known.
+    Packed latents hold h w cells of the autoencoder, in the proportions of the image.
+
+    Raises UnsupportedModel: the latents are packed, and the size of the image is not known or does not fit.
     """
     if latents.ndim == 4:
         return latents.shape[-2], latents.shape[-1]
     height, width = ctx.pixels
     if height is None or width is None:
         raise UnsupportedModel("packed latents do not tell their height and width: give the pipeline height and width")
-    scale = int(ctx.pipe.vae_scale_factor)
-    return height // scale, width // scale
+    cells = latents[0].numel() / ctx.pipe.vae.config.latent_channels
+    h = round(math.sqrt(cells * height / width))
+    if h == 0 or h * (w := round(cells / h)) != cells:
+        raise UnsupportedModel(f"packed latents {list(latents.shape[1:])} are no picture of {height}x{width} pixels")
+    return h, w
