@@ -77,6 +77,10 @@ class NotFinite(UnleakError):
     """NaN or infinity where numbers were expected."""
 
 
+class WorkerLost(UnleakError):
+    """A worker of a cluster died and could not be replaced, or an input ended each that tried it."""
+
+
 class UnsupportedModel(UnleakError):
     """The pipeline has no part that unleak needs."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import fitting, number, prompts_of, say, show_row, ticking
+from unleak.cli.console import fitting, number, prompts_of, quiet_libraries, say, show_row, ticking
 from unleak.cli.options import (
     CALL,
     MODEL,
@@ -17,6 +17,7 @@ from unleak.cli.options import (
     CalibrationFile,
     Column,
     Detectors,
+    Engine,
     FirstSteps,
     Merge,
     PresetName,
@@ -24,9 +25,10 @@ from unleak.cli.options import (
     Settings,
     ShardOf,
     SomeItems,
+    WorkerCount,
     shard_of,
 )
-from unleak.errors import BadInput, UnsupportedModel
+from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.files.jsonl import check_rejects, rejects_of
 from unleak.files.outputs import Reads, prompt_files
 from unleak.files.parquet import growing
@@ -77,6 +79,8 @@ def scan(
     column: Column = None,
     shard: ShardOf = None,
     merge: Merge = None,
+    engine: Engine = "here",
+    workers: WorkerCount = None,
 ) -> None:
     """Which prompts make the model copy? Scores a file of prompts from the first denoising steps.
 
@@ -84,7 +88,9 @@ def scan(
     one, `--fail-over threshold` is what was calibrated. Many machines share a file by --shard 1/N to N/N, each with an
     -o of its own in one folder, and --merge joins them.
     """
-    mine = shard_of(shard, cmd.out)
+    mine, cluster = shard_of(shard, cmd.out), choose("engine", engine, ("here", "ray")) == "ray"
+    if workers is not None and not cluster:
+        raise BadInput("--workers are those of --engine ray: give that too")
     if (file is None) == (merge is None):
         raise BadInput("give a file of prompts, or --merge and the folder of the shards, and not both")
     count, limit = looked_at(cmd, first_steps), None
@@ -104,6 +110,12 @@ def scan(
     from unleak.copies.scan.calibrate import Calibration
 
     known = Calibration.load(calibration) if calibration else None
+    settings = {"column": column, "limit": limit, "shard": mine}
+    if cluster:
+        arguments = {"model": cmd.model, "seeds": seeds, "first_steps": count, "detectors_": detector,
+                     "calibration": known, "call": call, "own_calibration": shipped is not None,
+                     "load": {"device": cmd.device, "dtype": cmd.dtype, "offload": cmd.offload}}  # fmt: skip
+        return show_scan(cmd, file, on_ray(cmd, file, workers, arguments, lines, settings))
     pipe = cmd.open()
     from unleak.copies.scan.scan import plan
     from unleak.copies.scan.scan_file import scan_file
@@ -114,9 +126,28 @@ def scan(
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
     with ticking("scanning", lines, so_far=True) as tick:
-        summary = scan_file(pipe, file, out, what, model=cmd.model, column=column, limit=limit, shard=mine,
-                   progress=tick)  # fmt: skip
+        summary = scan_file(pipe, file, out, what, model=cmd.model, progress=tick, **settings)
     show_scan(cmd, file, summary)
+
+
+def on_ray(
+    cmd: Command, file: Path, count: int | None, arguments: dict[str, Any], lines: int | None, settings: dict[str, Any]
+) -> ScanSummary:
+    """The scan by workers of a cluster, each of which opens the model itself."""
+    from unleak.copies.scan.scan_file import scan_by
+    from unleak.copies.scan.scanner import Scanner
+    from unleak.integrations.ray_workers import RayWorkers
+
+    quiet_libraries()
+    with RayWorkers(Scanner, arguments, count) as workers:
+        say("note", f"{workers.count} workers")
+        (note,) = workers.map("noted", [None])
+        if note and cmd.fail_over == "threshold":
+            raise BadInput(note)
+        if note:
+            say("note", note)
+        with ticking("scanning", lines, so_far=True) as tick:
+            return scan_by(workers, file, cmd.out, progress=tick, **settings)
 
 
 def merged(cmd: Command, folder: Path, limit: float | None) -> None:

@@ -66,6 +66,12 @@ Merge = Annotated[
     typer.Option("--merge", metavar="DIR", help="Join the outputs of all shards in a folder instead."),
     Reads("shards", shards_in),
 ]
+Engine = Annotated[
+    str, typer.Option("--engine", help="Where it runs: here, or ray: a Ray cluster, joined (RAY_ADDRESS) or started.")
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", min=1, max=10_000, help="Of --engine ray; default: one for each GPU or CPU.")
+]
 Detectors = Annotated[
     list[str] | None, typer.Option("--detector", help="Repeat it for several; the first gives the score.")
 ]

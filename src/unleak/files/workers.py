@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from unleak.errors import NotFinite, UnleakError
+from unleak.errors import NotFinite, UnleakError, WorkerLost
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ def answered(
 ) -> Iterator[tuple[T, Any]]:
     """(what an input is known by, the answer) for pairs of (what it is known by, the input), in order.
 
-    Raises NotFinite, which `name` says the input of; and whatever the workers raise.
+    Raises NotFinite or WorkerLost, which `name` says the input of; and whatever the workers raise.
     """
     waiting = deque[T]()
 
@@ -54,8 +54,8 @@ def answered(
     try:
         for answer in workers.map(method, given()):
             yield waiting.popleft(), answer
-    except NotFinite as e:
-        raise NotFinite(f"{name(waiting[0])}: {e}") from e
+    except (NotFinite, WorkerLost) as e:
+        raise type(e)(f"{name(waiting[0])}: {e}" if waiting else str(e)) from e
 
 
 def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -13,7 +13,7 @@ from itertools import count, islice
 from typing import Any
 
 from unleak import models
-from unleak.copies.scan.calibrate import fingerprint_of
+from unleak.copies.scan.calibrate import Calibration, fingerprint_of
 from unleak.copies.scan.scan import ScanPlan, fits, measure
 from unleak.copies.scan.scan import plan as make_plan
 from unleak.errors import BadInput
@@ -31,6 +31,7 @@ class Scanner:
         plan: instead of them, what was planned already.
         name: of the model, for the record. column: which column of a batch holds the prompts.
         load: arguments of `unleak.models.load`: device, dtype, offload.
+        own_calibration: use the one that comes with a named model, where it holds; `note` says where it does not.
 
     Raises:
         BadInput, UnsupportedModel: see `plan`; and whatever opening a model raises.
@@ -44,12 +45,20 @@ class Scanner:
         name: str = "",
         column: str = "prompt",
         load: Mapping[str, Any] | None = None,
+        own_calibration: bool = False,
         **settings: Any,
     ) -> None:
+        self.note = ""
+        own = models.calibration(model) if own_calibration and isinstance(model, str) else None
         if isinstance(model, str):
             name, settings["call"] = name or model, {**models.settings(model), **(settings.get("call") or {})}
             model = models.load(model, **(load or {}))
         self.pipe, self.name, self.column = model, name, column
+        if own is not None:
+            try:
+                plan = make_plan(model, **{**settings, "calibration": Calibration.load(own)})
+            except BadInput as e:
+                self.note = f"the model's own calibration is not used: {e}"
         self.plan = plan if plan is not None else make_plan(model, **settings)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +75,10 @@ class Scanner:
         nothing = {"score": float("nan"), "memorized": None, "scores": None, "images": None}
         rows = [next(records) if error is None else nothing for error in errors]
         return {**batch, **{name: [row[name] for row in rows] for name in nothing}, "error": errors}
+
+    def noted(self, _: None = None) -> str:
+        """What a user should know; "" for nothing."""
+        return self.note
 
     def about(self, _: None = None) -> dict[str, Any]:
         """Everything but the prompt that decides a record."""
