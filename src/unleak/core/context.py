@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from unleak.core.anatomy import Anatomy, Grid
+from unleak.core.predictions import clean_latents
 from unleak.core.rows import GUIDANCE, Branch, Rows, Which
+from unleak.errors import UnsupportedModel
 from unleak.text.call import Encoded
 from unleak.text.prompts import TextRows
 
@@ -106,6 +108,38 @@ class Context:
         call = self._run.calls.get(rows) if isinstance(rows, str) else None
         latents, known = (self._run.latents, self.rows) if call is None else (call.latents, call.rows)
         return latents[list(known.first(rows))]
+
+    @property
+    def sign(self) -> int | None:
+        """-1 where the pipeline negates what the denoiser predicts before its scheduler steps, else 1.
+
+        None while no step has shown it: up to `on_latents` of a session's first step, where one call of the denoiser
+        has all branches; and where what the scheduler is given is no combination of predictions.
+        """
+        sign: int | None = self._run.sign
+        return sign
+
+    def clean_latents(self, output: Tensor) -> Tensor:
+        """z0 that predictions for the prompt stand for in this step, [images, ...]; tokens of reference images are left
+        out. For `on_prediction` and `on_latents`.
+
+        While the sign is None in `on_prediction` it is taken as 1. The scheduler's step raises UnsupportedModel if it
+        shows another: a method that can wait reads in `on_latents`.
+
+        Raises:
+            UnsupportedModel: the step does not show the sign, or the scheduler's parametrisation is not known.
+        """
+        if self.sign is None and self._run.sign_sought:
+            raise UnsupportedModel(
+                f"what {type(self.pipe).__name__} gives its scheduler is no combination of what its denoiser predicts, "
+                "so the clean latents of a prediction are not known: leave out what combines them otherwise (a guider "
+                "of another kind, a callback), or use a method that does not read clean latents"
+            )
+        self._run.sign_trusted |= self.sign is None
+        x = self.latents().to(output)
+        cells = self._run.cells_of(x)
+        x, output = (x, output) if cells is None else (x[:, :cells], output[:, :cells])
+        return clean_latents(self.pipe.scheduler, x, output if self.sign != -1 else -output, self.timestep)
 
     @property
     def distilled(self) -> bool:

@@ -13,6 +13,7 @@ flow rectified flow (Liu et al., arXiv 2209.03003). Guidance: Ho and Salimans, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +47,7 @@ def predicted(output: Tensor, x: Tensor, kind: str, level: Level) -> Prediction:
 
     Raises UnsupportedModel: an unknown kind.
     """
-    if output.ndim == 4 and output.shape[1] == 2 * x.shape[1]:
-        output = output[:, : x.shape[1]]
+    output = _without_variance(output, x.shape[1])
     s, g = level
     if kind == "epsilon":
         return Prediction((x - g * output) / s, output)
@@ -60,12 +60,16 @@ def predicted(output: Tensor, x: Tensor, kind: str, level: Level) -> Prediction:
     raise UnsupportedModel(f"the scheduler predicts {kind!r}; unleak knows noise, sample, velocity, flow")
 
 
+def _without_variance(output: Tensor, channels: int) -> Tensor:
+    return output[:, :channels] if output.ndim == 4 and output.shape[1] == 2 * channels else output
+
+
 def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) -> Tensor:
     """z0 of an output, by the scheduler's own parametrisation; of the shape of `x`.
 
     Args:
-        x: latents as the denoiser is given them. output: its output. Channels of a condition, which some models read
-            behind the latents, are left out.
+        x: latents as the denoiser is given them. Channels of a condition, which some models read behind the latents,
+            are left out. output: what the scheduler is given for them (see `sign_of`).
         timestep: in the scheduler's units.
 
     Raises UnsupportedModel: the scheduler names another parametrisation, or has no alphas.
@@ -73,7 +77,7 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
     x = x[:, : output.shape[1]] if x.ndim == 4 else x[..., : output.shape[-1]]
     kind = scheduler.config.get("prediction_type", "flow_prediction" if _is_flow(scheduler, timestep) else "unknown")
     if kind == "flow_prediction":
-        g = timestep / scheduler.config.num_train_timesteps
+        g = _flow_level(scheduler, timestep)
         return predicted(output, x, kind, Level(1 - g, g)).clean
     if not hasattr(scheduler, "alphas_cumprod"):
         raise UnsupportedModel(
@@ -81,6 +85,35 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
             "use a scheduler that has them (DDIM, DPM-Solver, Euler), or a method that does not read clean latents"
         )
     return predicted(output, x, kind, Level.of(scheduler.alphas_cumprod[int(timestep)].to(output))).clean
+
+
+def sign_of(given: Tensor, predictions: Sequence[Tensor], channels: int) -> int | None:
+    """Whether a scheduler is given what the denoiser predicts, 1, or the negative of it, -1.
+
+    Every guidance adds weighted predictions, and the weights sum to 1 or to a positive factor: ``u + w (c - u)`` has
+    1 - w and w. So the sign is that of their sum, by least squares. None where they do not give what is given.
+
+    Args:
+        given: to the scheduler's step, [images, ...].
+        predictions: of each image, all [k, ...] that the denoiser gave the pipeline in this step; packed ones [k, N, C]
+            may have further tokens than the picture's.
+        channels: of the latents; a variance behind them is left out.
+    """
+    if len(given) != len(predictions):
+        return None
+    signs = set()
+    for e, rows in zip(_without_variance(given, channels), predictions, strict=True):
+        each = _without_variance(rows, channels)
+        each = each[:, : len(e)] if each.ndim == 3 and e.ndim == 2 else each
+        if each[0].numel() != e.numel():
+            return None
+        e, each = e.flatten().double().cpu(), each.flatten(1).double().cpu()
+        basis = torch.cat([each[:1], each[1:] - each[:1]])  # the weight of the first is the sum of all weights
+        weights = torch.linalg.pinv(basis @ basis.T, rtol=1e-12, hermitian=True) @ (basis @ e)
+        if (e - weights @ basis).square().sum() > 1e-3 * e.square().sum() or not weights[0]:
+            return None
+        signs.add(1 if weights[0] > 0 else -1)
+    return signs.pop() if len(signs) == 1 else None
 
 
 class Combination(NamedTuple):
@@ -125,6 +158,15 @@ def combination_of(combined: Tensor, uncond: Tensor, cond: Tensor) -> Combinatio
 
 def _lengths(x: Tensor) -> Tensor:
     return x.norm(dim=-1, keepdim=True)
+
+
+def _flow_level(scheduler: Any, timestep: float) -> float:
+    """The noise level of a flow at a timestep: the scheduler's own sigma, where it has one for it."""
+    n, sigmas = scheduler.config.num_train_timesteps, getattr(scheduler, "sigmas", None)
+    if sigmas is None or not len(sigmas):
+        return timestep / n
+    near = float(sigmas[int(abs(sigmas * n - timestep).argmin())])
+    return near if abs(near * n - timestep) <= 1e-3 * n else timestep / n
 
 
 def _is_flow(scheduler: Any, timestep: float) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.engine.run import Run
@@ -18,7 +20,7 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class _Until(Intervention):
-    """Ends the call once `steps` steps are predicted (None: never); 0 ends it before the denoiser runs."""
+    """Ends the call after the scheduler's step `steps` (None: never); 0 ends it before the denoiser runs."""
 
     steps: int | None = None
     uses_text = True  # so that a prompt that does not fit is an error
@@ -27,13 +29,13 @@ class _Until(Intervention):
         if self.steps == 0:
             raise _Enough
 
-    def on_prediction(self, ctx: Context, preds: Any) -> None:
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
         if ctx.step + 1 == self.steps:
             raise _Enough
 
 
 def first_steps(pipe: Any, steps: int | None, *interventions: Intervention, **call: Any) -> Run:
-    """`pipe(**call)` under interventions, ended after the predictions of its first `steps` steps.
+    """`pipe(**call)` under interventions, ended after its first `steps` steps.
 
     Nothing is decoded. None runs the whole trajectory; 0 only encodes the prompt. The pipeline is left as it was.
 

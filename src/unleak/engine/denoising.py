@@ -125,7 +125,8 @@ class Denoising:
             return None
         self._check_seen()
         observed = bool(run.dispatch("on_prediction"))
-        if not (observed or len(run.rows) > len(run.pipeline_rows)):
+        seeking = run.reads_predictions and run.sign is None
+        if not (observed or seeking or len(run.rows) > len(run.pipeline_rows)):
             return None
         prediction = stacked(first(output))
         combined: Tensor | dict[str, Tensor] | None = run.settled
@@ -139,7 +140,10 @@ class Denoising:
             guided = {"cond"} if run.encoded.uncond is None else {"cond", "uncond"}
             if guided <= here.keys():  # else the scheduler's step follows, and shows how the pipeline combines them
                 combined = self._combine(one_call=True)
-        return _replace_first(output, fold(prediction, run.rows, combined, len(run.pipeline_rows)))
+        own = fold(prediction, run.rows, combined, len(run.pipeline_rows))
+        if seeking:
+            run.returned.append((run.pipeline_rows, own))
+        return _replace_first(output, own) if observed or len(own) < len(prediction) else None
 
     def _check_seen(self) -> None:
         """Raise where chosen sites and modules did not run, which ran in another call with the same plain arguments
@@ -198,6 +202,8 @@ class Denoising:
         `output`: the prediction that the pipeline gives to the step.
         """
         run = self.run
+        if run.sign is None:
+            run.learn_sign(output)
         if run.predictions and not run.combined and run.dispatch("on_prediction"):
             run.pipeline_combined = output if isinstance(output, Tensor) else None
             self._combine(one_call=False)

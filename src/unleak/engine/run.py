@@ -13,6 +13,7 @@ from torch import Tensor
 from unleak.core.anatomy import Anatomy, Grid, eager
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
+from unleak.core.predictions import combination_of, sign_of
 from unleak.core.rows import Branch, Rows
 from unleak.engine.arguments import stacked
 from unleak.engine.batch import Arguments, grow, split, take, whole
@@ -56,6 +57,9 @@ class Run:
         drawn: what the pipeline prepared as latents, before the first step.
         calls: by label, the denoiser call that gave its prediction of this step.
         pipeline_combined: what the pipeline makes of them, where it calls the denoiser once per branch.
+        returned: rows and predictions of this step's calls as the pipeline got them, until the sign is known.
+        sign: see `Context.sign`. sign_sought: a step of this generation did not show it. sign_trusted: it was taken as
+            1 before that.
         guided: what its guider makes of other predictions of this step, by label; None without a guider.
     """
 
@@ -73,6 +77,8 @@ class Run:
         }
         inside = [seam for seam in STEPPING if seam != "on_latents"]
         self.steps_in = any(item.has(seam) for item in self.interventions for seam in inside)
+        self.reads_predictions = any(item.has("on_prediction") for item in self.interventions)
+        self.sign: int | None = None
         self.results: dict[str, Any] = {}
         self.log: list[dict[str, Any]] = []
         self.clock = Clock()
@@ -130,6 +136,7 @@ class Run:
         self.latents = torch.empty(0)
         self.pixels = None, None
         self.predicting = False
+        self.sign_sought = self.sign_trusted = False
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -137,6 +144,7 @@ class Run:
         self.calls: dict[str, DenoiserCall] = {}
         self.shared: dict[Any, Any] = {}
         self.pipeline_combined: Tensor | None = None
+        self.returned: list[tuple[Rows, Tensor]] = []
         self.guided: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.combined = False
         self.settled: Tensor | None = None
@@ -232,6 +240,30 @@ class Run:
             added = range(len(call.own), len(rows))
             own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
             yield take(inputs, len(rows), added, self.known), own
+
+    def learn_sign(self, given: Any) -> None:
+        """At the scheduler's step, from what it is given. Raises UnsupportedModel: predictions that the pipeline
+        negates were read already as if it did not."""
+        self.sign_sought = True
+        if not self.returned or not isinstance(given, Tensor):
+            return
+        each: dict[int, list[Tensor]] = {}
+        for rows, prediction in self.returned:
+            for image, row in zip(rows.images, prediction, strict=True):
+                each.setdefault(image, []).append(row)
+        images = [torch.stack(each[image]) for image in sorted(each)]
+        self.sign = sign_of(given, images, self.latents.shape[1])
+        uncond, cond = self.predictions.get("uncond"), self.predictions.get("cond")
+        if self.sign is None and cond is not None:  # rescaled, each vector by another factor
+            how = combination_of(given, cond if uncond is None else uncond, cond)
+            self.sign = None if how is None else how.sign
+        if self.sign_trusted and self.sign != 1:
+            raise UnsupportedModel(
+                f"{type(self.pipe).__name__} negates or changes what its denoiser predicts before the scheduler steps, "
+                "which its first step has shown only now, after clean latents were read from its predictions: let a "
+                "gate read another detector (magnitude), or calibrate one that does not read clean latents"
+            )
+        self.sign_trusted = False
 
     # -- the log -------------------------------------------------------------------------------------------
 

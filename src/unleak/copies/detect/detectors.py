@@ -29,7 +29,6 @@ from unleak.copies.detect.guided import Guided, guidance_pair
 from unleak.core.attention import AttentionCall
 from unleak.core.context import Context
 from unleak.core.intervention import Intervention
-from unleak.core.predictions import clean_latents
 from unleak.engine.run import Run
 from unleak.errors import BadInput, NotFinite, UnsupportedModel, choose
 from unleak.text.positions import summary_rows
@@ -135,9 +134,16 @@ class Collapse(Detector):
     name = "collapse"
     compares = True
 
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
+        ctx.state["preds"] = preds
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
+        """The step has shown what the scheduler makes of a prediction."""
+        if (preds := ctx.state.pop("preds", None)) is not None:
+            self.note(ctx, self.measure(ctx, preds))
+
     def measure(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor:
-        latents = ctx.latents().to(preds["cond"])
-        return by_prompt(ctx, clean_latents(ctx.pipe.scheduler, latents, preds["cond"], ctx.timestep))
+        return by_prompt(ctx, ctx.clean_latents(preds["cond"]))
 
 
 def prompts_of_images(ctx: Context, images: int) -> list[str]:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unleak.copies.methods.gate import Gated
-from unleak.core.predictions import clean_latents, guidance
+from unleak.copies.detect.guided import Guided
+from unleak.copies.methods.gate import Gated, plain, sign_at_step
+from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput
 
@@ -67,20 +68,26 @@ class Detour(Gated):
         if chosen == ():
             return None
         here = tuple(range(len(cond))) if chosen is None else chosen
-        latents = ctx.latents().to(cond)
-        picture = clean_latents(ctx.pipe.scheduler, latents, cond, ctx.timestep)[list(here)].flatten(1).float()
-        copy = ctx.state.setdefault("copy", picture)
-        leads = torch.cosine_similarity(picture, copy)
-        ctx.results.setdefault(OTHER, []).append(leads.tolist())
-        away = [i for i, cosine in zip(here, leads.tolist(), strict=True) if cosine >= self.near]
+        leads = [1.0] * len(here)  # the first prediction is x* itself
+        if (copy := ctx.state.get("copy")) is None:
+            ctx.state["first"] = here, cond
+        else:
+            leads = torch.cosine_similarity(_pictures(ctx, cond, here), copy).tolist()
+        ctx.results.setdefault(OTHER, []).append(leads)
+        away = [i for i, cosine in zip(here, leads, strict=True) if cosine >= self.near]
         followed = self._others(ctx, preds, away)
 
         target = torch.stack([followed.get(i, cond[i]) for i in here])
         if "uncond" not in preds:  # what the denoiser predicts is e_hat already: of one row, at any scale
-            combined = cond.clone()
-            combined[list(here)] = target
+            combined = plain(ctx, Guided(cond, cond), cond, 1.0)
+            combined[list(here)] = (sign_at_step(ctx) * target).to(combined)
             return combined
         return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, target, w), self.scale)
+
+    def on_latents(self, ctx: Context, latents: Tensor) -> None:
+        """x*, once the first step has shown what the scheduler makes of a prediction."""
+        if (first := ctx.state.pop("first", None)) is not None:
+            ctx.state.setdefault("copy", _pictures(ctx, first[1], first[0]))
 
     def _others(self, ctx: Context, preds: Mapping[str, Tensor], away: list[int]) -> dict[int, Tensor]:
         """Predictions for the other text by image; those that were not asked for in this call cost another one."""
@@ -93,3 +100,8 @@ class Detour(Gated):
     def _rows(self, ctx: Context, images: tuple[int, ...]) -> Branch:
         text = ctx.encode([self.text])
         return Branch(OTHER, "cond", images, text.rows[0], text.pooled, text.mask)
+
+
+def _pictures(ctx: Context, cond: Tensor, images: Sequence[int]) -> Tensor:
+    """x(c) of some images, [n, numbers]."""
+    return ctx.clean_latents(cond)[list(images)].flatten(1).float()

@@ -131,7 +131,7 @@ class Gated(Intervention):
             how = combination(ctx, pair, scale)
             ctx.state["guided"] = True
         elif ctx.state.get("guided"):  # a callback has turned guidance off
-            pair, how = Guided(cond, cond), Combination(1.0)
+            pair, how = Guided(cond, cond), Combination(1.0, sign_at_step(ctx))
         else:
             raise no_guidance()
         here = slice(None) if chosen is None else list(chosen)
@@ -156,6 +156,11 @@ def plain(ctx: Context, pair: Guided, cond: Tensor, scale: float) -> Tensor:
     return guidance(pair.uncond, pair.cond, scale) if pair.distilled is None else cond.clone()
 
 
+def sign_at_step(ctx: Context) -> int:
+    """What a combined prediction is multiplied by: where the scheduler's step is given it, as by the pipeline."""
+    return -1 if ctx.pipeline_combined is not None and ctx.sign == -1 else 1
+
+
 def combination(ctx: Context, pair: Guided, given: float | None) -> Combination:
     """How the pipeline combines: at a given scale, the one that its own combination shows, or its `guidance_scale`."""
     pipe: Any = ctx.pipe
@@ -165,7 +170,7 @@ def combination(ctx: Context, pair: Guided, given: float | None) -> Combination:
     if pair.distilled is None and ctx.pipeline_combined is not None:
         shown = combination_of(ctx.pipeline_combined, pair.uncond, pair.cond)
     if given is not None:
-        return Combination(given) if shown is None else shown._replace(scale=given)
+        return Combination(given, sign_at_step(ctx)) if shown is None else shown._replace(scale=given)
     if shown is not None:
         return shown
     if pair.distilled is None and ctx.pipeline_combined is not None:
