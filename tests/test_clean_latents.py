@@ -67,7 +67,7 @@ def test_the_true_flow_of_a_picture_is_read_as_that_picture(name):
     hook.remove()
 
 
-@pytest.mark.parametrize("name", ["lumina2", "sd3.5"])
+@pytest.mark.parametrize("name", ["lumina2", "z-image", "sd3.5"])
 def test_a_detour_stays_by_the_picture_that_the_prompt_leads_to(name):
     one = family(name)
     pipe = one.pipe()
@@ -79,7 +79,7 @@ def test_a_detour_stays_by_the_picture_that_the_prompt_leads_to(name):
     hook.remove()
 
 
-@pytest.mark.parametrize("name", ["lumina2", "sd3.5"])
+@pytest.mark.parametrize("name", ["lumina2", "z-image", "sd3.5"])
 def test_a_detour_by_the_prompt_itself_changes_nothing(name):
     """What the scheduler is given keeps its sign, also in steps that are not guided."""
     one = family(name)

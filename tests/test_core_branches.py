@@ -9,7 +9,7 @@ import torch
 
 from tiny import draw, tiny
 from unleak.core.intervention import Intervention, Window
-from unleak.core.rows import Branch, Rows
+from unleak.core.rows import POOLED, Branch, Rows
 from unleak.engine.batch import fold, grow, label_rows
 from unleak.engine.session import attach
 from unleak.errors import BadInput, Conflict, NotFinite, UnsupportedModel
@@ -101,10 +101,11 @@ def test_branches_may_be_of_some_images_and_replace_named_inputs():
 def test_pooled_vectors_go_where_the_denoiser_takes_them(where):
     rows, own = Rows(("cond",) * 2, (0, 1)), torch.randn(2, 7)
     inputs = {"encoder_hidden_states": torch.randn(2, 5, 6)}
-    grown, _ = grow(inputs | where(own), rows, [Branch("b", images=(1,), pooled=torch.ones(7))])
+    known = {POOLED: ("text_embeds", "pooled_projections")}
+    grown, _ = grow(inputs | where(own), rows, [Branch("b", images=(1,), pooled=torch.ones(7))], known)
     expected = where(torch.cat([own, torch.ones(1, 7)]))
     torch.testing.assert_close({name: grown[name] for name in expected}, expected, rtol=0, atol=0)
-    with pytest.raises(BadInput, match="text_embeds or pooled_projections"):
+    with pytest.raises(UnsupportedModel, match="pooled vector"):
         grow(inputs, rows, [Branch("b", pooled=torch.ones(7))])
 
 

@@ -17,9 +17,9 @@ Names = tuple[str, ...]
 
 LATENTS: Names = ("sample", "hidden_states")
 TEXT: Names = ("encoder_hidden_states",)
-POOLED: Names = ("text_embeds", "pooled_projections")
+POOLED: Names = ("pooled vector",)
 GUIDANCE: Names = ("guidance",)
-MASK: Names = ("encoder_attention_mask", "encoder_hidden_states_mask")
+MASK: Names = ("text mask",)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unleak.core.rows import Rows
-from unleak.engine.batch import label_rows
+from unleak.core.rows import MASK, POOLED, Rows
+from unleak.engine.batch import Arguments, label_rows
 from unleak.errors import UnsupportedModel
 from unleak.text.call import Encoded
 
@@ -70,6 +70,32 @@ def _texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, list[Tensor]]]:
         rows = rows_of(value)
         if rows and all(row.ndim == 2 and row.is_floating_point() for row in rows):
             yield name, rows
+
+
+def beside(inputs: Mapping[str, Any], text: str, encoded: Encoded, rows: Rows) -> Arguments:
+    """Which arguments hold what goes with the prompt's rows in this call: the pooled vectors that were encoded with
+    them, and their mask. The mask may go on with ones for the picture.
+
+    No argument holds a mask, (), where the denoiser is given none although some rows are masked, or takes lists.
+    """
+    named = {**inputs, **{n: v for item in inputs.values() if isinstance(item, Mapping) for n, v in item.items()}}
+    flat = {name: v for name, v in named.items() if isinstance(v, Tensor) and v.ndim == 2 and len(v) == len(rows)}
+    at = [i for i, label in enumerate(rows.labels) if label == "cond"] or list(range(len(rows)))
+    flat = {name: value[at] for name, value in flat.items()}
+    pooled = [name for name, value in flat.items() if value.is_floating_point() and _holds(value, encoded.pooled)]
+    masks = [name for name, value in flat.items() if _holds(value, encoded.masks)]
+    found = {POOLED: tuple(pooled), MASK: tuple(masks)}
+    unread = not isinstance(inputs[text], Tensor) or any(not bool(mask.all()) for mask in encoded.masks)
+    return {role: names for role, names in found.items() if names or (role == MASK and unread)}
+
+
+def _holds(value: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether each row [M] of a value begins with the numbers of some row [K] of the parts; what follows is ones."""
+    own = [part for rows in parts if rows.shape[1] <= value.shape[1] for part in rows]
+    return bool(own) and all(
+        any(torch.equal(row[: len(part)], part.to(row)) and bool((row[len(part) :] == 1).all()) for part in own)
+        for row in value
+    )
 
 
 def timestep(inputs: Mapping[str, Any], table: Sequence[float], units: float = 1000.0) -> float | None:

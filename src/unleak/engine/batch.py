@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.core.rows import Branch, Names, Rows
-from unleak.errors import BadInput
+from unleak.core.rows import MASK, POOLED, TEXT, Branch, Names, Rows
+from unleak.errors import BadInput, UnsupportedModel
 
 Arguments = Mapping[Names, Names]
 """What this denoiser calls an argument, by what denoisers call it."""
@@ -96,8 +96,58 @@ def grow(
     inputs = take(inputs, batch, keep, known)
     for branch, where in changed:
         for called, value in branch.inputs.items() if where else ():
-            _put(inputs, known.get(called, called), value, where)
+            _put(inputs, known.get(called, called), value, where, branch.mask)
     return inputs, grown
+
+
+def fits(inputs: Mapping[str, Any], branch: Branch, known: Arguments) -> bool:
+    """Whether the text of a branch is as long as the text rows of this call, or these are lists."""
+    texts = [inputs[name] for name in known.get(TEXT, TEXT) if isinstance(inputs.get(name), Tensor)]
+    return branch.text is None or all(branch.text.shape[-2] == text.shape[1] for text in texts)
+
+
+def with_text(inputs: dict[str, Any], branch: Branch, known: Arguments) -> dict[str, Any]:
+    """The arguments of a call of its own, [n, ...], with the branch's text in all rows, of whatever length.
+
+    What is as long as the text goes with it: its mask, a table of positions [L, 3] or [n, L, 3], and numbers that are
+    its length.
+
+    Raises:
+        UnsupportedModel: the text is longer, and there is a table; or an argument as long as the text is none of these.
+    """
+    (name,), text = known[TEXT], branch.text
+    assert text is not None
+    n, before, after = len(inputs[name]), inputs[name].shape[1], text.shape[-2]
+    mask = torch.ones(after) if branch.mask is None else branch.mask
+    if MASK not in known and not bool(mask.all()):
+        raise no_mask()
+
+    def along(called: str, value: Any) -> Any:
+        if called == name:
+            return text.to(value).expand(n, -1, -1)
+        if called in known.get(MASK, ()):
+            return torch.cat([mask.to(value).expand(n, -1), value[:, before:]], 1)
+        if isinstance(value, list | tuple) and value and all(item == before for item in value):
+            return type(value)([after] * len(value))
+        if not isinstance(value, Tensor) or value.ndim < 2 or before not in value.shape[: value.ndim - 1]:
+            return value
+        axis = value.ndim - 2
+        if value.ndim > 3 or value.shape[axis] != before or value.shape[-1] > 4 or after > before:
+            raise UnsupportedModel(
+                f"the other text has {after} rows, the prompt {before}, and {called} {tuple(value.shape)} goes with "
+                "these: give a text with fewer tokens, or as many"
+            )
+        return value.narrow(axis, 0, after)
+
+    held = {called for names, own in known.items() if names not in (TEXT, MASK) for called in own}
+    return {called: value if called in held else along(called, value) for called, value in inputs.items()}
+
+
+def no_mask() -> UnsupportedModel:
+    return UnsupportedModel(
+        "some rows of the other text count for nothing, and the denoiser is given no mask for the prompt's, all of "
+        "which count: give a text of as many tokens as the prompt"
+    )
 
 
 def whole(
@@ -111,7 +161,7 @@ def whole(
     inputs, n = take(inputs, len(rows), range(len(rows)), known), len({rows.images[i] for i in like})
     for names, value in branch.inputs.items():
         for group in range(0, len(like), n or 1):
-            _put(inputs, known.get(names, names), value, like[group : group + n])
+            _put(inputs, known.get(names, names), value, like[group : group + n], branch.mask)
     labels = tuple(branch.name if i in like else "beside" for i in range(len(rows)))
     return inputs, replace(rows, labels=labels, known=rows.known | {branch.name, "beside"})
 
@@ -162,19 +212,33 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(item)
 
 
-def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int]) -> None:
-    """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours."""
+def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int], mask: Tensor | None) -> None:
+    """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours. Lists
+    are given the rows that the mask lets count."""
+    if not names or (names == MASK and bool(value.all())):
+        return
     holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
     for target in (holder.get(name) for holder in holders for name in names):
         if isinstance(target, Tensor):
+            if value is mask:  # what goes on behind it stays
+                target = target[:, : value.shape[-1]]
             if value.shape[max(0, value.ndim - target.ndim + 1) :] != target.shape[1:]:
                 raise BadInput(f"rows {tuple(value.shape)} do not fit the argument {names[0]} {tuple(target.shape)}")
             target[list(rows)] = value.to(target).expand(len(rows), *target.shape[1:])
             return
         if isinstance(target, list):
-            for row, own in zip(rows, value.expand(len(rows), *value.shape[-target[0].ndim :]), strict=True):
-                target[row] = own.to(target[row])
+            counts = None if mask is None else mask.bool().expand(len(rows), -1)
+            each = value.expand(len(rows), *value.shape[-target[0].ndim :])
+            for i, (row, own) in enumerate(zip(rows, each, strict=True)):
+                target[row] = (own if counts is None else own[counts[i]]).to(target[row])
             return
+    if names == MASK:
+        raise no_mask()
+    if names == POOLED:
+        raise UnsupportedModel(
+            f"no argument of the denoiser equals the pooled vector of the prompt; it is called with {sorted(inputs)}. "
+            "Give `prompt`, and leave callbacks out that change its vectors"
+        )
     raise BadInput(f"the denoiser is not called with an argument {' or '.join(names)}; it has {sorted(inputs)}")
 
 

@@ -17,12 +17,12 @@ from unleak.core.intervention import ALL
 from unleak.core.rows import LATENTS, TEXT, Rows
 from unleak.core.scores import default_scale
 from unleak.engine.arguments import find, rows_of, stacked, timestep
-from unleak.engine.batch import fold, grow, split
+from unleak.engine.batch import fits, fold, grow, split
 from unleak.engine.execute import execute
 from unleak.engine.layouts import Layouts, learn
 from unleak.engine.perturbed import Perturbations, caches
 from unleak.engine.resolve import changes_nothing, resolve
-from unleak.engine.run import DenoiserCall, Run, first
+from unleak.engine.run import Run, first
 from unleak.engine.tap import SDPA, Running
 from unleak.engine.undo import Undo
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
@@ -65,10 +65,12 @@ class Denoising:
         self._measure(latents, inputs)
         layouts = self.layouts
         branches = [branch for _, ask in run.dispatch("branches") for branch in ask() or ()]
-        if branches and run.rows.repeat:
-            run.predictions |= {} if run.combined else run.predict(branches)
-        elif branches:
-            inputs, run.rows = grow(inputs, run.pipeline_rows, branches, run.known)
+        known = run.known_in(run.call, branches)
+        apart = [b for b in branches if run.rows.repeat or not fits(inputs, b, known)]
+        if here := [b for b in apart if run.rows.repeat or b.like in run.rows.labels]:
+            run.predictions |= {} if run.combined else run.predict(here)
+        if together := [b for b in branches if b not in apart]:
+            inputs, run.rows = grow(inputs, run.pipeline_rows, together, known)
         self.layouts = layouts  # the calls that asked for other rows had their own
         run.latents = stacked(inputs[self.arguments[0]])
         run.count(denoiser_calls=1, denoiser_rows=len(run.rows))
@@ -133,7 +135,7 @@ class Denoising:
         if observed and not run.combined:
             run.rows.of("cond")  # raises where rows cannot be told apart
             here = split(prediction, run.rows)
-            call = DenoiserCall(run.inputs, run.pipeline_rows, run.latents, run.rows)
+            call = run.call
             for name, value in here.items():
                 run.predictions.setdefault(name, value)
                 run.calls.setdefault(name, call)

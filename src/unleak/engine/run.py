@@ -14,9 +14,9 @@ from unleak.core.anatomy import Anatomy, Grid, eager
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
 from unleak.core.predictions import combination_of, sign_of
-from unleak.core.rows import Branch, Rows
-from unleak.engine.arguments import stacked
-from unleak.engine.batch import Arguments, grow, split, take, whole
+from unleak.core.rows import TEXT, Branch, Rows
+from unleak.engine.arguments import beside, stacked
+from unleak.engine.batch import Arguments, fits, grow, split, take, whole, with_text
 from unleak.engine.clock import Clock
 from unleak.engine.tap import Tap
 from unleak.errors import BadInput, NoSite, UnsupportedModel
@@ -229,17 +229,31 @@ class Run:
     def _extra_calls(self, branches: Sequence[Branch]) -> Iterator[tuple[dict[str, Any], Rows]]:
         """Arguments and rows of the calls that predict these branches: one for those of one call of the pipeline, or
         one for each where that call repeats rows."""
-        now = DenoiserCall(self.inputs, self.pipeline_rows, self.latents, self.rows)
+        now = self.call
         calls = [now if b.like in now.own.labels else self.calls.get(b.like, now) for b in branches]
         for call in dict.fromkeys(calls):
             here = [branch for branch, other in zip(branches, calls, strict=True) if other is call]
+            known = self.known_in(call, here)
             if call.own.repeat:
-                yield from (whole(call.inputs, call.own, branch, self.known) for branch in here)
+                yield from (whole(call.inputs, call.own, branch, known) for branch in here)
                 continue
-            inputs, rows = grow(call.inputs, call.own, here, self.known)
-            added = range(len(call.own), len(rows))
-            own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
-            yield take(inputs, len(rows), added, self.known), own
+            if together := [branch for branch in here if fits(call.inputs, branch, known)]:
+                yield _added(call, together, known)
+            for branch in here:
+                if branch not in together:
+                    inputs, own = _added(call, [replace(branch, text=None, mask=None)], known)
+                    yield with_text(inputs, branch, known), own
+
+    @property
+    def call(self) -> DenoiserCall:
+        """The pipeline's current call."""
+        return DenoiserCall(self.inputs, self.pipeline_rows, self.latents, self.rows)
+
+    def known_in(self, call: DenoiserCall, branches: Sequence[Branch]) -> Arguments:
+        """`known`, with what goes with the text in this call where a branch has another."""
+        if all(branch.text is None and branch.pooled is None and branch.mask is None for branch in branches):
+            return self.known
+        return {**self.known, **beside(call.inputs, self.known[TEXT][0], self.encoded, call.own)}
 
     def learn_sign(self, given: Any) -> None:
         """At the scheduler's step, from what it is given. Raises UnsupportedModel: predictions that the pipeline
@@ -275,6 +289,14 @@ class Run:
         """One more `what` of an intervention at a site or module."""
         counts = self.log[-1]["edits"].setdefault(label, {}).setdefault(what, {})
         counts[where] = counts.get(where, 0) + 1
+
+
+def _added(call: DenoiserCall, branches: Sequence[Branch], known: Arguments) -> tuple[dict[str, Any], Rows]:
+    """Arguments and rows of a call on the rows of these branches alone."""
+    inputs, rows = grow(call.inputs, call.own, branches, known)
+    added = range(len(call.own), len(rows))
+    own = replace(rows, labels=rows.labels[added.start :], images=rows.images[added.start :])
+    return take(inputs, len(rows), added, known), own
 
 
 def first(value: Any) -> Any:

@@ -173,6 +173,7 @@ class Encoded:
 
     `cond` and `uncond` are [images, K, D], as `text_rows` makes them of whatever the pipeline has. `cut` has the calls
     of encoders that lost a part of a prompt which another one holds whole; no item is looked for in these.
+    `pooled` [n, P] and `masks` [n, K] are all that the pipeline encoded beside the rows, of prompts and negative ones.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -181,6 +182,8 @@ class Encoded:
     cond: Tensor | None = None
     uncond: Tensor | None = None
     cut: dict[str, TextCall] = field(default_factory=dict)
+    pooled: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
     _known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property

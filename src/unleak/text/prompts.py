@@ -74,7 +74,8 @@ class Prompts:
         if self._passes == 2 and "negative_prompt" not in signature.parameters:
             with self._pause():
                 returned = original(*args, **kwargs)
-            self.encoded.uncond = _parts_of(returned, len(_texts(given.get("prompt"))) or None)[0][0]
+            rows = self._with_them(_parts_of(returned, len(_texts(given.get("prompt"))) or None))
+            self.encoded.uncond = rows[0]
             return returned
         self.encoded = Encoded(
             prompts=_texts(given.get("prompt")),
@@ -94,12 +95,19 @@ class Prompts:
             why = "".join(f"; {name}: {reason}" for name, reason in self._reasons.items())
             raise UnsupportedModel(f"the prompt was not recognised in the token ids of {sorted(missed)}{why}")
         n = len(self.encoded.prompts) * self.encoded.images_per_prompt
-        rows = _parts_of(returned, n or None)[0]
+        rows = self._with_them(_parts_of(returned, n or None))
         guided = any(name.startswith("negative") for name in signature.parameters)
         negative = [part for part in rows[1:] if guided and part.shape[-1] == rows[0].shape[-1]]
         self.encoded.cond, self.encoded.uncond = rows[0], negative[0] if negative else None
         self._leave_out()
         return returned
+
+    def _with_them(self, parts: tuple[list[Tensor], list[Tensor], list[Tensor]]) -> list[Tensor]:
+        """The text rows of `_parts_of`; what goes with them is remembered."""
+        rows, masks, pooled = parts
+        self.encoded.masks += masks
+        self.encoded.pooled += pooled
+        return rows
 
     def _leave_out(self) -> None:
         """Encoders that lost a part of the prompt are left out, with a warning, where the denoiser reads another that

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from unleak.copies.detect.guided import Guided
-from unleak.copies.methods.gate import Gated, plain, sign_at_step
+from unleak.copies.methods.gate import Gated, sign_at_step
 from unleak.core.predictions import guidance
 from unleak.core.rows import Branch
 from unleak.errors import BadInput
@@ -62,7 +61,7 @@ class Detour(Gated):
         away: tuple[int, ...] = ctx.state.get("away", ())
         return [self._rows(ctx, away)] if away else None
 
-    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Tensor | None:
+    def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> Any:
         cond = preds["cond"]
         chosen = self.decide(ctx, preds)
         if chosen == ():
@@ -78,11 +77,13 @@ class Detour(Gated):
         followed = self._others(ctx, preds, away)
 
         target = torch.stack([followed.get(i, cond[i]) for i in here])
-        if "uncond" not in preds:  # what the denoiser predicts is e_hat already: of one row, at any scale
-            combined = plain(ctx, Guided(cond, cond), cond, 1.0)
-            combined[list(here)] = (sign_at_step(ctx) * target).to(combined)
-            return combined
-        return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, target, w), self.scale)
+        if "uncond" in preds and (self.scale is not None or ctx.rows.repeat):
+            return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, target, w), self.scale, like=target)
+        whole = cond.clone()
+        whole[list(here)] = target
+        if "uncond" not in preds and ctx.pipeline_combined is not None:  # e_hat itself, of one row, at any scale
+            return sign_at_step(ctx) * whole
+        return self.instead(ctx, preds, whole)
 
     def on_latents(self, ctx: Context, latents: Tensor) -> None:
         """x*, once the first step has shown what the scheduler makes of a prediction."""

@@ -118,10 +118,11 @@ class Gated(Intervention):
             self.made_at.check_running(pipe, seeds, seen)
 
     def guided(self, ctx: Context, preds: Mapping[str, Tensor], combine: Combine, scale: float | None = None,
-               other: Callable[[float], float] | None = None) -> Any:  # fmt: skip
+               other: Callable[[float], float] | None = None, like: Tensor | None = None) -> Any:  # fmt: skip
         """The combined prediction: `combine` of the chosen images, the pipeline's own of the others; None if none is.
 
-        `other`: see `detect.guided.guidance_pair`.
+        `other`: see `detect.guided.guidance_pair`. `like`: instead of the prompt's, the predictions whose lengths a
+        pipeline gives back where it rescales, [chosen images, ...].
         """
         chosen = self.decide(ctx, preds)
         if chosen == ():
@@ -137,7 +138,7 @@ class Gated(Intervention):
         here = slice(None) if chosen is None else list(chosen)
         combined = plain(ctx, pair, cond, how.scale)
         mixture = combine(pair.at(here), how.scale)
-        combined[here] = how.finish(mixture, pair.cond[here]).to(combined)
+        combined[here] = how.finish(mixture, pair.cond[here] if like is None else like).to(combined)
         return combined
 
     def instead(self, ctx: Context, preds: Mapping[str, Tensor], cond: Tensor) -> Any:
@@ -146,7 +147,7 @@ class Gated(Intervention):
             return {"cond": cond}
         chosen = self.chosen(ctx)
         mine = cond if chosen is None else cond[list(chosen)]
-        return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, pair.of(mine), w))
+        return self.guided(ctx, preds, lambda pair, w: guidance(pair.uncond, pair.of(mine), w), like=mine)
 
 
 def plain(ctx: Context, pair: Guided, cond: Tensor, scale: float) -> Tensor:
