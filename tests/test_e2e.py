@@ -130,7 +130,7 @@ def test_bench_world_writes_the_contract(tmp_path: Path) -> None:
     assert metrics == {"single_present", "pair_present", "triple_present", "colour_bound", "expression_own",
                        "sense_default", "sense_flipped", "scene_psnr", "scene_nearest", "judge_render",
                        "judge_reconstruction"}  # fmt: skip
-    assert data["split"] == "heldout" and (tmp_path / "r" / "sheet.png").is_file()
+    assert data["split"] == "heldout" and (tmp_path / "r" / "sheet.webp").is_file()
 
 
 def test_the_example_of_an_edit_keeps_the_sense_that_published_editors_lose(tmp_path: Path) -> None:

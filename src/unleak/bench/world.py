@@ -17,7 +17,7 @@ from unleak.drawing.generate import generate
 from unleak.files.atomic import write_atomic
 from unleak.judges.copies import memorized
 from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
-from unleak.report.pictures import contact_sheet, png
+from unleak.report.pictures import contact_sheet, webp
 from unleak.world import World
 from unleak.world.grammar import OPEN_ORDER, connective, scene
 from unleak.world.prompts import Case, prompts
@@ -102,7 +102,7 @@ def run(
     results = Results("world", model, one.seeds, split, about, [*rows, *accuracy])
     results.save(out)
     if pictures:
-        write_atomic(out / "sheet.png", png(contact_sheet(pictures)))
+        write_atomic(out / "sheet.webp", webp(contact_sheet(pictures)))
     return results
 
 

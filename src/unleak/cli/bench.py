@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unleak.bench.results import Results
 
 SHARED = (*MODEL, "seeds", "steps", "guidance", "folder")
-FILES = ("results.json", "results.md", "*.png", "parts/*")
+FILES = ("results.json", "results.md", "*.png", "*.webp", "parts/*")
 
 
 def pictures_of(folder: str) -> Iterator[Path]:

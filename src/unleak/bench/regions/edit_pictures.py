@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from unleak.bench.regions.editing import SOURCE, Scenes, drawn_with, edited
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.files.atomic import write_atomic
 from unleak.regions.edit import edit
+from unleak.report.pictures import webp
 from unleak.world.edits import EditCase
 
 BARS = {
@@ -24,9 +26,9 @@ SHOWN = 4  #: cases of the contact sheet
 
 
 def save(run: Run, scenes: Scenes, methods: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write `methods.png` and `sheet.png` into the run's folder."""
+    """Write `methods.png` and `sheet.webp` into the run's folder."""
     write_atomic(run.out / "methods.png", bars(rows))
-    write_atomic(run.out / "sheet.png", sheet(run, scenes, methods))
+    write_atomic(run.out / "sheet.webp", sheet(run, scenes, methods))
 
 
 def bars(rows: Sequence[Row]) -> bytes:
@@ -70,7 +72,7 @@ def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(cells[0], several, strict=True):
         axes.set_title("\n".join(_edit_lines(scenes.cases[i])), fontsize=7)
-    return _png(figure)
+    return webp(Image.open(io.BytesIO(_png(figure))).convert("RGB"))
 
 
 def _edit_lines(case: EditCase) -> list[str]:
