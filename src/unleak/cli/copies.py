@@ -15,6 +15,7 @@ from unleak.cli.options import (
     MODEL,
     OUTPUT,
     CalibrationFile,
+    CascadeShare,
     Column,
     Detectors,
     Engine,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unleak.copies.scan.calibrate import Calibration
+    from unleak.copies.scan.scan import ScanPlan
     from unleak.copies.scan.scan_file import ScanSummary
     from unleak.judges import Judge
     from unleak.judges.copies import CopyJudge
@@ -79,6 +81,7 @@ def scan(
     column: Column = None,
     shard: ShardOf = None,
     merge: Merge = None,
+    cascade: CascadeShare = None,
     engine: Engine = "here",
     workers: WorkerCount = None,
 ) -> None:
@@ -89,6 +92,8 @@ def scan(
     -o of its own in one folder, and --merge joins them.
     """
     mine, cluster = shard_of(shard, cmd.out), choose("engine", engine, ("here", "ray")) == "ray"
+    if cascade is not None and (mine or merge or not 0 < cascade < 1):
+        raise BadInput(f"--cascade {cascade}: give a share above 0 and below 1, of a scan without --shard or --merge")
     if workers is not None and not cluster:
         raise BadInput("--workers are those of --engine ray: give that too")
     if (file is None) == (merge is None):
@@ -115,6 +120,8 @@ def scan(
         arguments = {"model": cmd.model, "seeds": seeds, "first_steps": count, "detectors_": detector,
                      "calibration": known, "call": call, "own_calibration": shipped is not None,
                      "load": {"device": cmd.device, "dtype": cmd.dtype, "offload": cmd.offload}}  # fmt: skip
+        if cascade is not None:
+            raise BadInput("--cascade and --engine ray do not go together yet: use `copies.scan.cascade` in Python")
         return show_scan(cmd, file, on_ray(cmd, file, workers, arguments, lines, settings))
     pipe = cmd.open()
     from unleak.copies.scan.scan import plan
@@ -126,8 +133,34 @@ def scan(
     if known is None:
         say("note", "uncalibrated: the scores order prompts; what counts as memorized takes `unleak calibrate`")
     with ticking("scanning", lines, so_far=True) as tick:
-        summary = scan_file(pipe, file, out, what, model=cmd.model, progress=tick, **settings)
+        if cascade is not None:
+            summary = in_stages(cmd, file, pipe, what, cascade, {**settings, "progress": tick})
+        else:
+            summary = scan_file(pipe, file, out, what, model=cmd.model, progress=tick, **settings)
     show_scan(cmd, file, summary)
+
+
+def in_stages(
+    cmd: Command, file: Path, pipe: Any, what: ScanPlan, share: float, settings: dict[str, Any]
+) -> ScanSummary:
+    """The scan of the highest share of a cheap look."""
+    from contextlib import nullcontext
+
+    from unleak.copies.scan.cascade import cascade, first_file, first_look
+    from unleak.copies.scan.scanner import Scanner
+    from unleak.files.workers import Here
+
+    look = first_look(what.seeds, what.call)
+    cheap = Scanner(pipe, name=cmd.model, first_steps=what.steps, detectors_=what.detectors, **look)
+    full = Scanner(pipe, plan=what, name=cmd.model)
+    stages = cascade(
+        lambda: nullcontext(Here(cheap)), lambda: nullcontext(Here(full)), file, cmd.out, share, **settings
+    )
+    say(
+        "note",
+        f"{stages.looked_at} prompts were looked at ({first_file(cmd.out)}), {stages.passed} are scanned in full",
+    )
+    return stages.scan
 
 
 def on_ray(

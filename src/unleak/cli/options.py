@@ -66,6 +66,10 @@ Merge = Annotated[
     typer.Option("--merge", metavar="DIR", help="Join the outputs of all shards in a folder instead."),
     Reads("shards", shards_in),
 ]
+CascadeShare = Annotated[
+    float | None,
+    typer.Option("--cascade", metavar="SHARE", help="A cheap look at all prompts first; only this share in full."),
+]
 Engine = Annotated[
     str, typer.Option("--engine", help="Where it runs: here, or ray: a Ray cluster, joined (RAY_ADDRESS) or started.")
 ]

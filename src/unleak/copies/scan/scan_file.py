@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, BinaryIO
 
 from unleak.copies.scan.scan import ScanPlan
@@ -38,6 +39,7 @@ class ScanHeader:
     """The first line of a scan's output: everything that decides the records, so that only an equal scan goes on.
 
     weights, bias: of a calibration that joins several detectors. shard: "2/8", where it is one.
+    cascade: how the prompts were chosen, where a cheaper look went before.
     """
 
     input: str
@@ -54,6 +56,7 @@ class ScanHeader:
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
     shard: str | None = None
+    cascade: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ def scan_by(
     limit: float | None = None,
     shard: Shard | None = None,
     progress: Callable[[int], None] | None = None,
+    normal: Callable[[str], str] = str,
+    only: Callable[[Entry], bool] | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> ScanSummary:
     """Let equal `Scanner`s scan every prompt of a file (see `prompt_file.read_prompts`) into `out`; resumes if `out` is
     its beginning. The output does not depend on how many they are.
@@ -144,6 +150,8 @@ def scan_by(
         limit: counts the prompts that score at least so much (default: a calibration's threshold).
         shard: only its prompts; beside `out` stands then, when it is complete, what `shards.merge` asks for.
         progress: is told the number of the line that was reached.
+        normal: prompts of which it says the same are scanned once. only: which entries; the others leave no trace.
+        more: fields of the header.
 
     Raises:
         Conflict: another scan writes to `out` now.
@@ -161,13 +169,15 @@ def scan_by(
             raise BadInput(f"{one} is the file of prompts itself: choose another output with -o")
     check_rejects(out, growing(out))
     (about,) = workers.map("about", [None])
-    header = {"schema": SCHEMA, "input": Path(path).name, **about, **({"shard": str(shard)} if shard else {})}
+    header = {"schema": SCHEMA, "input": Path(path).name, **about, **more}
+    header |= {"shard": str(shard)} if shard else {}
     limit = header["threshold"] if limit is None else limit
     with (
         grown(out, RECORD, ascii=True) as lines,
         Stream(lines, header, header["batch"], ascii=True, record=RECORD) as stream,
     ):
         run = _Run(workers, out, stream, shard, limit, progress)
+        run.normal, run.only = normal, only
         summary = run.over(path, column)
     if shard is not None:
         complete(out, shard, run.digest.hexdigest())
@@ -182,6 +192,8 @@ class _Run:
         self.workers, self.out, self.stream, self.shard = workers, out, stream, shard
         self.summary, self.progress = ScanSummary(limit=limit), progress
         self.digest = hashlib.sha256()  # of everything that was read
+        self.normal: Callable[[str], str] = str
+        self.only: Callable[[Entry], bool] | None = None
 
     def over(self, path: str | Path, column: str | None) -> ScanSummary:
         out, written = self.out, self.stream.count
@@ -244,10 +256,10 @@ class _Run:
 
     def _new(self, path: str | Path, column: str | None) -> Iterator[tuple[Entry, str | None]]:
         """The lines of this shard, and why one cannot be used or needs no second look."""
-        earlier = _Earlier()
+        earlier = _Earlier(self.normal)
         for line in read_prompts(path, column):
             self.digest.update(f"{line.file}\0{line.number}\0{line.text}\n".encode("utf-8", "surrogatepass"))
-            if self.shard is None or self.shard.holds(line.text):
+            if (self.shard is None or self.shard.holds(line.text)) and (self.only is None or self.only(line)):
                 yield line, line.error or earlier.same(line)
 
     def _write(self, records: Sequence[dict[str, Any]]) -> None:
@@ -269,14 +281,16 @@ def _lines_of(path: str | Path, batch: Sequence[Entry]) -> str:
 class _Earlier:
     """Which prompts occurred before, in a temporary database on the disk, so that memory does not grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, normal: Callable[[str], str]) -> None:
+        self.normal = normal
         self.known = sqlite3.connect("")
         self.known.execute("CREATE TABLE prompts (digest BLOB PRIMARY KEY, place) WITHOUT ROWID")
 
     def same(self, line: Entry) -> str | None:
-        digest = hashlib.blake2b(line.text.encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(self.normal(line.text).encode(), digest_size=16).digest()
         earlier = self.known.execute("SELECT place FROM prompts WHERE digest = ?", (digest,)).fetchone()
         if earlier:
-            return f"the same prompt as line {earlier[0]}"
+            alike = "" if self.normal is str else ", but for case, spaces and punctuation,"
+            return f"the same prompt{alike} as line {earlier[0]}"
         self.known.execute("INSERT INTO prompts VALUES (?, ?)", (digest, line.place))
         return None
