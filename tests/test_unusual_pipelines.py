@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,19 @@ from diffusers.utils import BaseOutput
 
 import unleak
 from conformance import family
+from unleak.copies.detect.detectors import Collapse
+from unleak.core.context import Context
+from unleak.core.intervention import Intervention
 from unleak.core.predictions import clean_latents
-from unleak.drawing.generate import generate, global_noise, images_of
-from unleak.drawing.photo import step_of
+from unleak.core.rows import Branch
+from unleak.drawing.generate import generate, global_noise, images_of, pixels
+from unleak.drawing.photo import step_of, to_latents
+from unleak.engine.batch import take
 from unleak.errors import UnsupportedModel
 from unleak.regions.methods.blend import latent_grid
+from unleak.regions.methods.schedule import follows_flow
+from unleak.report.verbs import VERBS, Trial
+from unleak.text.prompts import _parts_of
 
 
 class Video(BaseOutput):
@@ -85,3 +94,106 @@ def test_the_grid_of_packed_latents_is_that_of_the_autoencoder_whatever_the_pipe
 def test_a_pipeline_without_a_scale_of_its_latents_takes_no_photo() -> None:
     with pytest.raises(UnsupportedModel, match="vae_scale_factor"):
         step_of(SimpleNamespace())
+
+
+def test_a_video_of_one_frame_is_a_picture() -> None:
+    frames = np.linspace(0, 1, 2 * 8 * 8 * 3).reshape(2, 1, 8, 8, 3)
+    assert images_of(SimpleNamespace(), Video(frames=frames)).shape == (2, 8, 8, 3)
+    assert np.array_equal(images_of(SimpleNamespace(), Video(frames=frames)), pixels(frames[:, 0]))
+
+
+@dataclass(frozen=True)
+class Seen(Intervention):
+    """Shapes of predictions and latents; the prediction that the pipeline goes on with is doubled."""
+
+    def on_prediction(self, ctx: Context, preds: Any) -> Any:
+        ctx.results["shapes"] = {tuple(x.shape[1:]) for x in (*preds.values(), ctx.latents())}
+        return 2 * preds["cond"]
+
+
+@pytest.mark.parametrize("name", ["flux.1-kontext", "flux.1-control"])
+def test_predictions_and_latents_are_the_pictures_without_its_conditions(name: str) -> None:
+    """Tokens of a reference image and channels of a condition stand behind the picture's own."""
+    kind = family(name)
+    pipe = kind.pipe()
+    bare = kind.draw(pipe)
+    with unleak.attach(pipe, Seen()) as run:
+        assert not np.array_equal(kind.draw(pipe), bare)
+    assert run.results["shapes"] == {(4 * 6, 16)}
+
+
+@pytest.mark.parametrize("name", ["flux.1-kontext", "flux.1-control"])
+def test_a_branch_with_latents_of_its_own_keeps_the_conditions(name: str) -> None:
+    """Equal latents give equal predictions, since reference image and condition are those of the rows it copies."""
+
+    @dataclass(frozen=True)
+    class Same(Intervention):
+        def on_prediction(self, ctx: Context, preds: Any) -> None:
+            again = ctx.predict([Branch("again", latents=ctx.latents())])["again"]
+            ctx.results.setdefault("apart", []).append(float((again - preds["cond"]).abs().max()))
+
+    kind = family(name)
+    pipe = kind.pipe()
+    with unleak.attach(pipe, Same()) as run:
+        kind.draw(pipe)
+    assert max(run.results["apart"]) < 1e-4
+
+
+@pytest.mark.parametrize("name, call", [("hunyuan-dit", {}), ("animatediff", {"num_frames": 1})])
+def test_a_photo_whose_latents_are_not_of_the_size_that_is_drawn_is_not_edited(name: str, call: dict) -> None:
+    """A pipeline that chooses among sizes of its own, and one of videos."""
+    edits = [unleak.Edit("dog", "cup", np.eye(64, dtype=bool))]
+    with pytest.raises(UnsupportedModel, match="draws latents"):
+        photo = np.zeros((64, 64, 3), np.uint8)
+        unleak.edit(family(name).pipe(), photo, edits, steps=2, size=(64, 64), call=call)
+
+
+def test_a_solver_of_flow_that_shifts_by_a_constant_is_asked_without_a_dynamic_shift() -> None:
+    """DPM-Solver takes a dynamic shift by its name, and refuses it unless it was configured for one."""
+    solver = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    assert follows_flow(solver, 4)
+
+
+def test_a_prediction_with_tokens_that_the_latents_lack_is_not_guessed_at() -> None:
+    """Qwen-Image 2.1 predicts the text's tokens as well, and before the picture's."""
+    kind = family("qwen-image-2.1")
+    pipe = kind.pipe()
+    with pytest.raises(UnsupportedModel, match="no combination"), unleak.attach(pipe, Collapse()):
+        kind.draw(pipe)
+
+
+def test_layers_of_an_encoder_in_one_tensor_are_batched_along_their_second_dimension() -> None:
+    """[layers, batch, L, D], as a denoiser that reads every layer of a language model is given them."""
+    layers = torch.arange(4 * 2 * 3 * 5.0).reshape(4, 2, 3, 5)
+    taken = take({"x": torch.zeros(2, 4, 8, 8), "layers": layers}, 2, [0, 1, 1])
+    assert torch.equal(taken["layers"], layers[:, [0, 1, 1]])
+
+
+@pytest.mark.parametrize("verb", ["lint", "late-entropy"])
+def test_an_encoder_whose_text_ends_without_a_mark_is_read_to_its_end(verb: str) -> None:
+    """Lumina 2 ends a text without EOS, and gives its denoiser fewer pads than its encoder."""
+    kind = family("lumina2")
+    (outcome,) = (one for one in VERBS if one.name == verb)
+    outcome.show(Trial(kind.pipe(), kind.settings()))
+
+
+def test_texts_of_other_lengths_are_no_regional_prompts_where_nothing_pads_them() -> None:
+    kind = family("kandinsky3")
+    where = [unleak.RegionPrompt("red mouse", (0, 0, 0.5, 1)), unleak.RegionPrompt("laptop", (0.5, 0, 1, 1))]
+    with pytest.raises(UnsupportedModel, match="other numbers of rows"):
+        unleak.regions(kind.pipe(), "a red mouse and a laptop", where, seeds=1, call=kind.settings())
+
+
+def test_a_flag_for_each_text_row_is_a_mask_whatever_its_type() -> None:
+    rows, mask = torch.randn(2, 5, 8), torch.tensor([[True] * 3 + [False] * 2] * 2)
+    assert [part.dtype for part in _parts_of((rows, mask), 2)[1]] == [torch.bool]
+
+
+def test_an_autoencoder_without_noise_encodes_a_photo() -> None:
+    kind = family("sana")
+    photo = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    pipe = kind.pipe()
+    z = to_latents(pipe, photo)
+    assert z.shape[1] == pipe.vae.config.latent_channels and torch.isfinite(z).all()

@@ -122,6 +122,7 @@ class Grid:
         cells: int | None = None,
     ) -> None:
         self.packed = latents.ndim == 3
+        self.tokens = latents.shape[1] if self.packed else 0
         self.cells = cells or (latents.shape[1] if self.packed else math.prod(latents.shape[-2:]))
         size = _packed_size(self.cells, latents.shape[1], inputs, pixels) if self.packed else latents.shape[-2:]
         self.size = None if size is None else (int(size[0]), int(size[1]))

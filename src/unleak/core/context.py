@@ -107,7 +107,7 @@ class Context:
         then those of a label."""
         call = self._run.calls.get(rows) if isinstance(rows, str) else None
         latents, known = (self._run.latents, self.rows) if call is None else (call.latents, call.rows)
-        return latents[list(known.first(rows))]
+        return self._run.of_picture(latents[list(known.first(rows))], self._run.predictions.get("cond"))
 
     @property
     def sign(self) -> int | None:

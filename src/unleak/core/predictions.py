@@ -61,7 +61,7 @@ def predicted(output: Tensor, x: Tensor, kind: str, level: Level) -> Prediction:
 
 
 def _without_variance(output: Tensor, channels: int) -> Tensor:
-    return output[:, :channels] if output.ndim == 4 and output.shape[1] == 2 * channels else output
+    return output[:, :channels] if output.ndim > 3 and output.shape[1] == 2 * channels else output
 
 
 def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) -> Tensor:
@@ -74,7 +74,7 @@ def clean_latents(scheduler: Any, x: Tensor, output: Tensor, timestep: float) ->
 
     Raises UnsupportedModel: the scheduler names another parametrisation, or has no alphas.
     """
-    x = x[:, : output.shape[1]] if x.ndim == 4 else x[..., : output.shape[-1]]
+    x = x[:, : output.shape[1]] if x.ndim > 3 else x[..., : output.shape[-1]]
     kind = scheduler.config.get("prediction_type", "flow_prediction" if _is_flow(scheduler, timestep) else "unknown")
     if kind == "flow_prediction":
         g = _flow_level(scheduler, timestep)

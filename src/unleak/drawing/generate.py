@@ -214,16 +214,20 @@ def draw(pipe: Any, prompts: list[str], seeds: Sequence[int], **call: Any) -> np
 
 
 def images_of(pipe: Any, made: Any) -> np.ndarray:
-    """The images [N, H, W, 3] uint8 of what a pipeline returned with `output_type="np"`.
+    """The images [N, H, W, 3] uint8 of what a pipeline returned with `output_type="np"`; a video of one frame is one.
 
     Raises UnsupportedModel: it returned something else, as pipelines of videos do. NotFinite: as `pixels`.
     """
-    if (images := getattr(made, "images", None)) is None:
+    images = getattr(made, "images", None)
+    drawn = np.asarray(made[0] if images is None else images)
+    if drawn.ndim == 5 and drawn.shape[1] == 1:
+        drawn = drawn[:, 0]
+    if drawn.ndim != 4:
         raise UnsupportedModel(
-            f"{type(pipe).__name__} returns {', '.join(made.keys())}, not images, and this looks at images. What "
-            "attaches to the pipeline (`unleak.attach`) works without it"
+            f"{type(pipe).__name__} returns {', '.join(made.keys())}, not images, and this looks at images: have it "
+            "draw one frame, if it can. What attaches to the pipeline (`unleak.attach`) works without it"
         )
-    return pixels(images)
+    return pixels(drawn)
 
 
 @contextmanager

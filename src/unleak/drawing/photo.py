@@ -79,11 +79,14 @@ def to_latents(pipe: Any, image: Image.Image | np.ndarray, sample: torch.Generat
     try:
         if wide:
             vae.to(torch.float32)
-        posterior = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist
+        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype))
     finally:
         if wide:
             vae.to(own)
-    z = posterior.mode() if sample is None else posterior.sample(sample)
+    if (posterior := getattr(encoded, "latent_dist", None)) is None:  # an autoencoder without noise
+        z = encoded[0]
+    else:
+        z = posterior.mode() if sample is None else posterior.sample(sample)
     if not torch.isfinite(z).all():
         raise NotFinite("the autoencoder gave NaN latents; load the pipeline in a wider dtype")
     return (z.float() - (config.get("shift_factor") or 0.0)) * config.scaling_factor

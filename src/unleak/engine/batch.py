@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.core.rows import MASK, POOLED, TEXT, Branch, Names, Rows
+from unleak.core.rows import LATENTS, MASK, POOLED, TEXT, Branch, Names, Rows
 from unleak.errors import BadInput, UnsupportedModel
 
 Arguments = Mapping[Names, Names]
@@ -96,7 +96,7 @@ def grow(
     inputs = take(inputs, batch, keep, known)
     for branch, where in changed:
         for called, value in branch.inputs.items() if where else ():
-            _put(inputs, known.get(called, called), value, where, branch.mask)
+            _put(inputs, known.get(called, called), value, where, branch.mask, partly=called == LATENTS)
     return inputs, grown
 
 
@@ -161,7 +161,7 @@ def whole(
     inputs, n = take(inputs, len(rows), range(len(rows)), known), len({rows.images[i] for i in like})
     for names, value in branch.inputs.items():
         for group in range(0, len(like), n or 1):
-            _put(inputs, known.get(names, names), value, like[group : group + n], branch.mask)
+            _put(inputs, known.get(names, names), value, like[group : group + n], branch.mask, partly=names == LATENTS)
     labels = tuple(branch.name if i in like else "beside" for i in range(len(rows)))
     return inputs, replace(rows, labels=labels, known=rows.known | {branch.name, "beside"})
 
@@ -171,6 +171,8 @@ def take(inputs: dict[str, Any], batch: int, keep: Sequence[int], known: Argumen
     lengths = {t.shape[1] for t in _tensors(inputs) if t.ndim == 3 and t.shape[0] == batch}
 
     def pick(value: Tensor) -> Tensor:
+        if value.ndim > 3 and value.shape[0] != batch and value.shape[1] == batch:  # layers [n, batch, L, D] of texts
+            return value[:, list(keep)]
         return value[list(keep)] if _is_batched(value, batch, lengths) else value
 
     held = {name for names in known.values() for name in names}
@@ -212,9 +214,14 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(item)
 
 
-def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int], mask: Tensor | None) -> None:
+def _put(
+    inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int], mask: Tensor | None, partly: bool = False
+) -> None:
     """Write `value` into these rows of the argument that has one of these names; `take` made the tensors ours. Lists
-    are given the rows that the mask lets count."""
+    are given the rows that the mask lets count.
+
+    `partly`: it may be a part at the beginning, as a picture's cells and channels are before those of its conditions.
+    """
     if not names or (names == MASK and bool(value.all())):
         return
     holders = (inputs, *(item for item in inputs.values() if isinstance(item, dict)))
@@ -222,9 +229,12 @@ def _put(inputs: dict[str, Any], names: Names, value: Tensor, rows: Sequence[int
         if isinstance(target, Tensor):
             if value is mask:  # what goes on behind it stays
                 target = target[:, : value.shape[-1]]
-            if value.shape[max(0, value.ndim - target.ndim + 1) :] != target.shape[1:]:
+            own, room = value.shape[max(0, value.ndim - target.ndim + 1) :], target.shape[1:]
+            part_fits = partly and len(own) == len(room) and all(a <= b for a, b in zip(own, room, strict=True))
+            if own != room and not part_fits:
                 raise BadInput(f"rows {tuple(value.shape)} do not fit the argument {names[0]} {tuple(target.shape)}")
-            target[list(rows)] = value.to(target).expand(len(rows), *target.shape[1:])
+            part = target[tuple(slice(n) for n in (len(target), *own))]
+            part[list(rows)] = value.to(target).expand(len(rows), *own)
             return
         if isinstance(target, list):
             counts = None if mask is None else mask.bool().expand(len(rows), -1)

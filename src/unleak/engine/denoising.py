@@ -130,7 +130,8 @@ class Denoising:
         seeking = run.reads_predictions and run.sign is None
         if not (observed or seeking or len(run.rows) > len(run.pipeline_rows)):
             return None
-        prediction = stacked(first(output))
+        everything = stacked(first(output))
+        prediction = run.of_picture(everything)
         combined: Tensor | dict[str, Tensor] | None = run.settled
         if observed and not run.combined:
             run.rows.of("cond")  # raises where rows cannot be told apart
@@ -142,10 +143,14 @@ class Denoising:
             guided = {"cond"} if run.encoded.uncond is None else {"cond", "uncond"}
             if guided <= here.keys():  # else the scheduler's step follows, and shows how the pipeline combines them
                 combined = self._combine(one_call=True)
-        own = fold(prediction, run.rows, combined, len(run.pipeline_rows))
+        own, rest = fold(prediction, run.rows, combined, len(run.pipeline_rows)), everything.shape[1:]
         if seeking:
             run.returned.append((run.pipeline_rows, own))
-        return _replace_first(output, own) if observed or len(own) < len(prediction) else None
+        if not observed and len(own) == len(prediction):
+            return None
+        if rest != prediction.shape[1:]:
+            own = torch.cat([own, everything[: len(own), prediction.shape[1] :]], 1)
+        return _replace_first(output, own)
 
     def _check_seen(self) -> None:
         """Raise where chosen sites and modules did not run, which ran in another call with the same plain arguments

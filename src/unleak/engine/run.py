@@ -164,6 +164,16 @@ class Run:
                 self.cache[key] = n
         return self.cache.setdefault(key, None)
 
+    def of_picture(self, tokens: Tensor, like: Tensor | None = None) -> Tensor:
+        """Of what a denoiser is given or predicts, [rows, ...], what is the picture's: without the tokens of reference
+        images behind its cells and, where it is compared with `like`, a condition's channels behind its own."""
+        if self.grid is not None and self.grid.packed and tokens.ndim == 3 and tokens.shape[1] == self.grid.tokens:
+            tokens = tokens[:, : self.grid.cells]
+        axis = -1 if tokens.ndim == 3 else 1
+        if like is not None and like.ndim == tokens.ndim and like.shape[axis] < tokens.shape[axis]:
+            tokens = tokens.narrow(axis, 0, like.shape[axis])
+        return tokens
+
     def at_denoiser(self, timestep: Callable[[Sequence[float]], float | None]) -> None:
         """The pipeline calls the denoiser. `timestep` finds its timestep among those of a table."""
         if not self.log:
@@ -220,7 +230,7 @@ class Run:
                 self.rows = source if as_source else own
                 output = self.anatomy.denoiser(**inputs)
                 self.count(denoiser_calls=1, denoiser_rows=len(own))
-                each = split(stacked(first(output)), own)
+                each = split(self.of_picture(stacked(first(output))), own)
                 predictions |= {name: value for name, value in each.items() if name in like}
             return predictions
         finally:

@@ -16,9 +16,9 @@ from unleak.core.context import Context
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import Level
 from unleak.drawing import photo
-from unleak.drawing.generate import for_each, memory_errors, pixels, rehearse
+from unleak.drawing.generate import for_each, images_of, memory_errors, rehearse
 from unleak.engine.session import attach
-from unleak.errors import BadInput
+from unleak.errors import BadInput, UnsupportedModel
 from unleak.files import pictures
 from unleak.regions.edited import Edited
 from unleak.regions.keep_pixels import lay_in
@@ -66,6 +66,22 @@ class _KeepLatents(Intervention):
 
     def on_latents(self, ctx: Context, latents: Tensor) -> None:
         ctx.results["final"] = latents
+
+
+@dataclass(frozen=True)
+class _Shape(Intervention):
+    """Keeps the shape of what the denoiser is given as latents."""
+
+    def branches(self, ctx: Context) -> None:
+        latents = next(iter(ctx.inputs.values()))
+        ctx.results["shape"] = tuple(latents.shape) if isinstance(latents, Tensor) else ()
+
+
+def _fits(latents: Sequence[int], drawn: Sequence[int]) -> bool:
+    """Whether latents [n, C, h, w] or [n, N, c] can stand in for those that a denoiser is given; these may have a
+    condition's channels and the tokens of reference images as well."""
+    alike = len(latents) == len(drawn)
+    return alike and (latents[-2:] == drawn[-2:] if len(drawn) == 4 else latents[1] <= drawn[1])
 
 
 def drawn_together(images: Sequence[ImageEdits], most: int) -> list[list[int]]:
@@ -130,7 +146,7 @@ class Editor:
             EmptyMask: the source is not seen in an image, or a mask holds no cell of the latent grid.
         """
         prompts = dict.fromkeys(prompt for image in images for prompt in (image.plan.source, image.plan.target))
-        rehearse(self.pipe, [*prompts], **self.call(images[0].size))
+        seen = rehearse(self.pipe, [*prompts], _Shape(), **self.call(images[0].size))
         latents = []
         for image in images:
             random = torch.Generator("cpu").manual_seed(self.seed)
@@ -138,6 +154,12 @@ class Editor:
             latents.append(photo.to_latents(self.pipe, image.picture, sample))
         cells = torch.cat(latents)
         clean, level = photo.as_latents(self.pipe, cells), levels(self.pipe.scheduler, 0)[0]
+        if (drawn := seen.results["shape"]) and not _fits(clean.shape, drawn):
+            raise UnsupportedModel(
+                f"{type(self.pipe).__name__} draws latents {list(drawn[1:])}, and the image has "
+                f"{list(clean.shape[1:])} at {images[0].size[0]}x{images[0].size[1]} pixels: it draws videos, or sizes "
+                "of its own choice, which call={'use_resolution_binning': False} ends where it takes that"
+            )
         masks = self._masks(images, cells)
         notes = [self._notes(image, of_image, cells.shape[-2:]) for image, of_image in zip(images, masks, strict=True)]
         return Batch(images, cells, clean, masks, random, level, notes)
@@ -185,7 +207,7 @@ class Editor:
         call = for_each(call, len(images))
         with memory_errors(len(images)), attach(self.pipe, *self.interventions, *parts, _KeepLatents()) as run:
             drawn = self.pipe(prompt=[*target[0]], latents=start.to(dtype), output_type="np", **call)
-        after, rebuilt = pixels(drawn.images), photo.to_pixels(self.pipe, batch.cells)
+        after, rebuilt = images_of(self.pipe, drawn), photo.to_pixels(self.pipe, batch.cells)
         latents = photo.as_cells(self.pipe, run.results["final"], batch.cells.shape[-2:])
         for notes, black in zip(batch.notes, getattr(drawn, "nsfw_content_detected", None) or (), strict=False):
             notes += ["the pipeline's safety checker blackened the image"] if black else []

@@ -51,6 +51,8 @@ from unleak.words.repair.repair import repair
 from unleak.words.tokens.redundancy import tokens
 
 ITEMS = ("red cup", "dog")  #: of `PROMPT`
+OF_EDITS = ("num_inference_steps", "height", "width", "guidance_scale", "negative_prompt")
+"""Arguments of a call that an edit sets itself."""
 
 
 class _NothingShownError(Exception):
@@ -154,9 +156,12 @@ def _half(trial: Trial) -> np.ndarray:
 def _edit(trial: Trial) -> None:
     """By the first editor that takes this pipeline; the reason is the last one's."""
     task, refusal = Edit("dog", "cup", _half(trial)), None
+    settings = {n: v for n, v in trial.call.items() if n not in OF_EDITS}
     for name in EDITORS:
         try:
-            result = edit(trial.pipe, trial.picture, [task], preset=name, steps=2)
+            result = edit(
+                trial.pipe, trial.picture, [task], preset=name, steps=2, size=trial.picture.shape[:2], call=settings
+            )
         except UnsupportedModel as error:
             refusal = refusal or error
             continue

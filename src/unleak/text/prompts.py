@@ -393,7 +393,7 @@ def _parts_of(returned: Any, n: int | None) -> tuple[list[Tensor], list[Tensor],
     if not rows:
         raise UnsupportedModel("encode_prompt returned no text rows [batch, tokens, width]")
     flat = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2 and len(part) == len(rows[0])]
-    whole = [part for part in flat if bool((part == part.round()).all())]
+    whole = [part for part in flat if not part.is_floating_point() or bool((part == part.round()).all())]
     masks = [part for part in whole if part.shape == rows[0].shape[:2] and bool(((part == 0) | (part == 1)).all())]
     if not masks and any(isinstance(part, list) for part in (returned, *parts)):
         masks = [(rows[0] != 0).any(-1)]

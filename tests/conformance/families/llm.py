@@ -80,7 +80,7 @@ def _hunyuan_image():
     return diffusers.HunyuanImagePipeline(
         scheduler=flow(shift=4.0),
         vae=vae,
-        text_encoder=qwen25_vl(tokenizer),
+        text_encoder=qwen25_vl(tokenizer, layers=4),  # it reads the last but two, which must have read other words
         tokenizer=tokenizer,
         text_encoder_2=byt5_encoder(),
         tokenizer_2=transformers.ByT5Tokenizer(),

@@ -15,15 +15,15 @@ VISION = {
 }
 
 
-def qwen25_vl(tokenizer) -> transformers.Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of two layers with a vision tower of one."""
+def qwen25_vl(tokenizer, layers: int = 2) -> transformers.Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of a few layers with a vision tower of one."""
     text = {
         "vocab_size": len(tokenizer),
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "hidden_size": 32,
         "intermediate_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "max_position_embeddings": 4096,

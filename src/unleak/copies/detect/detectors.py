@@ -220,7 +220,19 @@ class LateEntropy(TextAttention):
             steps.append(here)
         if len(steps) == ctx.steps:
             p = torch.stack(steps)
-            self.note(ctx, late_entropy(p, summary_rows(ctx.encoded).to(p.device), late_steps(len(p), self.late)))
+            summary = _as_long(summary_rows(ctx.encoded), p.shape[-1]).to(p.device)
+            self.note(ctx, late_entropy(p, summary, late_steps(len(p), self.late)))
+
+
+def _as_long(summary: Tensor, length: int) -> Tensor:
+    """Which of the text rows that a site reads are summary rows: a denoiser may pad the text further, or cut pads off.
+
+    Raises UnsupportedModel: it cuts off others than pads, so that the site's rows are not known.
+    """
+    missing = length - summary.shape[1]
+    if missing < 0 and not summary[:, length:].all():
+        raise UnsupportedModel(f"the sites read {length} text rows of {summary.shape[1]}, which are not known")
+    return torch.nn.functional.pad(summary, (0, missing), value=True)
 
 
 @dataclass(frozen=True)
@@ -250,13 +262,11 @@ class BrightEnding(Detector):
     def on_prediction(self, ctx: Context, preds: Mapping[str, Tensor]) -> None:
         pairs = ctx.state.setdefault("pairs", {})
         if self.looked_at is None or ctx.step in self.looked_at:
-            pair = with_and_without(ctx, preds, self.name)
-            cells = slice(None if ctx.grid is None else ctx.grid.cells)  # without reference images
-            pairs.setdefault(ctx.step, [x[:, cells] if x.ndim == 3 else x for x in (pair.cond, pair.uncond)])
+            pairs.setdefault(ctx.step, with_and_without(ctx, preds, self.name))
         if ctx.step == ctx.steps - 1:
             if not ctx.state.get("masks"):
                 raise UnsupportedModel("bright-ending: no site attends to the text at the resolution of the latents")
             mask = torch.stack(list(ctx.state["masks"].values())).mean(0)
             ctx.results[f"{self.name}/mask"] = mask
-            for step, (cond, uncond) in pairs.items():
-                self.note(ctx, localised_magnitude(cond, uncond, mask), step)
+            for step, pair in pairs.items():
+                self.note(ctx, localised_magnitude(pair.cond, pair.uncond, mask), step)

@@ -111,6 +111,12 @@ def embed(
     rows, pooled, _ = ctx.encode(texts if plain is not None else [*texts, *prompts])
     alone = rows[: len(texts)].split([len(some) for some in own_texts])
     whole = rows[len(texts) :] if plain is None else plain
+    if any(len(one) != rows.shape[1] for one in whole):
+        raise UnsupportedModel(
+            f"{type(ctx.pipe).__name__} gives other numbers of rows to other texts ({len(whole[0])} to the prompt, "
+            f"{rows.shape[1]} to those of its objects), and their rows are exchanged place by place: give it a length "
+            "that all are padded to, if it takes one"
+        )
     results = [embeddings(*one, base_index, rest) for one in zip(whole, alone, slots, strict=True)]
     if pooled is None or plain is not None:
         return results

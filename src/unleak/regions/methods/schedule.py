@@ -115,7 +115,8 @@ def follows(scheduler: Any, steps: int) -> bool:
 def follows_flow(scheduler: Any, steps: int) -> bool:
     """Whether each step of a flow's scheduler goes from one noise level to the next lower one, and at last to 0."""
     trial = copy.deepcopy(scheduler)
-    shifting = {"mu": 1.0} if "mu" in inspect.signature(trial.set_timesteps).parameters else {}
+    takes_mu = "mu" in inspect.signature(trial.set_timesteps).parameters
+    shifting = {"mu": 1.0} if takes_mu and trial.config.get("use_dynamic_shifting") else {}
     trial.set_timesteps(steps, **shifting)
     sigmas = trial.sigmas.tolist()
     return (

@@ -185,7 +185,8 @@ class _Reader:
         there, gone = self._without(), self._without(j)
         own = self._own(i, gone)
         called = {k: self._without(j, called=(i, k)) for k in names}
-        pads = self.layer(self._scene(None).empty.output)[0, slice(*gone.spans[0][i])].float()
+        empty = self.layer(self._scene(None).empty.output)[0].float()  # without pads it may be shorter than the prompt
+        pads = empty[[min(p, len(empty) - 1) for p in range(*gone.spans[0][i])]]
         towards = {k: _minus(self._own(i, view), own) for k, view in called.items()}
         in_channels = [self._change("own", _minus(self._own(i, there), own), own - pads, towards)]
         if self.causal:

@@ -110,7 +110,8 @@ class SentenceEncoder:
     def _encode(self, cuts: Sequence[Tokens]) -> Any:
         """No row of a causal encoder depends on what follows it: only as many columns as are read are encoded."""
         ids, real = stacked(cuts)
-        used = min(int(real.nonzero()[:, 1].max()) + AFTER, ids.shape[1]) if self.causal else ids.shape[1]
+        last = max(int(real.nonzero()[:, 1].max()), *(cut.after_text.start for cut in cuts if any(cut.words)))
+        used = min(last + AFTER, ids.shape[1]) if self.causal else ids.shape[1]
         return self.call.encode(ids[:, :used], real[:, :used], {})
 
     def _tokens(self, text: str) -> Tokens:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unleak.core.intervention import Intervention
-from unleak.errors import BadInput
+from unleak.errors import BadInput, UnsupportedModel
 from unleak.text.call import Encoded
 from unleak.text.items import Item
 from unleak.text.rows import each_layer, last_layer
@@ -111,5 +111,7 @@ def reads_as(encoded: Encoded, items: Sequence[Item], i: int, bank: Iterable[str
         views = [Scene(call, [Item(items[i].text, items[i].occurrence, k)]).alone(0) for k in names]
         rows = torch.stack([layer(view.output)[0, view.spans[0][0][1] - 1].float() for view in views])
         in_encoders.append(torch.cosine_similarity(row - rows.mean(0), rows - rows.mean(0), dim=-1))
+    if not in_encoders:
+        raise UnsupportedModel("the denoiser reads no rows of a text encoder, so there is no row to read")
     cosines = torch.stack(in_encoders).mean(0).tolist()
     return sorted(zip(names, cosines, strict=True), key=lambda pair: -pair[1])

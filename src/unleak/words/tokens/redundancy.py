@@ -17,7 +17,7 @@ import numpy as np
 from unleak.core.anatomy import Anatomy
 from unleak.core.result import Result
 from unleak.drawing.generate import Seeds, parse_seeds
-from unleak.errors import BadInput, choose
+from unleak.errors import BadInput, UnsupportedModel, choose
 from unleak.judges import Judge
 from unleak.stats.rate import Rate
 from unleak.text.encode import TextEncoder
@@ -189,6 +189,10 @@ def plan(
     named, spans = check(prompt, items)
     every = Anatomy.of(pipe).encoders
     readers = [c for c in every if c.name in rows_read(pipe, [prompt], **(call or {}))]
+    if not readers:
+        raise UnsupportedModel(
+            f"{type(pipe).__name__} gives the denoiser no rows of a text encoder, so none can be left"
+        )
     if encoder is not None:
         choose("encoder whose rows the denoiser reads", encoder, [c.name for c in readers])
     cuts = {c.name: [cut_item(c, prompt, item) for item in named] for c in readers}
