@@ -46,12 +46,20 @@ def test_what_is_as_long_as_the_text_goes_with_it():
     found = with_text(inputs, branch, KNOWN)
     assert found["text"].shape == (2, 3, 6) and found["lengths"] == [3, 3]
     assert found["counts"].tolist() == [[1, 1, 0, *[1] * 9]] * 2 and torch.equal(found["places"], inputs["places"][:3])
+    places = with_text(call_of(5, at=torch.arange(5), scale=torch.ones(2)), branch, KNOWN)
+    assert places["at"].tolist() == [0, 1, 2] and places["scale"].shape == (2,)
     assert found["other"] is inputs["other"] and found["x"] is inputs["x"] and inputs["text"].shape == (2, 5, 6)
 
 
 def test_a_text_that_cannot_take_its_place_is_refused():
     with pytest.raises(UnsupportedModel, match="fewer tokens"):  # there are no positions for more rows
         with_text(call_of(5, places=torch.zeros(5, 3)), Branch("b", text=torch.ones(6, 6)), KNOWN)
+    layers = [torch.zeros(2, 5, 8), torch.zeros(2, 5, 8)]
+    with pytest.raises(UnsupportedModel, match="of as many tokens"):
+        with_text(call_of(5, layers=layers), Branch("b", text=torch.ones(3, 6)), KNOWN)
+    stacked = {"x": torch.zeros(2, 9, 4), "text": torch.zeros(2, 3, 5, 6)}
+    with pytest.raises(UnsupportedModel, match="several layers"):
+        with_text(stacked, Branch("b", text=torch.ones(3, 6)), KNOWN)
     with pytest.raises(UnsupportedModel, match="goes with"):
         with_text(call_of(5, second=torch.zeros(2, 5, 8)), Branch("b", text=torch.ones(3, 6)), KNOWN)
     masked = Branch("b", text=torch.ones(3, 6), mask=torch.tensor([1, 1, 0]))

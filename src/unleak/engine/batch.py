@@ -109,14 +109,17 @@ def fits(inputs: Mapping[str, Any], branch: Branch, known: Arguments) -> bool:
 def with_text(inputs: dict[str, Any], branch: Branch, known: Arguments) -> dict[str, Any]:
     """The arguments of a call of its own, [n, ...], with the branch's text in all rows, of whatever length.
 
-    What is as long as the text goes with it: its mask, a table of positions [L, 3] or [n, L, 3], and numbers that are
-    its length.
+    What is as long as the text goes with it: its mask, positions [L], a table of them [L, 3] or [n, L, 3], and numbers
+    that are its length.
 
     Raises:
-        UnsupportedModel: the text is longer, and there is a table; or an argument as long as the text is none of these.
+        UnsupportedModel: the text is longer, and there are positions; or an argument as long as the text is none of
+            these, such as the text of another encoder or layer.
     """
     (name,), text = known[TEXT], branch.text
     assert text is not None
+    if inputs[name].ndim != 3:
+        raise UnsupportedModel(f"{name} holds several layers of the text: give another text of as many tokens")
     n, before, after = len(inputs[name]), inputs[name].shape[1], text.shape[-2]
     mask = torch.ones(after) if branch.mask is None else branch.mask
     if MASK not in known and not bool(mask.all()):
@@ -127,15 +130,18 @@ def with_text(inputs: dict[str, Any], branch: Branch, known: Arguments) -> dict[
             return text.to(value).expand(n, -1, -1)
         if called in known.get(MASK, ()):
             return torch.cat([mask.to(value).expand(n, -1), value[:, before:]], 1)
-        if isinstance(value, list | tuple) and value and all(item == before for item in value):
-            return type(value)([after] * len(value))
-        if not isinstance(value, Tensor) or value.ndim < 2 or before not in value.shape[: value.ndim - 1]:
+        if isinstance(value, list | tuple):
+            lengths = bool(value) and all(isinstance(item, int) and item == before for item in value)
+            return type(value)([after] * len(value) if lengths else [along(called, item) for item in value])
+        if not isinstance(value, Tensor) or before not in value.shape[: max(1, value.ndim - 1)] or value.shape == (n,):
             return value
-        axis = value.ndim - 2
-        if value.ndim > 3 or value.shape[axis] != before or value.shape[-1] > 4 or after > before:
+        axis = max(0, value.ndim - 2)
+        places = value.ndim < 4 and value.shape[axis] == before and (value.ndim == 1 or value.shape[-1] <= 4)
+        if not places or after > before:
+            fewer = "with fewer tokens, or as many" if places else "of as many tokens"
             raise UnsupportedModel(
                 f"the other text has {after} rows, the prompt {before}, and {called} {tuple(value.shape)} goes with "
-                "these: give a text with fewer tokens, or as many"
+                f"these: give a text {fewer}"
             )
         return value.narrow(axis, 0, after)
 

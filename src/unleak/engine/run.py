@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -232,9 +232,20 @@ class Run:
                 self.count(denoiser_calls=1, denoiser_rows=len(own))
                 each = split(self.of_picture(stacked(first(output))), own)
                 predictions |= {name: value for name, value in each.items() if name in like}
+                self._check_form(predictions)
             return predictions
         finally:
             self.predicting, self.rows = False, outer
+
+    def _check_form(self, predictions: Mapping[str, Tensor]) -> None:
+        """Raises UnsupportedModel: the pipeline's own predictions have another form than these."""
+        own = {value.shape[1:] for value in self.predictions.values()}
+        for value in predictions.values():
+            if own and value.shape[1:] not in own:
+                raise UnsupportedModel(
+                    f"the denoiser returns {list(value.shape[1:])} for a text of another length and {list(own.pop())} "
+                    "for the prompt: give a text of as many tokens"
+                )
 
     def _extra_calls(self, branches: Sequence[Branch]) -> Iterator[tuple[dict[str, Any], Rows]]:
         """Arguments and rows of the calls that predict these branches: one for those of one call of the pipeline, or
