@@ -8,8 +8,10 @@ import pytest
 import unleak
 from unleak.bench import world
 from unleak.drawing.generate import generate
+from unleak.errors import BadInput
 from unleak.judges.glyphs import glyph_judge
-from unleak.models import EMBEDDED, embedded_folder, load, settings
+from unleak.models import EMBEDDED, embedded_folder, load, recommended, settings
+from unleak.models import world as world_of
 from unleak.world import load as load_world
 from unleak.world.prompts import prompts
 
@@ -23,7 +25,12 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def pipe(model):
-    return load(model)
+    try:
+        return load(model)
+    except BadInput as error:
+        if not recommended(model).frozen:
+            raise
+        pytest.skip(str(error))  # its text encoder is no part of the package
 
 
 def test_it_is_small_and_holds_no_pickle(model) -> None:
@@ -38,8 +45,9 @@ def test_the_laws_hold_on_it(pipe) -> None:
 
 
 def test_held_out_pairs_are_drawn(pipe, model) -> None:
-    cases = prompts(load_world(), "pair", "dev", 12)
+    edition = world_of(model)
+    cases = prompts(load_world(edition), "pair", "dev", 12)
     images = generate(pipe, [c.prompt for c in cases], [0, 1], **settings(model) | {"num_inference_steps": 12})
-    reads = glyph_judge().read(images.reshape(-1, 64, 64, 3))
+    reads = glyph_judge(edition).read(images.reshape(-1, 64, 64, 3))
     hits = [world.drawn(c, r) for i, c in enumerate(cases) for r in reads[2 * i : 2 * i + 2]]
     assert np.mean(hits) >= 0.7  # measured far higher by `unleak bench world`; this guards against a broken model

@@ -26,14 +26,16 @@ def uint8(images) -> np.ndarray:
     return (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
 
 
-def test_it_reads_renders_of_every_sprite() -> None:
+@pytest.mark.parametrize("edition", package.vocabulary.EDITIONS)
+def test_it_reads_renders_of_every_sprite(edition: int) -> None:
     """Glyph, colour, place and background of each sprite on its own."""
+    world, judge = package.load(edition), glyph_judge(edition)
     scenes = [
-        Scene(list(WORLD.backgrounds)[i % 6], (Placement(s["glyph"], i % 5, i // 5 % 5, s["tint"]),))
-        for i, s in enumerate(WORLD.data["sprites"])
+        Scene(list(world.backgrounds)[i % 6], (Placement(s["glyph"], i % 5, i // 5 % 5, s["tint"]),))
+        for i, s in enumerate(world.data["sprites"])
     ]
     right = 0
-    for s, r in zip(scenes, JUDGE.read(Renderer(WORLD)(scenes)), strict=True):
+    for s, r in zip(scenes, judge.read(Renderer(world)(scenes)), strict=True):
         p = s.placements[0]
         right += [(f.glyph, f.tint, f.x, f.y) for f in r.found] == [
             (p.glyph, p.tint, p.x, p.y)
@@ -41,8 +43,9 @@ def test_it_reads_renders_of_every_sprite() -> None:
     assert right / len(scenes) >= 0.99
 
 
-def test_its_own_error_on_held_out_scenes_is_small() -> None:
-    assert judge_accuracy(JUDGE, WORLD, n=200).mean() >= 0.99
+@pytest.mark.parametrize("edition", package.vocabulary.EDITIONS)
+def test_its_own_error_on_held_out_scenes_is_small(edition: int) -> None:
+    assert judge_accuracy(glyph_judge(edition), package.load(edition), n=200).mean() >= 0.99
 
 
 def test_half_a_glyph_beside_half_of_another_is_neither() -> None:

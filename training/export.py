@@ -25,6 +25,10 @@ def export(pipe: DiffusionPipeline, folder: Path, settings: dict[str, Any]) -> N
             (folder / name / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False), "utf-8")
             merges = ["#version: 0.2", *(" ".join(m) for m in bpe["merges"])]  # older transformers read these two
             (folder / name / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")
+    for config in folder.glob("*/config.json"):  # where a part was read from says nothing to others
+        stated = json.loads(config.read_text("utf-8"))
+        if stated.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(stated, indent=2) + "\n", "utf-8")
     for name in settings.get("frozen", {}):
         for weights in (folder / name).glob("*.safetensors"):
             weights.unlink()

@@ -17,7 +17,7 @@ from unleak.models import frozen
 from unleak.models.frozen import Frozen
 from unleak.saved import Name, Number, Rule, Saved, conform, parse_json, read_document
 
-EMBEDDED = ("emoji-sd", "emoji-flux")
+EMBEDDED = ("emoji-sd", "emoji-flux", "emoji-natural")
 INDEX = "model_index.json"
 TEXT = ("tokenizer", "text_encoder")  #: how the parts that read prompts are called in every pipeline
 SETTINGS = "unleak.json"  #: in a model's folder: how the model is meant to be called
