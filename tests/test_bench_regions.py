@@ -300,7 +300,7 @@ def test_a_run_is_measured_drawn_and_resumed(tmp_path, monkeypatch):
     assert figures["ale", "denoiser_rows"] == 8 and ("ale - bb", "til") in figures
     assert figures["ale", "background_psnr_one_cell_out"] > figures["ale", "background_psnr_median"] > 20
     assert figures["ale", "background_psnr"] > 20 and figures["ale", "structure_distance"] > 0
-    assert all(Image.open(tmp_path / f"{name}.png").size[0] > 100 for name in ("methods", "sheet"))
+    assert all(Image.open(tmp_path / name).size[0] > 100 for name in ("methods.png", "sheet.webp"))
     monkeypatch.setattr(editing, "edited", None)
     assert run(*arguments).exit_code == 0
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == data["rows"]

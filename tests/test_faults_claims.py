@@ -49,13 +49,13 @@ def test_a_mean_over_units_stays_the_mean_over_cases() -> None:
 @pytest.mark.parametrize(
     "glyphs, expected",
     [
-        (["furry", "laptop"], (True, True, True, False)),
-        (["computer mouse", "laptop"], (False, True, False, False)),  # the leak itself is no excess
-        (["furry", "laptop", "computer mouse"], (True, True, False, True)),  # both senses
-        (["furry", "laptop", "laptop"], (True, True, False, True)),  # one twice
-        (["furry", "laptop", "cat"], (True, True, False, True)),  # a foreign one
-        (["furry"], (True, False, False, False)),
-        ([], (False, False, False, False)),
+        (["furry", "laptop"], (True, True, True, False, False)),
+        (["computer mouse", "laptop"], (False, True, False, False, True)),  # the leak itself is no excess
+        (["furry", "laptop", "computer mouse"], (True, True, False, True, True)),  # both senses
+        (["furry", "laptop", "laptop"], (True, True, False, True, False)),  # one twice
+        (["furry", "laptop", "cat"], (True, True, False, True, False)),  # a foreign one
+        (["furry"], (True, False, False, False, False)),
+        ([], (False, False, False, False, False)),
     ],
 )
 def test_harm_is_strict_in_number_and_sense(glyphs: list[str], expected: tuple[bool, ...]) -> None:
@@ -104,10 +104,9 @@ def test_drawing_again_keeps_the_first_picture_that_shows_every_item(monkeypatch
         drawn.append(list(seeds))
         return np.arange(len(seeds))[None]
 
-    judge = SimpleNamespace(present=lambda images, items: np.array([[i >= 2, True] for i in images]))
+    judge: Any = SimpleNamespace(present=lambda images, items: np.array([[i >= 2, True] for i in images]))
     monkeypatch.setattr(repairs, "generate", generate)
-    monkeypatch.setattr(repairs, "glyph_judge", lambda: judge)
-    kept = repairs._rerolled(None, ["a mouse and a laptop"], ["mouse", "laptop"], [0, 1], 4, {}, None)
+    kept = repairs._rerolled(None, ["a mouse and a laptop"], ["mouse", "laptop"], [0, 1], 4, {}, None, judge)
     assert kept[0].tolist() == [2, 2] and [seeds[0] for seeds in drawn] == [0, 1]
     assert len({seed for seeds in drawn for seed in seeds}) == 8  # no noise is drawn twice
 

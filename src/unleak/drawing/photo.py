@@ -68,7 +68,7 @@ def to_latents(pipe: Any, image: Image.Image | np.ndarray, sample: torch.Generat
 
     They are the mode of the autoencoder's posterior, or a sample of it; half precision is widened where it overflows.
 
-    Raises UnsupportedModel where the pipeline has no autoencoder, NotFinite where it overflows.
+    Raises UnsupportedModel where the pipeline has no autoencoder, or one of videos, NotFinite where it overflows.
     """
     vae = getattr(pipe, "vae", None)
     if vae is None or not hasattr(vae, "encode") or vae.config.get("scaling_factor") is None:
@@ -80,6 +80,8 @@ def to_latents(pipe: Any, image: Image.Image | np.ndarray, sample: torch.Generat
         if wide:
             vae.to(torch.float32)
         encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype))
+    except ValueError as e:
+        raise UnsupportedModel(f"the autoencoder of {type(pipe).__name__} encodes no single images: {e}") from e
     finally:
         if wide:
             vae.to(own)

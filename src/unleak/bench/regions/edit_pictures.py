@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,7 +73,7 @@ def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(cells[0], several, strict=True):
         axes.set_title("\n".join(_edit_lines(scenes.cases[i])), fontsize=7)
-    return webp(Image.open(io.BytesIO(_png(figure))).convert("RGB"))
+    return _webp(figure)
 
 
 def _edit_lines(case: EditCase) -> list[str]:
@@ -84,6 +85,13 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
+
+
+def _webp(figure: Figure) -> bytes:
+    figure.set_dpi(130)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return webp(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
 def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list[list[list[list[int]]]]:
