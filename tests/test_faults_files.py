@@ -74,6 +74,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def test_an_empty_name_of_a_folder_is_refused(unleak: Any, no_model: None, tmp_path: Path) -> None:
+    """A variable that is not set (`-o "$OUT"`) would pour the output into the current folder."""
+    done = unleak("generate", "a cat", "-o", "")
+    assert done.code == 2 and "the name is empty" in " ".join(done.err.split())
+    assert not list(tmp_path.iterdir())
+
+
 @posix
 @pytest.mark.parametrize("args", [
     "calibrate --memorized p.txt --ordinary o.txt -o p.txt",

@@ -117,6 +117,13 @@ def shard_of(text: str | None, out: Path | None) -> Shard | None:
     return Shard.parse(text)
 
 
+def folder(text: str) -> Path:
+    """A folder as the user names it. Raises BadParameter for an empty name, which would stand for the current one."""
+    if not text:
+        raise typer.BadParameter("the name is empty: write . for the current folder")
+    return Path(text)
+
+
 SHARED: dict[str, tuple[Any, Any]] = {
     "model": (
         Annotated[str, typer.Option("-m", "--model", help="An embedded model, a pipeline folder or a hub id."),
@@ -156,7 +163,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "folder": (
-        Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the output goes."),
+        Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the output goes.", parser=folder),
                   Writes("-o", ("index.html", "result.json", ".lock"))],
         Path("out"),
     ),
