@@ -197,3 +197,14 @@ def test_an_autoencoder_without_noise_encodes_a_photo() -> None:
     pipe = kind.pipe()
     z = to_latents(pipe, photo)
     assert z.shape[1] == pipe.vae.config.latent_channels and torch.isfinite(z).all()
+
+
+def test_a_picture_whose_queries_move_little_is_told_from_the_text() -> None:
+    """On Lumina2 other latents move the queries of the first blocks by less than a tenth of their spread."""
+    one = family("lumina2")
+    pipe, call = one.pipe(), {**one.settings(), "output_type": "latent"}
+    with unleak.attach(pipe, unleak.Maps("mouse,laptop")) as run:
+        pipe("a red mouse and a laptop", generator=torch.Generator().manual_seed(0), **call)
+    (seen,) = run.results["maps"]
+    first, second = seen.map("mouse"), seen.map("laptop")
+    assert first.any() and second.any() and not torch.allclose(first, second)

@@ -26,6 +26,7 @@ from unleak.engine.undo import Undo
 from unleak.errors import UnsupportedModel
 
 CHANGED = 0.05  #: of the spread of all: what a pooled text does to the picture stays below
+MOVED = 1e-3  #: the same where other latents are given, which reach no text before the first site that mixes them
 DIGITS = 8  #: numbers that stand for a position
 FIRST = 2  #: sites of the first attempt; several times as many follow where text is mixed in later
 
@@ -171,7 +172,8 @@ def _digest(x: Tensor) -> Tensor:
 def _told(plain: Watched, by_text: Watched, by_latents: Watched) -> Layout | None:
     """What stands where at one site; None where neither text nor picture reaches it."""
     text_queries, text_keys = (_changed(a, b, plain.site) for a, b in zip(plain.sides, by_text.sides, strict=True))
-    cells, image_keys = (_changed(a, b, plain.site) for a, b in zip(plain.sides, by_latents.sides, strict=True))
+    pairs = zip(plain.sides, by_latents.sides, strict=True)
+    cells, image_keys = (_changed(a, b, plain.site, MOVED) for a, b in pairs)
     for rows, other in ((text_queries, cells), (text_keys, image_keys)):
         if rows is not None and other is not None and max(rows.start, other.start) < min(rows.stop, other.stop):
             raise UnsupportedModel(f"{plain.site} reads text and picture at the same positions")
@@ -182,12 +184,12 @@ def _told(plain: Watched, by_text: Watched, by_latents: Watched) -> Layout | Non
     return Layout("cross" if image_keys is None else "joint", cells, image_keys, text_queries, text_keys)
 
 
-def _changed(before: Tensor, after: Tensor, site: str) -> slice | None:
-    """The positions whose numbers are others, in some row of the batch.
+def _changed(before: Tensor, after: Tensor, site: str, least: float = CHANGED) -> slice | None:
+    """The positions whose numbers are others, in some row of the batch, by `least` of the spread of all.
 
     Raises UnsupportedModel where these are not in one piece.
     """
-    apart = (before - after).abs().amax(-1) > CHANGED * before.std().clamp_min(1e-12)
+    apart = (before - after).abs().amax(-1) > least * before.std().clamp_min(1e-12)
     where = torch.nonzero(apart.any(0)).flatten().tolist()
     if not where:
         return None
