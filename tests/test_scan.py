@@ -10,17 +10,14 @@ import sys
 import tracemalloc
 from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from typer.testing import CliRunner
 
 from tiny import save_tiny, tiny
-from unleak.cli import app
 from unleak.copies.presets import DETECTORS
 from unleak.copies.scan import scan_file as files
 from unleak.copies.scan import scanner as module
@@ -321,18 +318,6 @@ def test_a_file_without_a_prompt_gives_an_empty_scan(sd1, tmp_path: Path):
 
 
 # -- on the command line ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> SimpleNamespace:
-        done = CliRunner().invoke(app, list(args))
-        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
-        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=" ".join(done.stderr.split()))
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from tiny import save_tiny, tiny
-from unleak.cli import app
 from unleak.copies.scan import scanner as module
 from unleak.copies.scan.scan import plan
 from unleak.copies.scan.scan_file import FILE, RECORD, ScanSummary, scan_file
@@ -192,31 +190,19 @@ def test_a_merge_overwrites_nothing_else(copied: Path, tmp_path: Path) -> None:
 # -- on the command line ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unleak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> Any:
-        done = CliRunner().invoke(app, list(args))
-        assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
-        return done.exit_code, done.stdout, " ".join(done.stderr.split())
-
-    return run
-
-
 def test_shards_and_their_joining_on_the_command_line(unleak: Any, prompts: Path, tmp_path: Path) -> None:
     folder = save_tiny("sd1", tmp_path / "m")
     (folder / "unleak.json").write_text(json.dumps({"call": CALL}))
     scan = ("scan", str(prompts), "-m", str(folder), "--seeds", "0:2")
-    code, whole, _ = unleak(*scan, "-o", "whole.jsonl")
-    assert code == 0
+    whole = unleak(*scan, "-o", "whole.jsonl")
+    assert whole.code == 0
     Path("parts").mkdir()
     for i in (1, 2):
-        assert unleak(*scan, "--shard", f"{i}/2", "-o", f"parts/{i}.jsonl")[0] == 0
-    code, out, err = unleak("scan", "--merge", "parts", "-o", "joined.jsonl", "--html", "joined.html")
-    assert code == 0 and out == whole and "4 lines cannot be used" in err, err
+        assert unleak(*scan, "--shard", f"{i}/2", "-o", f"parts/{i}.jsonl").code == 0
+    joined = unleak("scan", "--merge", "parts", "-o", "joined.jsonl", "--html", "joined.html")
+    assert joined.code == 0 and joined.out == whole.out and "4 lines cannot be used" in joined.err, joined.err
     assert Path("joined.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
-    assert unleak("scan", "--merge", "parts", "-o", "joined.jsonl", "--fail-over", "-1e9")[0] == 3
+    assert unleak("scan", "--merge", "parts", "-o", "joined.jsonl", "--fail-over", "-1e9").code == 3
 
 
 @pytest.mark.parametrize(("args", "says"), [
@@ -230,5 +216,5 @@ def test_shards_and_their_joining_on_the_command_line(unleak: Any, prompts: Path
 def test_bad_use_of_shards_exits_2(unleak: Any, monkeypatch: pytest.MonkeyPatch, args: str, says: str) -> None:
     monkeypatch.setattr("unleak.models.load", lambda *_, **__: pytest.fail("the model was loaded"))
     Path("p.txt").write_text("a cat\n")
-    code, _, err = unleak(*args.split())
-    assert code == 2 and says in err, err
+    done = unleak(*args.split())
+    assert done.code == 2 and says in done.err, done.err

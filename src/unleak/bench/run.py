@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from unleak.bench.rows import Row
 from unleak.core.anatomy import Anatomy
@@ -23,6 +23,23 @@ from unleak.text.encode import fingerprint
 from unleak.world import World
 from unleak.world import load as load_world
 from unleak.world.prompts import Case, check_split, prompts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Asked(TypedDict, total=False):
+    """What every suite of an embedded world is asked, beside its methods.
+
+    split: of the world's prompts, "heldout" by default. seeds: 0 to 3 by default. limit: how many prompts of each kind
+    at most. call: arguments of the pipeline. progress: is told (part, how many are done, of how many).
+    """
+
+    split: str
+    seeds: Sequence[int]
+    limit: int | None
+    call: dict[str, Any] | None
+    progress: Callable[[str, int, int], None] | None
 
 
 @dataclass
@@ -43,6 +60,14 @@ class Run:
     progress: Callable[[str, int, int], None] | None = None
     notes: list[str] = field(default_factory=list)
     edition: int = 1
+
+    @classmethod
+    def of(cls, pipe: Any, out: Path, model: str, edition: int = 1, **asked: Unpack[Asked]) -> Run:
+        """The run that a suite was asked for."""
+        return cls(
+            pipe, out, model, asked.get("split", "heldout"), list(asked.get("seeds", range(4))), asked.get("limit"),
+            dict(asked.get("call") or {}), asked.get("progress"), edition=edition,
+        )  # fmt: skip
 
     @cached_property
     def world(self) -> World:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,17 @@ from unleak.bench.run import Run, refuse_unknown
 from unleak.drawing.generate import generate
 from unleak.files.atomic import write_atomic
 from unleak.judges.copies import memorized
-from unleak.judges.glyphs import GlyphJudge, Reading, glyph_judge
+from unleak.judges.glyphs import GlyphJudge, Reading
 from unleak.report.pictures import contact_sheet, webp
 from unleak.world import World
 from unleak.world.grammar import OPEN_ORDER, connective, scene
 from unleak.world.prompts import Case, prompts
 from unleak.world.render import Renderer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from unleak.bench.run import Asked
 
 #: prompt kind -> (metric, default number of prompts)
 KINDS = {
@@ -69,24 +74,15 @@ def check(split: str, methods: Sequence[str] | None) -> None:
 
 
 def run(
-    pipe: Any,
-    out: Path,
-    *,
-    model: str = "emoji-sd",
-    split: str = "heldout",
-    seeds: Sequence[int] = range(4),
-    limit: int | None = None,
-    methods: Sequence[str] | None = None,
-    call: dict[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    pipe: Any, out: Path, *, model: str = "emoji-sd", methods: Sequence[str] | None = None, **asked: Unpack[Asked]
 ) -> Results:
     """Measure every kind of prompt and write `results.json`, `results.md` and a contact sheet to `out`.
 
     `limit` caps the prompts of each kind; `methods` selects kinds. Finished kinds are reused on a second call.
     """
-    check(split, methods)
-    judge, pictures = glyph_judge(), Pictures()
-    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
+    one = Run.of(pipe, out, model, **asked)
+    check(one.split, methods)
+    judge, pictures = one.judge, Pictures()
     rows: list[Row] = []
     for kind in KINDS:
         if methods is None or kind in methods:
@@ -99,7 +95,7 @@ def run(
         share(judge_accuracy(judge, one.world, pipe.vae), judge.name, "reconstructions", "judge_reconstruction"),
     ]
     about = {"name": judge.name, "accuracy": {row.metric: round(row.value, 4) for row in accuracy}}
-    results = Results("world", model, one.seeds, split, about, [*rows, *accuracy])
+    results = Results("world", model, one.seeds, one.split, about, [*rows, *accuracy])
     results.save(out)
     if pictures:
         write_atomic(out / "sheet.webp", webp(contact_sheet(pictures)))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints, 
 from unleak.errors import BadInput, BrokenFile, CannotWrite
 from unleak.files.atomic import beside, replacing
 from unleak.files.jsonl import encode
-from unleak.saved import Saved, regular
+from unleak.saved import Saved, parse_json, regular
 
 ENDING = ".parquet"
 ROWS = 10_000  #: of a row group, and held in memory
@@ -82,6 +82,22 @@ def read_lines(path: Path, record: Saved[Any], ascii: bool = False) -> Generator
                     yield encode(_without_absent(record.of, row), ascii)
     except (pa.ArrowException, OSError, ValueError) as e:
         raise e if isinstance(e, BadInput | BrokenFile) else record.broken(path, e) from e
+
+
+def results(path: Path, header: Saved[Any], record: Saved[Any]) -> Iterator[dict[str, Any]]:
+    """The header of an output, then its records, one at a time. Raises BrokenFile: one is damaged."""
+    kind = header
+    for number, line in enumerate(read_lines(path, record), 1):
+        where = f"{path}, line {number}"
+        try:
+            value = parse_json(line)
+        except ValueError as e:
+            raise kind.broken(where, e) from None
+        kind.parse(value, where)
+        yield value
+        kind = record
+    if kind is header:
+        raise header.broken(path, "it is empty")
 
 
 def _pack(lines: Path, out: Path, record: Saved[Any]) -> None:

@@ -11,23 +11,10 @@ from typing import Any
 
 from unleak.copies.scan.scan import Scan
 from unleak.copies.scan.scan_file import FILE, RECORD
-from unleak.files.parquet import read_lines
+from unleak.files.parquet import results
 from unleak.report.pages import render
-from unleak.saved import parse_json
 
 SHOWN, BINS, WIDE, TALL = 50, 64, 640, 130
-
-
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The header, then every record of a scan's output, one at a time. Raises BrokenFile: a line is damaged."""
-    for number, line in enumerate(read_lines(path, RECORD), 1):
-        kind, where = (RECORD if number > 1 else FILE), f"{path}, line {number}"
-        try:
-            value = parse_json(line)
-        except ValueError as e:
-            raise kind.broken(where, e) from None
-        kind.parse(value, where)
-        yield value
 
 
 def pictures(scan: Scan) -> dict[str, bytes]:
@@ -53,10 +40,9 @@ def file_page(path: Path, limit: float | None = None) -> str:
 
     Raises BrokenFile: it is no output of a scan, or a line of it is damaged.
     """
-    head = next(records(path), None)
-    if head is None:
-        raise FILE.broken(path, "it is empty")
-    return _page(head, lambda: islice(records(path), 1, None), head["threshold"] if limit is None else limit)
+    head = next(results(path, FILE, RECORD))
+    prompts = lambda: islice(results(path, FILE, RECORD), 1, None)  # noqa: E731
+    return _page(head, prompts, head["threshold"] if limit is None else limit)
 
 
 def _page(head: dict[str, Any], prompts: Callable[[], Iterator[dict[str, Any]]], limit: float | None) -> str:

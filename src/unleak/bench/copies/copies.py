@@ -6,15 +6,20 @@ Each part of the suite is a module of its own with its methods and its rows: `de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unleak.bench.copies import audit, detection, mitigation
 from unleak.bench.results import Results
 from unleak.bench.run import Run, measured, refuse_unknown
 from unleak.judges.copies import scene_judge
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from unleak.bench.run import Asked
 
 #: each has METHODS, all that it can measure; DEFAULT, what it measures unasked; and ``rows(run, methods)``
 PARTS: tuple[ModuleType, ...] = (detection, mitigation, audit)
@@ -26,23 +31,14 @@ def check(split: str, methods: Sequence[str] | None) -> None:
 
 
 def run(
-    pipe: Any,
-    out: Path,
-    *,
-    model: str = "emoji-sd",
-    split: str = "heldout",
-    seeds: Sequence[int] = range(4),
-    limit: int | None = None,
-    methods: Sequence[str] | None = None,
-    call: dict[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    pipe: Any, out: Path, *, model: str = "emoji-sd", methods: Sequence[str] | None = None, **asked: Unpack[Asked]
 ) -> Results:
     """Measure the chosen methods (default: those of every part that are meant for it); finished parts are reused."""
-    check(split, methods)
+    one = Run.of(pipe, out, model, **asked)
+    check(one.split, methods)
     judge = scene_judge()
-    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
     about = {"name": judge.name, "threshold": judge.threshold}
-    results = Results("copies", model, one.seeds, split, about, notes=one.notes)
+    results = Results("copies", model, one.seeds, one.split, about, notes=one.notes)
     results.rows += measured(one, PARTS, methods)
     results.save(out)
     return results

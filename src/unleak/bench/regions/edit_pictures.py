@@ -6,16 +6,13 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from unleak.bench.regions.editing import SOURCE, Scenes, drawn_with, edited
 from unleak.bench.rows import Row
 from unleak.bench.run import Run
 from unleak.files.atomic import write_atomic
 from unleak.regions.edit import edit
-from unleak.report.pictures import webp
 from unleak.world.edits import EditCase
 
 BARS = {
@@ -54,7 +51,7 @@ def bars(rows: Sequence[Row]) -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return _png(figure)
+    return _encoded(figure, "png")
 
 
 def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
@@ -73,7 +70,7 @@ def sheet(run: Run, scenes: Scenes, methods: Sequence[str]) -> bytes:
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(cells[0], several, strict=True):
         axes.set_title("\n".join(_edit_lines(scenes.cases[i])), fontsize=7)
-    return _webp(figure)
+    return _encoded(figure, "webp")
 
 
 def _edit_lines(case: EditCase) -> list[str]:
@@ -81,17 +78,10 @@ def _edit_lines(case: EditCase) -> list[str]:
     return [f"{s.phrase} > {t.phrase}" for s, t in zip(case.sources, case.targets, strict=True)]
 
 
-def _png(figure: Figure) -> bytes:
+def _encoded(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format=form, dpi=130)
     return buffer.getvalue()
-
-
-def _webp(figure: Figure) -> bytes:
-    figure.set_dpi(130)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return webp(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
 def _drawn(run: Run, scenes: Scenes, method: str, chosen: Sequence[int]) -> list[list[list[list[int]]]]:

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unleak.bench.regions import edit_pictures, editing
 from unleak.bench.results import Results
 from unleak.bench.run import Run, refuse_unknown
 from unleak.bench.world import reconstructed
 from unleak.errors import UnsupportedModel
-from unleak.judges.glyphs import glyph_judge
 from unleak.world.edits import COUNTS, KINDS, SENSE, edit_cases
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from unleak.bench.run import Asked
 
 HEADLINE = (
     "edit_success", "til", "tel", "clean_edit", "distractors_kept", "background_psnr", "background_psnr_median",
@@ -33,25 +37,21 @@ def run(
     out: Path,
     *,
     model: str = "emoji-sd",
-    split: str = "heldout",
-    seeds: Sequence[int] = (0,),
-    limit: int | None = None,
     methods: Sequence[str] | None = None,
-    call: dict[str, Any] | None = None,
     masks: str = "exact",
-    progress: Callable[[str, int, int], None] | None = None,
+    **asked: Unpack[Asked],
 ) -> Results:
     """Measure the chosen methods (default: all), always beside the unedited source; finished parts are reused.
 
     Args:
-        limit: at most so many cases of every kind and count.
-        call: options of `unleak.edit`, which prevail over what the model recommends; each method takes those it knows.
         masks: what the methods are given: ``"exact"``, the model's ``"own"``, or those of its ``"attention"`` alone.
+        asked: seeds: (0,) by default. limit: at most so many cases of every kind and count. call: options of
+            `unleak.edit`, which prevail over what the model recommends; each method takes those it knows.
     """
-    check(split, methods)
-    judge = glyph_judge()
-    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
-    cases = edit_cases(one.world, split, min(limit or editing.EACH, editing.EACH))
+    asked.setdefault("seeds", (0,))
+    one = Run.of(pipe, out, model, **asked)
+    check(one.split, methods)
+    cases = edit_cases(one.world, one.split, min(one.limit or editing.EACH, editing.EACH))
     able = editing.able(pipe)
     chosen = [name for name in able if methods is None or name in methods or name == editing.SOURCE]
     if missing := [name for name in methods or () if name not in able]:
@@ -60,11 +60,12 @@ def run(
     about = (
         f"{plain} cases ({len(COUNTS)} counts x {len(KINDS)} kinds), {len(cases) - plain} of a sense, masks: {masks}"
     )
-    results = Results("regions", model, one.seeds, split, {"name": judge.name}, notes=[about], headline=HEADLINE)
+    judge = {"name": one.judge.name}
+    results = Results("regions", model, one.seeds, one.split, judge, notes=[about], headline=HEADLINE)
     scenes = editing.Scenes.of(one, cases, masks)
     results.rows = editing.rows(one, scenes, chosen)
     results.notes += one.notes
-    results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
+    results.judge["accuracy"] = reconstructed(one.judge, one.world, pipe.vae)
     results.save(out)
     edit_pictures.save(one, scenes, chosen, results.rows)
     return results

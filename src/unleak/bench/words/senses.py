@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,11 @@ from unleak.errors import UnsupportedModel
 from unleak.world import World
 from unleak.world.grammar import caption, thing
 from unleak.world.prompts import Case
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from unleak.bench.run import Asked
 
 EDITION = 2
 COMPANY = ("alone", "neutral", "trigger")
@@ -148,22 +153,11 @@ def check(split: str, methods: Sequence[str] | None) -> None:
     refuse_unknown("senses", list(METHODS), split, methods, EDITION)
 
 
-def run(
-    pipe: Any,
-    out: Path,
-    *,
-    model: str,
-    split: str = "heldout",
-    seeds: Sequence[int] = range(4),
-    limit: int | None = None,
-    methods: Sequence[str] | None = None,
-    call: dict[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Results:
+def run(pipe: Any, out: Path, *, model: str, methods: Sequence[str] | None = None, **asked: Unpack[Asked]) -> Results:
     """Measure the chosen methods (default: `DEFAULT`) on a model of World 2; finished parts are reused."""
-    check(split, methods)
-    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress, edition=EDITION)
-    results = Results("senses", model, one.seeds, split, {"name": one.judge.name}, notes=one.notes)
+    one = Run.of(pipe, out, model, EDITION, **asked)
+    check(one.split, methods)
+    results = Results("senses", model, one.seeds, one.split, {"name": one.judge.name}, notes=one.notes)
     results.rows += rows(one, DEFAULT if methods is None else methods)
     results.judge["accuracy"] = reconstructed(one.judge, one.world, pipe.vae)
     results.save(out)

@@ -7,16 +7,20 @@ isolated), `verdicts` (does the diagnosis name the right reason) and `lint` (are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unleak.bench.results import Results
 from unleak.bench.run import Run, measured, refuse_unknown
 from unleak.bench.words import flow, lint, repairs, tokens, verdicts
 from unleak.bench.world import reconstructed
-from unleak.judges.glyphs import glyph_judge
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from unleak.bench.run import Asked
 
 #: each has METHODS, all that it can measure; DEFAULT, what it measures unasked; and ``rows(run, methods)``
 PARTS: tuple[ModuleType, ...] = (repairs, tokens, flow, verdicts, lint)
@@ -28,23 +32,13 @@ def check(split: str, methods: Sequence[str] | None) -> None:
 
 
 def run(
-    pipe: Any,
-    out: Path,
-    *,
-    model: str = "emoji-sd",
-    split: str = "heldout",
-    seeds: Sequence[int] = range(4),
-    limit: int | None = None,
-    methods: Sequence[str] | None = None,
-    call: dict[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    pipe: Any, out: Path, *, model: str = "emoji-sd", methods: Sequence[str] | None = None, **asked: Unpack[Asked]
 ) -> Results:
     """Measure the chosen methods (default: those of every part that are meant for it); finished parts are reused."""
-    check(split, methods)
-    judge = glyph_judge()
-    one = Run(pipe, out, model, split, list(seeds), limit, dict(call or {}), progress)
-    results = Results("words", model, one.seeds, split, {"name": judge.name}, notes=one.notes)
+    one = Run.of(pipe, out, model, **asked)
+    check(one.split, methods)
+    results = Results("words", model, one.seeds, one.split, {"name": one.judge.name}, notes=one.notes)
     results.rows += measured(one, PARTS, methods)
-    results.judge["accuracy"] = reconstructed(judge, one.world, pipe.vae)
+    results.judge["accuracy"] = reconstructed(one.judge, one.world, pipe.vae)
     results.save(out)
     return results

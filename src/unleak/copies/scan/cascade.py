@@ -12,17 +12,17 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unleak.copies.scan.scan_file import RECORD, ScanSummary, scan_by
+from unleak.copies.scan.scan_file import FILE, RECORD, ScanSummary, scan_by
 from unleak.errors import BadInput
-from unleak.files.parquet import read_lines
+from unleak.files.parquet import results
 from unleak.files.prompt_file import Entry
 from unleak.files.workers import Workers
-from unleak.saved import parse_json
 
 FEW = 2  #: seeds of the cheap look
 _APART = re.compile(r"[\W_]+")
@@ -119,6 +119,4 @@ def _places(scanned: Path, cut: float) -> Iterator[tuple[str, int]]:
 
 
 def _records(scanned: Path) -> Iterator[dict[str, Any]]:
-    lines = read_lines(scanned, RECORD)
-    next(lines, None)
-    return (parse_json(line) for line in lines)
+    return islice(results(scanned, FILE, RECORD), 1, None)

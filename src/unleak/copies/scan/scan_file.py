@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from unleak.files.atomic import replacing
 from unleak.files.jsonl import Stream, check_rejects, encode, rejects_of
 from unleak.files.lines import count_lines
 from unleak.files.outputs import same_file
-from unleak.files.parquet import growing, grown, read_lines
+from unleak.files.parquet import growing, grown, results
 from unleak.files.prompt_file import Entry, files_of, read_prompts
 from unleak.files.shards import Shard, complete
 from unleak.files.workers import Here, Workers, answered, parts
@@ -96,11 +96,11 @@ class ScanSummary:
     @classmethod
     def of(cls, out: Path, limit: float | None = None) -> ScanSummary:
         """Of an output that is there. `limit`: default: a calibration's threshold. Raises BrokenFile."""
-        lines = read_lines(out, RECORD)
-        head = FILE.parse(next(lines, b""), out)
-        summary = cls(limit=head.threshold if limit is None else limit)
-        for number, line in enumerate(lines, 2):
-            summary.add(asdict(RECORD.parse(line, f"{out}, line {number}")))
+        records = results(out, FILE, RECORD)
+        head = next(records)
+        summary = cls(limit=head["threshold"] if limit is None else limit)
+        for record in records:
+            summary.add(record)
         if (rejects := rejects_of(out)).exists():
             summary.rejected = count_lines(rejects)
         return summary.ordered()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypedDict
 from unleak.core.result import Result
 from unleak.errors import BadInput
 from unleak.files.jsonl import Stream
-from unleak.files.parquet import grown, read_lines
+from unleak.files.parquet import grown, results
 from unleak.files.provenance import versions
 from unleak.files.shards import Shard, complete
 from unleak.saved import Number, Saved, Share, Wrong
@@ -260,13 +260,10 @@ def _of_shard(shard: Shard, lines: Iterable[Line], digest: Any) -> Iterator[Line
 
 def summary_of(out: Path) -> Summary:
     """Of an output that is there. Raises BrokenFile."""
-    lines = read_lines(out, RECORD)
-    head = next(lines, b"")
-    FILE.parse(head, out)
-    summary = Summary(json.loads(head))
-    for number, line in enumerate(lines, 2):
-        RECORD.parse(line, f"{out}, line {number}")
-        summary.add(json.loads(line))
+    records = results(out, FILE, RECORD)
+    summary = Summary(next(records))
+    for record in records:
+        summary.add(record)
     return summary
 
 
