@@ -43,14 +43,16 @@ def test_a_folder_and_a_pattern_are_their_files_in_order(folder: Path, monkeypat
     assert [e.place for e in entries][:4] == ["a.parquet:1", "a.parquet:2", "a.parquet:3", "b/x.jsonl:1"]
     assert next(e.place for e in read_prompts(str(folder / "**" / "*.jsonl"))) == "x.jsonl:1"
     monkeypatch.chdir(folder)
-    assert files_of("[ac].*") == [Path("a.parquet"), Path("c.txt")]
+    assert files_of("[ac].*") == [Path("a.parquet"), Path("c.txt")] and files_of("c**xt") == [Path("c.txt")]
+    assert files_of(".*.txt") == [Path(".hidden.txt")] and next(e.file for e in read_prompts("*" * 300)) == "a.parquet"
     assert count_entries("*.txt") == 6 and count_entries(folder) is None
     assert [e.file for e in read_prompts("c.txt")] == [""] * 6
 
 
 def test_sources_that_name_nothing_are_refused(folder: Path, tmp_path: Path) -> None:
     (empty := tmp_path / "empty").mkdir()
-    for source, says in ((empty, "holds no file of prompts"), (tmp_path / "*.csv", "no file matches")):
+    patterns = (tmp_path / "*.csv", "2**64", "**[", "[!]-a*", "a\0*", "\ud800*", "/*\0/**", "x" * 300 + "*", "~**")
+    for source, says in ((empty, "holds no file of prompts"), *((one, "no file matches") for one in patterns)):
         with pytest.raises(BadInput, match=says):
             list(read_prompts(source))
     (folder / "d.yaml").write_text("a: b\n")

@@ -117,16 +117,15 @@ def files_of(source: str | Path) -> list[Path]:
     Raises BadInput: a pattern or a folder names none.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (also of what can be no path)
         below = (one for one in path.rglob("*") if one.is_file())
         names = {one.relative_to(path).as_posix(): one for one in below}
         files = [names[name] for name in sorted(names) if not any(p[0] in "._" for p in name.split("/"))]
         if not files:
             raise BadInput(f"the folder {str(path)!r} holds no file of prompts: name one of {', '.join(ENDINGS)}")
         return files
-    if not path.exists() and glob.has_magic(str(source)):
-        top, hidden = Path(path.anchor), path.name.startswith(".")
-        matches = (one for one in top.glob(str(path.relative_to(top))) if hidden or one.name[0] != ".")
+    if not os.path.exists(path) and glob.has_magic(str(source)):  # noqa: PTH110
+        matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob refuses "a**b")
         found = sorted((one for one in matches if one.is_file()), key=Path.as_posix)
         if not found:
             raise BadInput(f"no file matches {str(source)!r}: write the pattern in quotes, from this folder on")
@@ -139,7 +138,7 @@ def named_files(source: str | Path) -> list[tuple[str, Path]]:
     files = files_of(source)
     if files == [Path(source)]:
         return [("", files[0])]
-    top = source if Path(source).is_dir() else os.path.commonpath([file.parent.absolute() for file in files])
+    top = source if os.path.isdir(source) else os.path.commonpath([file.parent.absolute() for file in files])  # noqa: PTH112
     return [(os.path.relpath(file, top).replace(os.sep, "/"), file) for file in files]
 
 
