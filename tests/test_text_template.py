@@ -18,7 +18,7 @@ from unleak.text.call import replace_output, text_rows
 from unleak.text.encoder_calls import EncoderCall, encoder_calls
 from unleak.text.encoders import text_encoders
 from unleak.text.items import Item
-from unleak.text.positions import first_encoder, item_positions, places, prompt_tokens, summary_rows
+from unleak.text.positions import columns_of, first_encoder, item_positions, places, prompt_tokens, summary_rows
 from unleak.text.prompts import Prompts
 from unleak.text.scene import Scene
 from unleak.text.spans import token_span
@@ -95,6 +95,21 @@ def test_an_items_rows_are_found_among_the_denoisers_by_their_values(case):
     (at_columns,) = prompt_tokens(encoded)
     assert [at_columns.ids[place.at[0][p]] for p in own] == [tokens.ids[p] for p in own]
     assert bool(summary_rows(encoded)[0, at_columns.end :].all()) and not summary_rows(encoded)[0, at_columns.body[0]]
+
+
+def test_rows_of_another_text_are_where_its_own_encoding_has_them_or_said_to_be_unknown(case):
+    pipe, call, encoded = case
+    (name, one), (item, _) = next(iter(encoded.calls.items())), ITEMS
+    for text in (PROMPT, "the Laptop of a very small red mouse"):
+        with torch.no_grad():
+            own = read(pipe, text, **call)
+        span = token_span(one.tokenizer, one.cut([text])[0], item.find(text))
+        try:
+            found = columns_of(encoded, name, text, range(*span))
+        except UnsupportedModel as e:
+            assert text != PROMPT and "at other places" in str(e)
+            continue
+        assert found == item_positions(own, [item]).at[0][0][0]
 
 
 def test_a_patched_row_is_the_row_of_its_own_encoding_in_the_template(case):

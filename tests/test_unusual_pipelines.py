@@ -208,3 +208,30 @@ def test_a_picture_whose_queries_move_little_is_told_from_the_text() -> None:
     (seen,) = run.results["maps"]
     first, second = seen.map("mouse"), seen.map("laptop")
     assert first.any() and second.any() and not torch.allclose(first, second)
+
+
+def test_pads_that_read_the_picture_and_the_text_are_neither() -> None:
+    """Z-Image pads cells and text to multiples of 32, and mixes each with its pads before it joins them."""
+    kind = family("z-image")
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    @dataclass(frozen=True)
+    class Look(Intervention):
+        uses_text = True
+
+        def on_attention(self, ctx: Context, site: Any) -> None:
+            if site.kind == "joint":
+                seen.setdefault("lengths", (site.q.shape[2], site.grid, site.text_length, len(ctx.encoded.cond[0])))
+
+    with unleak.attach(pipe := kind.pipe(), Look()):
+        kind.draw(pipe)
+    length, grid, text, rows = seen["lengths"]
+    assert grid == (4, 6) and text == rows and length == 32 + 32 * -(-text // 32) > 24 + text
+
+
+@pytest.mark.parametrize("name", ["z-image", "qwen-image", "sana"])
+def test_regions_and_maps_know_the_rows_inside_a_template_and_the_cells_beside_pads(name: str) -> None:
+    trial = Trial((kind := family(name)).pipe(), kind.settings())
+    for verb in VERBS:
+        if verb.name in ("Maps", "regions"):
+            verb.show(trial)

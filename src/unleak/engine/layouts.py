@@ -5,15 +5,16 @@ nothing declares them. So the denoiser is asked. Before its first call of a kind
 arguments: as they are, with other text rows, with other latents. Queries and values whose numbers change with the text
 are its rows, those that change with the latents are the picture's cells. That holds up to the first site where cells
 read text, since both are mixed behind it; there each of these runs is broken off. Later sites are told by their
-lengths.
+lengths. Pads and registers beside the cells, or beside the words, read them at the first site and change with them
+behind it: which they are is told there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ CHANGED = 0.05  #: of the spread of all: what a pooled text does to the picture 
 MOVED = 1e-3  #: the same where other latents are given, which reach no text before the first site that mixes them
 DIGITS = 8  #: numbers that stand for a position
 FIRST = 2  #: sites of the first attempt; several times as many follow where text is mixed in later
+
+
+Positions = TypeVar("Positions", slice, slice | None)
 
 
 class Sides(NamedTuple):
@@ -104,9 +108,9 @@ def learn(
     first = FIRST
     while True:
         plain, *changed = (_watch(denoiser, sites, call, first, outer) for call in (inputs, *others))
-        layouts, mixed = Layouts(grid), False
+        layouts, mixed, alone = Layouts(grid), False, _Alone()
         for call, by_text, by_latents in zip(plain, *changed, strict=True):
-            layout = _told(call, by_text, by_latents)
+            layout = alone.seen(call, _told(call, by_text, by_latents))
             mixed = layout is not None and layout.kind in ("cross", "joint")
             if mixed and layout is not None and layout.text_length < length:
                 tail = {**inputs, text: _each_row(inputs[text], partial(_with_other_text, start=layout.text_length))}
@@ -120,6 +124,38 @@ def learn(
         if mixed or len(plain) < first:
             return layouts
         first *= 4
+
+
+class _Alone:
+    """Which positions of a sequence of so many hold the picture, or the words, where these meet nothing else."""
+
+    def __init__(self) -> None:
+        self.cells: dict[int, slice] = {}
+        self.words: dict[int, slice] = {}
+
+    def seen(self, call: Watched, layout: Layout | None) -> Layout | None:
+        """The layout of a site, without positions that only read cells or words at an earlier one."""
+        if layout is None:
+            return None
+        queries = call.sides.queries.shape[1]
+        if layout.kind == "self":
+            self.cells.setdefault(queries, layout.image_queries)
+        elif layout.kind == "text" and layout.text_queries is not None:
+            self.words.setdefault(queries, layout.text_queries)
+        return replace(
+            layout,
+            image_queries=_within(layout.image_queries, self.cells),
+            image_keys=_within(layout.image_keys, self.cells),
+            text_queries=_within(layout.text_queries, self.words),
+            text_keys=_within(layout.text_keys, self.words),
+        )
+
+
+def _within(positions: Positions, alone: Mapping[int, slice]) -> Positions:
+    """Of positions that are a whole sequence those that it held at first."""
+    if positions is None or (own := alone.get(positions.stop - positions.start)) is None:
+        return positions
+    return slice(positions.start + own.start, positions.start + own.stop)
 
 
 class Watched(NamedTuple):

@@ -7,7 +7,7 @@ others, and one that gives only a pooled vector has none. Columns are found by c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -53,6 +53,40 @@ def places(encoded: Encoded) -> dict[str, Place]:
 def readable(encoded: Encoded) -> dict[str, slice]:
     """The encoders whose rows the denoiser reads, each with its columns of the denoiser's text; errors: `places`."""
     return {name: place.columns for name, place in places(encoded).items()}
+
+
+def columns_of(encoded: Encoded, encoder: str, text: str, positions: Iterable[int]) -> Positions:
+    """The denoiser's text rows that tokens of a text have, by their positions among those of the encoder.
+
+    The text is one of the prompts, or another, whose rows stand where those of the prompts do.
+
+    Raises:
+        PromptTruncated: the pipeline does not give the denoiser one of them.
+        UnsupportedModel: the rows of other texts may stand elsewhere; and as `places`.
+    """
+    place, call = places(encoded)[encoder], encoded.calls[encoder]
+    if text in call.prompts:
+        at = place.at[call.prompts.index(text)]
+    else:
+        at = max(place.at, key=len)
+        left = call.given is not None and not all(one.real[0] for one in call.given)
+        if left or any(other != at[: len(other)] for other in place.at):
+            raise UnsupportedModel(
+                f"the pipeline puts the rows of {encoder} at other places of the denoiser's text for other prompts, so "
+                f"where those of {text!r} would stand is not known"
+            )
+    return _given(at, positions, encoder, text)
+
+
+def _given(at: Sequence[int | None], positions: Iterable[int], encoder: str, text: str) -> Positions:
+    """The columns of an encoder's rows. Raises PromptTruncated: the denoiser is not given one of them."""
+    columns = [at[p] if p < len(at) else None for p in positions]
+    if None in columns:
+        raise PromptTruncated(
+            f"the pipeline gives the denoiser only a part of the rows of {encoder}, and not those of {text!r}: shorten "
+            "the prompt, or raise max_sequence_length"
+        )
+    return tuple(column for column in columns if column is not None)
 
 
 def first_encoder(encoded: Encoded) -> TextCall:
@@ -128,14 +162,7 @@ def item_positions(encoded: Encoded, items: Sequence[Item]) -> ItemPositions:
     spans = {name: Scene(encoded.calls[name], items).prompt.spans for name in found}
 
     def rows(prompt: int, item: int, name: str) -> Positions:
-        at = found[name].at[prompt]
-        columns = [at[p] for p in range(*spans[name][prompt][item])]
-        if None in columns:
-            raise PromptTruncated(
-                f"the pipeline gives the denoiser only a part of the rows of {name}, and not those of "
-                f"{items[item].text!r}: shorten the prompt, or raise max_sequence_length"
-            )
-        return tuple(column for column in columns if column is not None)
+        return _given(found[name].at[prompt], range(*spans[name][prompt][item]), name, items[item].text)
 
     at = (
         tuple(tuple(rows(b, i, name) for name in found) for i in range(len(items))) for b in range(len(encoded.prompts))

@@ -24,7 +24,7 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.edits import Bias, Mask
 from unleak.errors import UnsupportedModel
 from unleak.regions.methods.slots import neutral_pairs, object_pairs
-from unleak.text.positions import readable
+from unleak.text.positions import columns_of, readable
 from unleak.text.rows import Layer, each_layer
 
 if TYPE_CHECKING:
@@ -74,16 +74,17 @@ def base_rows(ctx: Context, prompts: Sequence[str], objects: Sequence[Sequence[s
     prompt in which every other object is "a thing": `own_rows` with "prompt", for who has no encoder call."""
     encoded = ctx.encoded
     pairs = [
-        (b, columns.start, pair)
+        (b, name, pair)
         for b, (prompt, phrases) in enumerate(zip(prompts, objects, strict=True))
-        for name, columns in readable(encoded).items()
+        for name in readable(encoded)
         for pair in object_pairs(encoded.calls[name], prompt, phrases, alone=False)
     ]
     texts = list(dict.fromkeys(pair.text for _, _, pair in pairs))
     rows, pooled, _ = ctx.encode([*prompts, *texts])
     base, others = rows[: len(prompts)].clone(), dict(zip(texts, rows[len(prompts) :], strict=True))
-    for b, start, pair in pairs:
-        base[b, [start + i for i in pair.rows]] = others[pair.text][[start + i for i in pair.own]]
+    for b, name, pair in pairs:
+        own = columns_of(encoded, name, pair.text, pair.own)
+        base[b, columns_of(encoded, name, prompts[b], pair.rows)] = others[pair.text][list(own)]
     return base, None if pooled is None else pooled[: len(prompts)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +11,7 @@ from unleak.text.eos_pads import aligned
 from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.text.phrases import past_article
-from unleak.text.positions import readable
+from unleak.text.positions import Positions, columns_of, readable
 from unleak.text.spans import Span, Tokens, token_span
 from unleak.text.without import without
 
@@ -80,7 +80,7 @@ class Slots:
 
 
 def slots_of(encoded: Encoded, prompt: str, items: Sequence[Item], texts: Sequence[OwnText], find: str) -> Slots:
-    """Where the objects stand for every encoder that the denoiser reads.
+    """Where the objects stand among the denoiser's text rows, for every encoder that it reads.
 
     Args:
         find: ``"words"``: an object of the prompt is found by its words. ``"first"``: by its token ids, where they
@@ -93,8 +93,9 @@ def slots_of(encoded: Encoded, prompt: str, items: Sequence[Item], texts: Sequen
     by_encoder = {}
     for call in (encoded.calls[name] for name in readable(encoded)):
         tokens = _cut(call, prompt)
-        objects = tuple(_slot(call, tokens, *one, find) for one in zip(items, texts, strict=True))
-        by_encoder[call.name] = Slots(objects, tokens.body[1])
+        slots = [_slot(call, tokens, *one, find) for one in zip(items, texts, strict=True)]
+        objects = tuple(_among_rows(encoded, call, prompt, *one) for one in zip(slots, texts, strict=True))
+        by_encoder[call.name] = Slots(objects, _row_after(encoded, call, prompt, tokens.body[1]))
     if len(set(by_encoder.values())) != 1:
         raise UnsupportedModel(f"the encoders {sorted(by_encoder)} cut {prompt!r} in different places")
     return next(iter(by_encoder.values()))
@@ -121,6 +122,34 @@ def _slot(call: TextCall, prompt: Tokens, item: Item, text: OwnText, find: str) 
             " take rest='alone'"
         )
     return slot._replace(between=between, own_between=own_between)
+
+
+def _among_rows(encoded: Encoded, call: TextCall, prompt: str, slot: Slot, text: OwnText) -> Slot:
+    """A slot of an encoder's tokens as one of the denoiser's text rows."""
+
+    def rows(of: str, positions: Iterable[int]) -> Positions:
+        return columns_of(encoded, call.name, of, positions)
+
+    def span(of: str, own: Span) -> Span:
+        found = rows(of, range(*own))
+        if found != tuple(range(found[0], found[-1] + 1)):
+            raise UnsupportedModel(
+                f"the pipeline takes the rows of {call.name} apart, so that no object is in one piece"
+            )
+        return found[0], found[-1] + 1
+
+    return Slot(
+        span(prompt, slot.span),
+        span(text.text, slot.own),
+        _row_after(encoded, call, text.text, slot.end),
+        rows(prompt, slot.between),
+        rows(text.text, slot.own_between),
+    )
+
+
+def _row_after(encoded: Encoded, call: TextCall, text: str, position: int) -> int:
+    """The denoiser's text row behind that of the token before a position."""
+    return columns_of(encoded, call.name, text, [position - 1])[0] + 1
 
 
 def _cut(call: TextCall, text: str) -> Tokens:
@@ -186,14 +215,14 @@ def text_rows(encoded: Encoded, prompt: str, phrases: Sequence[str]) -> list[lis
 
     Raises ItemNotFound, AmbiguousItem, PromptTruncated; UnsupportedModel: no encoder's rows reach the denoiser.
     """
-    columns, items = readable(encoded), [Item.of(phrase) for phrase in phrases]
+    names, items = readable(encoded), [Item.of(phrase) for phrase in phrases]
 
-    def rows(item: Item, name: str) -> range:
-        call, start = encoded.calls[name], columns[name].start
-        first, stop = _span(call, _cut(call, prompt), item.find(prompt))
-        return range(start + first, start + stop)
+    def rows(item: Item, name: str) -> Positions:
+        call = encoded.calls[name]
+        span = _span(call, _cut(call, prompt), item.find(prompt))
+        return columns_of(encoded, name, prompt, range(*span))
 
-    return [list(dict.fromkeys(i for name in columns for i in rows(item, name))) for item in items]
+    return [list(dict.fromkeys(i for name in names for i in rows(item, name))) for item in items]
 
 
 def reads_text(site: AttentionCall) -> bool:
