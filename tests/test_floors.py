@@ -26,6 +26,7 @@ FLOORS = (
     {"integrations"},
     {"report"},
     {"bench"},
+    {"app"},
     {"cli"},
     {"", "__main__", "parity"},  # "" is the package itself: the public face
 )

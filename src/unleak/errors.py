@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -121,3 +122,36 @@ def printable(text: object) -> str:
     So what a file says cannot steer a terminal, or turn around what stands beside it. JSON text stays the same JSON.
     """
     return _CONTROLS.sub(lambda found: json.dumps(found[0])[1:-1], str(text))
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room on the disk", errno.EDQUOT: "make room on the disk",
+    errno.EMFILE: "allow more open files: ulimit -n", errno.ENFILE: "too many files are open on this machine",
+    errno.EACCES: "give the permission, or choose another path", errno.EPERM: "choose another path",
+    errno.EROFS: "choose a path that can be written", errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file", errno.ENOTDIR: "name a folder", errno.ENOMEM: "free some memory",
+    errno.EFBIG: "files may not grow so large here: ulimit -f",
+}  # fmt: skip
+
+
+def in_words(e: BaseException) -> tuple[int, str, str] | None:
+    """Exit status, what kind of error, and what happened with its remedy; None for what nobody has foreseen.
+
+    Foreseen are our own errors, those of the operating system, too little memory, a nesting too deep, text that is
+    none, and a number too large.
+    """
+    kind = type(e).__name__
+    if isinstance(e, UnleakError):
+        return e.exit_code, kind, str(e)
+    if isinstance(e, OSError) and e.errno is not None:
+        what = f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror)
+        return 1, kind, f"{what}; {REMEDIES[e.errno]}" if e.errno in REMEDIES else what
+    if isinstance(e, MemoryError) or "out of memory" in str(e) or "can't allocate memory" in str(e):
+        return 1, "MemoryError", "there is not enough memory: draw fewer or smaller images, or --offload model"
+    if isinstance(e, RecursionError):
+        return 1, kind, "something that was given is nested too deeply"
+    if isinstance(e, UnicodeError):
+        return 2, "BadInput", f"something that was given is not valid UTF-8 text: {e}"
+    if isinstance(e, OverflowError) or (isinstance(e, ValueError) and "integer string conversion" in str(e)):
+        return 2, "BadInput", f"a number that was given is too large: {e}"
+    return None

@@ -29,7 +29,7 @@ def main(
     tolerant()
 
 
-ROOMS = "demo basics words lint regions copies audit bench methods report"  # in the order of `unleak --help`
+ROOMS = "demo serve basics words lint regions copies audit bench methods report"  # in the order of `unleak --help`
 for room in ROOMS.split():
     import_module(f"unleak.cli.{room}")
 

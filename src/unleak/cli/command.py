@@ -22,13 +22,13 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from unleak.cli.console import emit, err, quiet_libraries, say, show
-from unleak.cli.embedded import embedded_judge
+from unleak.cli.console import emit, err, note, quiet_libraries, say, show
 from unleak.cli.options import SHARED, app
 from unleak.core.presets import Presets
 from unleak.core.result import Result
 from unleak.errors import BadInput
 from unleak.files.outputs import Door, Reads, Writes
+from unleak.judges.embedded import embedded_judge
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Command:
         `size`: (height, width) in pixels of what it is to look at.
         """
         if self.judge is None:
-            return embedded_judge(self.model, size)
+            return embedded_judge(self.model, size, note)
         from unleak.judges.load import load_judge
 
         with err.status("loading the judge"):

@@ -5,7 +5,6 @@ Data goes to stdout, everything else to stderr. Both show what acts on a termina
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from unleak.errors import BadInput, PromptTruncated, UnleakError, printable
+from unleak.errors import BadInput, PromptTruncated, in_words, printable
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises; typer does not name it."""
@@ -38,6 +37,11 @@ def say(kind: str, text: object, style: str = "yellow") -> None:
     with suppress(OSError):  # nobody reads stderr: that changes no status
         err.print(f"[{style}]{kind}[/{style}]: ", end="")
         err.print(line, markup=False)
+
+
+def note(text: object) -> None:
+    """A note on stderr: what a user should know."""
+    say("note", text)
 
 
 def show(*lines: object) -> None:
@@ -55,16 +59,6 @@ def show_json(data: Mapping[str, Any], indent: int | None = None) -> None:
     """JSON on stdout, in ASCII where its encoding is not UTF-8."""
     escaped = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     show(json.dumps(data, indent=indent, ensure_ascii=escaped))
-
-
-REMEDIES = {
-    errno.ENOSPC: "make room on the disk", errno.EDQUOT: "make room on the disk",
-    errno.EMFILE: "allow more open files: ulimit -n", errno.ENFILE: "too many files are open on this machine",
-    errno.EACCES: "give the permission, or choose another path", errno.EPERM: "choose another path",
-    errno.EROFS: "choose a path that can be written", errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EISDIR: "name a file", errno.ENOTDIR: "name a folder", errno.ENOMEM: "free some memory",
-    errno.EFBIG: "files may not grow so large here: ulimit -f",
-}  # fmt: skip
 
 
 class Terminated(KeyboardInterrupt):
@@ -126,8 +120,6 @@ def errors() -> Iterator[None]:
 def _in_words(e: BaseException) -> tuple[int | None, str, str]:
     """Exit status, what kind of error, and the line; no status for what nobody has foreseen."""
     kind = type(e).__name__
-    if isinstance(e, UnleakError):
-        return e.exit_code, kind, str(e)
     if isinstance(e, Terminated):
         return 128 + e.number, "terminated", "nothing half-written was left"
     if isinstance(e, KeyboardInterrupt | typer.Abort):
@@ -138,17 +130,8 @@ def _in_words(e: BaseException) -> tuple[int | None, str, str]:
         return e.exit_code, "BadInput", f"{told}: see {where} --help" if told else ""
     if isinstance(e, BrokenPipeError):
         return 1, kind, ""
-    if isinstance(e, OSError) and e.errno is not None:
-        what = f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror)
-        return 1, kind, f"{what}; {REMEDIES[e.errno]}" if e.errno in REMEDIES else what
-    if isinstance(e, MemoryError) or "out of memory" in str(e) or "can't allocate memory" in str(e):
-        return 1, "MemoryError", "there is not enough memory: draw fewer or smaller images, or --offload model"
-    if isinstance(e, RecursionError):
-        return 1, kind, "something that was given is nested too deeply"
-    if isinstance(e, UnicodeError):
-        return 2, "BadInput", f"something that was given is not valid UTF-8 text: {e}"
-    if isinstance(e, OverflowError) or (isinstance(e, ValueError) and "integer string conversion" in str(e)):
-        return 2, "BadInput", f"a number that was given is too large: {e}"
+    if (known := in_words(e)) is not None:
+        return known
     return None, kind, ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,19 +28,15 @@ from unleak.cli.options import (
     WorkerCount,
     shard_of,
 )
-from unleak.errors import BadInput, UnsupportedModel, choose
+from unleak.errors import BadInput, choose
 from unleak.files.jsonl import check_rejects, rejects_of
 from unleak.files.outputs import Reads, prompt_files
 from unleak.files.parquet import growing
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from unleak.copies.scan.calibrate import Calibration
     from unleak.copies.scan.scan import ScanPlan
     from unleak.copies.scan.scan_file import ScanSummary
-    from unleak.judges import Judge
-    from unleak.judges.copies import CopyJudge
 
 RENAMED = {"--inference-steps": "--steps {}", "--steps=all": "--first-steps all"}
 """Earlier spellings of scan and calibrate."""
@@ -324,6 +319,7 @@ def guard(
     named = parse_items(items) if items is not None else ()
     find_all(prompt, named)
     call, pipe = cmd.call, cmd.open()
+    from unleak.copies.originals import copy_judge
     from unleak.copies.protect import guard as protect
 
     judge = cmd.looks(pipe, "without a judge only the images are compared; look at them")
@@ -331,26 +327,6 @@ def guard(
         named = judge.named(prompt)
     with ticking("drawing", 2 * len(numbers)) as tick:
         result = protect(pipe, prompt, preset, gate=calibration, seeds=numbers, judge=judge, items=named, call=call,
-                         copies=copy_judge(cmd, pipe, originals, judge), model=cmd.model, progress=tick,
+                         copies=copy_judge(pipe, originals, judge, call), model=cmd.model, progress=tick,
                          **parameters)  # fmt: skip
     cmd.show(result, cmd.folder / "before-after.png")
-
-
-def copy_judge(cmd: Command, pipe: Any, originals: Sequence[Image], judge: Judge | None) -> CopyJudge | None:
-    """The judge of copies of some pictures; without any the world's, beside its judge; or none.
-
-    Raises UnsupportedModel where the pipeline does not tell the size of its images.
-    """
-    import numpy as np
-
-    from unleak.drawing import photo
-    from unleak.drawing.generate import image_size
-    from unleak.judges.copies import PixelJudge, scene_judge
-    from unleak.judges.glyphs import GlyphJudge
-
-    if not originals:
-        return scene_judge() if isinstance(judge, GlyphJudge) else None
-    size = image_size(pipe, cmd.call)
-    if size is None:
-        raise UnsupportedModel(f"{cmd.model!r} does not tell the size of its images: give --size")
-    return PixelJudge(np.stack([np.asarray(photo.resized(original, size)) for original in originals]))

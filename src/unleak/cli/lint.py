@@ -10,10 +10,10 @@ import typer
 
 from unleak.cli.command import Command, command
 from unleak.cli.console import number, say, show, show_json, show_row, ticking
-from unleak.cli.embedded import world_items
 from unleak.cli.options import MODEL, CalibrationFile, Column, Merge, ShardOf, SomeItems, shard_of
 from unleak.errors import BadInput
 from unleak.files.outputs import Reads, Writes, prompt_files
+from unleak.judges.embedded import world_items
 
 if TYPE_CHECKING:
     from unleak.words.lint.lint_file import Summary

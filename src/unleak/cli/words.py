@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from unleak.cli.command import Command, command
-from unleak.cli.console import err, prompts_of, say, ticking
-from unleak.cli.embedded import known_items, known_senses
+from unleak.cli.console import err, note, prompts_of, say, ticking
 from unleak.cli.options import CALL, METHOD, MODEL, OUTPUT, Encoder, Items, PadRows, Pooled, Prompt, Settings, SomeItems
 from unleak.errors import UnsupportedModel
 from unleak.files.outputs import Reads
+from unleak.judges.embedded import known_items, known_senses
 
 
 @command(*MODEL, "seeds", *CALL, "judge", *OUTPUT)
@@ -37,7 +37,7 @@ def diagnose(
 
     check_evidence(evidence)
     given = senses_of(senses or "")
-    text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt))
+    text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt, note))
     check_senses(given, named)
     others = {**known_senses(cmd.model), **given}
     numbers, call = cmd.numbers, cmd.call
@@ -179,7 +179,7 @@ def maps(
     """
     from unleak.words.diagnosis.diagnose import items_of
 
-    text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt))
+    text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt, note))
     seeds, call, pipe = cmd.numbers, cmd.call, cmd.open()
     from unleak.words.attention_maps import maps as draw
 

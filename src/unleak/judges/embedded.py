@@ -1,10 +1,14 @@
-"""What the command line knows of models that draw an embedded world, without being told: judge, words and senses."""
+"""What is known of models that draw an embedded world, without being told: judge, words and senses.
+
+`note` is told, in a sentence, what a user should know.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from unleak.cli.console import say
+Note = Callable[[str], object]
 
 
 def world_of(model: str) -> Any:
@@ -19,7 +23,7 @@ def world_of(model: str) -> Any:
     return load(edition)
 
 
-def embedded_judge(model: str, size: tuple[int, int] | None) -> Any:
+def embedded_judge(model: str, size: tuple[int, int] | None, note: Note) -> Any:
     """The world's judge of images (height, width) of a model that draws it; None for other models and sizes."""
     from unleak import models
 
@@ -30,7 +34,7 @@ def embedded_judge(model: str, size: tuple[int, int] | None) -> Any:
 
     judge = glyph_judge(edition)
     if size != (judge.world.image,) * 2:
-        say("note", f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
+        note(f"not judged: the judge reads images of {judge.world.image}x{judge.world.image} pixels")
         return None
     return judge
 
@@ -45,7 +49,7 @@ def world_items(model: str) -> tuple[Any, ...]:
     return tuple(Item(word, sense=senses.get(word)) for word in world.words)
 
 
-def known_items(model: str, prompt: str) -> list[str] | None:
+def known_items(model: str, prompt: str, note: Note) -> list[str] | None:
     """The words of the model's embedded world that stand in the prompt; None: look for brackets."""
     if (world := world_of(model)) is None:
         return None
@@ -56,7 +60,7 @@ def known_items(model: str, prompt: str) -> list[str] | None:
     plain, items = bracketed(prompt)
     taken = {item.text for item in items}
     if others := sorted({item.text for item in known(plain, world.words)} - taken):
-        say("note", f"known words outside the brackets are left out: {', '.join(others)}")
+        note(f"known words outside the brackets are left out: {', '.join(others)}")
     return None
 
 
