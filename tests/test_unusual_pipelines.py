@@ -235,3 +235,20 @@ def test_regions_and_maps_know_the_rows_inside_a_template_and_the_cells_beside_p
     for verb in VERBS:
         if verb.name in ("Maps", "regions"):
             verb.show(trial)
+
+
+def test_layers_of_text_are_told_from_the_batch_where_both_are_as_many() -> None:
+    """HiDream's layers of Llama, [layers, batch, L, D], beside the rows of T5."""
+    layers = torch.arange(3 * 3 * 4 * 5.0).reshape(3, 3, 4, 5)
+    inputs = {"hidden_states": torch.zeros(3, 3, 4, 4), "t5": torch.zeros(3, 4, 5), "layers": layers}
+    taken = take(inputs, 3, [2])
+    assert torch.equal(taken["layers"], layers[:, [2]]) and taken["hidden_states"].shape == (1, 3, 4, 4)
+
+
+def test_another_text_is_refused_where_the_denoiser_is_given_the_prompt_twice() -> None:
+    """HiDream reads rows of T5 and layers of Llama apart: another text would replace one of the two."""
+    kind = family("hidream")
+    pipe = kind.pipe()
+    refused = pytest.raises(UnsupportedModel, match=r"given the prompt twice, as \w+_t5 and as \w+_llama3")
+    with refused, unleak.attach(pipe, unleak.Detour()):
+        kind.draw(pipe)

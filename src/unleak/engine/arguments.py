@@ -16,7 +16,7 @@ from torch import Tensor
 from unleak.core.rows import MASK, POOLED, Rows
 from unleak.engine.batch import Arguments, label_rows
 from unleak.errors import UnsupportedModel
-from unleak.text.call import Encoded
+from unleak.text.call import Encoded, text_rows
 
 
 def rows_of(value: Any) -> list[Tensor]:
@@ -77,10 +77,19 @@ def beside(inputs: Mapping[str, Any], text: str, encoded: Encoded, rows: Rows) -
     them, and their mask. The mask may go on with ones for the picture.
 
     No argument holds a mask, (), where the denoiser is given none although some rows are masked, or takes lists.
+
+    Raises UnsupportedModel: another argument holds further rows of the prompt, and other texts have others there.
     """
     named = {**inputs, **{n: v for item in inputs.values() if isinstance(item, Mapping) for n, v in item.items()}}
     flat = {name: v for name, v in named.items() if isinstance(v, Tensor) and v.ndim == 2 and len(v) == len(rows)}
     at = [i for i, label in enumerate(rows.labels) if label == "cond"] or list(range(len(rows)))
+    for name, value in named.items() if encoded.others_have_more else ():
+        further = None if name == text else text_rows(value, len(rows))
+        if further is not None and len(further) == len(rows) and _holds(further[at], encoded.more):
+            raise UnsupportedModel(
+                f"the denoiser is given the prompt twice, as {text} and as {name}, and another text would replace one: "
+                "use a method that needs no other text"
+            )
     flat = {name: value[at] for name, value in flat.items()}
     pooled = [name for name, value in flat.items() if value.is_floating_point() and _holds(value, encoded.pooled)]
     masks = [name for name, value in flat.items() if _holds(value, encoded.masks)]

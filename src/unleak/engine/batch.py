@@ -175,9 +175,11 @@ def whole(
 def take(inputs: dict[str, Any], batch: int, keep: Sequence[int], known: Arguments = UNKNOWN) -> dict[str, Any]:
     """Rows `keep` of every batched tensor among the arguments, at any depth, and of lists with one for each row."""
     lengths = {t.shape[1] for t in _tensors(inputs) if t.ndim == 3 and t.shape[0] == batch}
+    latents = [inputs[name] for name in known.get(LATENTS, LATENTS) if name in inputs]
 
     def pick(value: Tensor) -> Tensor:
-        if value.ndim > 3 and value.shape[0] != batch and value.shape[1] == batch:  # layers [n, batch, L, D] of texts
+        of_text = value.ndim > 3 and value.shape[1] == batch and not any(value is own for own in latents)
+        if of_text and (value.shape[0] != batch or value.shape[2] in lengths):  # layers [n, batch, L, D]
             return value[:, list(keep)]
         return value[list(keep)] if _is_batched(value, batch, lengths) else value
 

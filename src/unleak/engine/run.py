@@ -137,6 +137,7 @@ class Run:
         self.pixels = None, None
         self.predicting = False
         self.sign_sought = self.sign_trusted = False
+        self._beside: dict[tuple[str, ...], Arguments] = {}  # by the labels of a call
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -274,7 +275,9 @@ class Run:
         """`known`, with what goes with the text in this call where a branch has another."""
         if all(branch.text is None and branch.pooled is None and branch.mask is None for branch in branches):
             return self.known
-        return {**self.known, **beside(call.inputs, self.known[TEXT][0], self.encoded, call.own)}
+        if call.own.labels not in self._beside:
+            self._beside[call.own.labels] = beside(call.inputs, self.known[TEXT][0], self.encoded, call.own)
+        return {**self.known, **self._beside[call.own.labels]}
 
     def learn_sign(self, given: Any) -> None:
         """At the scheduler's step, from what it is given. Raises UnsupportedModel: predictions that the pipeline

@@ -173,7 +173,9 @@ class Encoded:
 
     `cond` and `uncond` are [images, K, D], as `text_rows` makes them of whatever the pipeline has. `cut` has the calls
     of encoders that lost a part of a prompt which another one holds whole; no item is looked for in these.
-    `pooled` [n, P] and `masks` [n, K] are all that the pipeline encoded beside the rows, of prompts and negative ones.
+    `pooled` [n, P] and `masks` [n, K] are all that the pipeline encoded beside the rows, of prompts and negative ones;
+    `more` [n, K, D] are further text rows, for denoisers that are given those of several encoders apart, and
+    `others_have_more` says that a text which was encoded meanwhile has other ones.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -184,6 +186,8 @@ class Encoded:
     cut: dict[str, TextCall] = field(default_factory=dict)
     pooled: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
+    more: list[Tensor] = field(default_factory=list)
+    others_have_more: bool = False
     _known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property

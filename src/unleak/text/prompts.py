@@ -107,6 +107,7 @@ class Prompts:
         rows, masks, pooled = parts
         self.encoded.masks += masks
         self.encoded.pooled += pooled
+        self.encoded.more += rows[1:]
         return rows
 
     def _leave_out(self) -> None:
@@ -144,6 +145,8 @@ class Prompts:
             with self._pause(), torch.no_grad():
                 returned = self._again(list(key))
             rows, masks, pooled = _parts_of(returned, len(key))
+            same = all(any(_row_of(part, own) for own in self.encoded.more) for more in rows[1:] for part in more)
+            self.encoded.others_have_more |= not same
             self._others[key] = TextRows(rows[0], pooled[0] if pooled else None, masks[0] if masks else None)
         return self._others[key]
 
@@ -399,6 +402,11 @@ def _parts_of(returned: Any, n: int | None) -> tuple[list[Tensor], list[Tensor],
         masks = [(rows[0] != 0).any(-1)]
     pooled = [part for part in flat if not any(part is other for other in whole)]
     return rows, masks, pooled
+
+
+def _row_of(part: Tensor, rows: Tensor) -> bool:
+    """Whether a text's rows [K, D] are those of one of several texts [n, K, D]."""
+    return part.shape == rows.shape[1:] and any(torch.equal(part, row) for row in rows)
 
 
 def _texts(prompt: Any) -> list[str]:
