@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio
 
 from unleak.errors import BadInput, NotFinite
 from unleak.judges.glyphs import glyph_judge
@@ -62,6 +61,8 @@ def nearest(image: np.ndarray, references: np.ndarray) -> int:
 
 def memorized(images: np.ndarray, captions: Sequence[Caption], world: World) -> tuple[np.ndarray, np.ndarray]:
     """PSNR [P, S] in dB to each caption's own scene, and whether the nearest memorized scene is its own [P, S]."""
+    from skimage.metrics import peak_signal_noise_ratio
+
     render = Renderer(world)
     bank = render([c.scene for c in world.memorized]).permute(0, 2, 3, 1).numpy()
     own = render([c.scene for c in captions]).permute(0, 2, 3, 1).numpy()
@@ -112,6 +113,8 @@ class PixelJudge:
 
 
 def _decibels(image: np.ndarray, reference: np.ndarray) -> float:
+    from skimage.metrics import peak_signal_noise_ratio
+
     return float(peak_signal_noise_ratio(reference, image)) if (reference != image).any() else 100.0
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
 from unleak.core.result import Result
@@ -79,6 +78,8 @@ class Edited(Result):
 
         `rebuilt` as reference leaves out the autoencoder's own loss, `before` includes it. Equal pixels give infinity.
         """
+        from skimage.metrics import peak_signal_noise_ratio
+
         outside = ~self.masks.any(0).numpy()
         if not outside.any():
             return None

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from unleak.copies.methods.attenuate import EARLY
@@ -104,6 +103,8 @@ def similarity(a: Tensor, b: Tensor) -> float:
 
     The released code takes MS-SSIM of three scales, for which the latents of small models have no room.
     """
+    from skimage.metrics import structural_similarity
+
     pairs = zip(a.float().flatten(0, 1).cpu().numpy(), b.float().flatten(0, 1).cpu().numpy(), strict=True)
     window = min(WINDOW, *a.shape[-2:])
     window -= 1 - window % 2

@@ -20,8 +20,6 @@ from typing import Annotated, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from unleak.core.anatomy import Anatomy
@@ -185,6 +183,9 @@ def read_by(pipe: Any, prompt: str, **call: Any) -> dict[str, str]:
 
 def probabilities(kind: str, setting: float, X: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Probabilities [n] of "redundant" after learning X, y."""
+    from sklearn.linear_model import LogisticRegression  # with pandas, which it loads, a second of start-up
+    from sklearn.neighbors import KNeighborsClassifier
+
     if y.all() or not y.any():
         return np.full(len(x), float(y[0]))
     fit: Any = (
