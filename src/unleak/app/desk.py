@@ -58,21 +58,30 @@ class Settings:
             raise BadInput(f"{len(numbers)} seeds: the page shows at most {MOST_SEEDS}; the command line draws more")
         return numbers
 
+    @property
+    def own_steps(self) -> int | None:
+        """The steps, where they are given. Raises BadInput."""
+        text = self.steps.strip()
+        if text and not (text.isascii() and text.isdecimal() and 1 <= int(text[:5]) <= 1000):
+            raise BadInput(f"steps {text!r}: give a whole number from 1 to 1000, or leave the field empty")
+        return int(text) if text else None
+
+    @property
+    def own_guidance(self) -> float | None:
+        """The guidance, where it is given. Raises BadInput."""
+        text = self.guidance.strip()
+        try:
+            return float(text) if text else None
+        except ValueError:
+            raise BadInput(f"guidance {text!r}: give a number, or leave the field empty") from None
+
     @cached_property
     def call(self) -> dict[str, Any]:
         """The model's recommended call arguments, overridden by what is given. Raises BadInput."""
         from unleak import models
 
-        steps, guidance, call = self.steps.strip(), self.guidance.strip(), models.settings(self.model)
-        if steps:
-            if not (steps.isascii() and steps.isdecimal() and 1 <= int(steps[:5]) <= 1000):
-                raise BadInput(f"steps {steps!r}: give a whole number from 1 to 1000, or leave the field empty")
-            call = {**call, "num_inference_steps": int(steps)}
-        if guidance:
-            try:
-                call = {**call, models.guidance(self.model): float(guidance)}
-            except ValueError:
-                raise BadInput(f"guidance {guidance!r}: give a number, or leave the field empty") from None
+        given = {"num_inference_steps": self.own_steps, models.guidance(self.model): self.own_guidance}
+        call = {**models.settings(self.model), **{k: v for k, v in given.items() if v is not None}}
         check_call(call)
         return call
 

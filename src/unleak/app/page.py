@@ -6,12 +6,17 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from unleak.app import lint, words
+from unleak.app import copies, lint, regions, words
 from unleak.app.desk import Desk, Settings
 from unleak.app.frame import Frame
 from unleak.models import EMBEDDED, INDEX, embedded_folder
 
-ROOMS: dict[str, Callable[[Frame], None]] = {"Words": words.build, "Lint": lint.build}
+ROOMS: dict[str, Callable[[Frame], None]] = {
+    "Words": words.build,
+    "Regions": regions.build,
+    "Copies": copies.build,
+    "Lint": lint.build,
+}
 """Name of a tab -> what builds it, in the order of the page."""
 KEPT = 3600  #: seconds for which uploads and results are kept
 
