@@ -399,10 +399,14 @@ def test_a_filter_that_matches_nothing_fails_before_the_run(any_pipe):
 
 
 def test_an_edit_is_confined_to_its_sites(any_pipe):
-    name = Anatomy.of(any_pipe).sites[-1].name
+    name, other = (Anatomy.of(any_pipe).sites[i].name for i in (-1, -2))
     with attach(any_pipe, Scale(sites=name)) as run:
         draw(any_pipe, steps=1)
     assert list(run.log[0]["edits"]["0.Scale"]["KeyScale"]) == [name]
+    with attach(any_pipe, Scale(sites=name), Look(sites=other), Scale()) as run:  # others look at more
+        draw(any_pipe, steps=1)
+    assert list(run.log[0]["edits"]["0.Scale"]["KeyScale"]) == [name]
+    assert set(run.log[0]["edits"]["2.Scale"]["KeyScale"]) > {name}
 
 
 def test_an_edit_is_confined_to_its_window(any_pipe):

@@ -79,10 +79,7 @@ class TextCall:
 
     def check_length(self, texts: Sequence[str]) -> None:
         """Raises PromptTruncated: the encoder would lose a part of a text."""
-        if self.given is not None or self.template is not None:
-            self.fitting(texts)
-        else:
-            check_length(self.name, self.tokenizer, texts, self.length)
+        self.fitting(texts)
 
     def neutral(self, pad: str = "empty") -> Tokens:
         """L tokens whose rows say nothing: of ``"empty"`` (and ``"zero"``) the empty text, of ``"allpad"`` pads in the
@@ -355,14 +352,6 @@ def tokens(tokenizer: Any, prompts: Sequence[str], length: int) -> Any:
     """The tokenizer call of diffusers pipelines: padded and cut to `length`."""
     given = [expanded(tokenizer, prompt) for prompt in prompts]
     return tokenizer(given, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-
-
-def check_length(name: str, tokenizer: Any, prompts: Sequence[str], length: int) -> None:
-    """Raise `PromptTruncated` where a prompt has more tokens than the encoder is given."""
-    for prompt in prompts:
-        ids = tokenizer(expanded(tokenizer, prompt), truncation=False, verbose=False).input_ids
-        if len(ids) > length:
-            raise truncated(name, tokenizer, length, tokenizer.decode(ids[length - 1 : -1]), len(ids))
 
 
 def truncated(name: str, tokenizer: Any, length: int, lost: str, tokens: int) -> PromptTruncated:
