@@ -269,9 +269,9 @@ MUTANTS = [
     # words, copies, regions
     Mutant(
         "verification seeds are the user's",
-        "words/repair/repair.py",
-        "if seed not in seeds][",
-        "][",
+        "words/repair/automatic.py",
+        "count() if seed not in taken",
+        "count()",
         "test_repairs.py -k other_seeds_than_the_users",
     ),
     Mutant(

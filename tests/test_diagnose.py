@@ -79,18 +79,21 @@ def test_the_verdict_follows_what_the_judge_sees(sd1, answers: tuple[bool, bool,
 
 
 @pytest.mark.parametrize(("after", "method", "refused"), [
-    ([["furry mouse"], ["laptop"]], "patch", set()),
-    ([[], ["laptop"], ["furry mouse"], ["laptop"]], "patch-word", {"patch"}),
-    ([[]], "patch", {"patch-word", "patch-masked", "boost"}),  # none helps: the one that is meant for it stays
+    ([["furry mouse", "laptop"]], "patch", set()),
+    ([["laptop"], ["furry mouse", "laptop"]], "patch-word", {"patch"}),
+    ([["laptop"]], "patch", {"patch-word", "patch-masked", "boost"}),  # none helps: the one that is meant for it stays
 ])  # fmt: skip
 def test_a_repair_that_does_not_help_is_not_suggested_while_another_does(sd1, after, method, refused) -> None:
-    asked = ([], [], ["furry mouse"], [], [], ["laptop"], [])  # the mouse five times, the laptop, the control
+    # the mouse five times, the laptop, the control; then both: on the images, on a held-out one, on what repairs make
+    asked = ([], [], ["furry mouse"], [], [], ["laptop"], [], ["laptop"], ["laptop"])
     found = diagnose(sd1, "a mouse and a laptop", "mouse=furry mouse,laptop", seeds=[0],
                      judge=Scripted(*asked, *after), call=SMALL | {"num_inference_steps": 2})  # fmt: skip
     mouse, laptop = found.findings
     assert (mouse.verdict, laptop.verdict) == ("leak", "ok") and mouse.repaired and not laptop.repaired
     assert found.method == method and set(found.failed) == refused
-    assert mouse.after == Rate(int(any(after)), 1) and found.after is not None
+    assert mouse.after == Rate(int("furry mouse" in after[-1]), 1) and found.after is not None
+    assert laptop.after == Rate(1, 1) and found.images.shape == found.after.shape
+    assert [list(one.seeds) for one in found.tried] == [[1]] * {0: 1, 1: 2, 3: 4}[len(refused)]
     assert all("is there on 0/1" in why for why in found.failed.values())
     assert all(f"{name} is not suggested" in str(found) for name in refused)
 

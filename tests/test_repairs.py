@@ -18,7 +18,8 @@ from unleak.words import presets
 from unleak.words.methods.on_items import OnItems
 from unleak.words.methods.patch import Patch
 from unleak.words.presets import REPAIRS, Repair, RepairTask, broken_words, trials
-from unleak.words.repair.repair import held_out_seeds, plan, repair
+from unleak.words.repair.automatic import held_out_seeds
+from unleak.words.repair.repair import plan, repair
 
 PROMPT, ITEMS = "a mouse and a laptop", "mouse,laptop"
 TASK = RepairTask((Item("mouse", sense="furry mouse"),), (Item("laptop"),), ("leak",))

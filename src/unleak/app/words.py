@@ -114,8 +114,9 @@ def repair(job: Job, prompt: str, chosen: Sequence[str], more: str, with_: str) 
     text, items = named(job, prompt, chosen, more)
     settings, pipe = job.settings, job.open()
     judge = job.looks(pipe, "without a judge every item is repaired, and no rate is claimed")
-    mended = mend(pipe, text, items, with_=with_, seeds=settings.numbers, judge=judge, model=settings.model,
-                  call=settings.call, progress=job.tick)  # fmt: skip
+    mended = mend(pipe, text, items, with_=with_, seeds=settings.numbers, judge=judge,
+                  senses=known_senses(settings.model), model=settings.model, call=settings.call,
+                  progress=job.tick)  # fmt: skip
     return [_python(mended.code), gr.update(visible=False), gr.skip(), [], {}, *shown(job, mended)]
 
 

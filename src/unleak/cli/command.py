@@ -67,6 +67,13 @@ class Command:
         return parse_seeds(self.seeds)
 
     @property
+    def numbers_or_auto(self) -> list[int] | str:
+        """The seeds, or "auto": as many as the verdicts need. Raises BadInput."""
+        from unleak.words.diagnosis.more_seeds import AUTO
+
+        return AUTO if self.seeds == AUTO else self.numbers
+
+    @property
     def pixels(self) -> tuple[int, int] | None:
         """Height and width, if they are given. Raises BadInput."""
         if self.size is not None:

@@ -15,13 +15,15 @@ from unleak.errors import UnsupportedModel
 from unleak.files.outputs import Reads
 from unleak.judges.embedded import known_items, known_senses
 
+OtherSenses = Annotated[str | None, typer.Option("--senses", help="Other senses of items: mouse=computer mouse")]
+
 
 @command(*MODEL, "seeds", *CALL, "judge", *OUTPUT)
 def diagnose(
     cmd: Command,
     prompt: Prompt,
     items: SomeItems = None,
-    senses: Annotated[str | None, typer.Option(help="Other senses of items: mouse=computer mouse")] = None,
+    senses: OtherSenses = None,
     evidence: Annotated[str, typer.Option(help="failures: explain missing items; all: every item.")] = "failures",
     lens: Annotated[bool, typer.Option("--lens", help="Draw the encoder's layers, too.")] = False,
     flow_images: Annotated[
@@ -30,6 +32,7 @@ def diagnose(
 ) -> None:
     """Why is an item of the prompt wrong or missing, and what repairs it?
 
+    Some images may fail and others not: the verdict is about those that fail. --seeds auto draws until it is sure.
     Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; an embedded model knows
     its own.
     """
@@ -40,7 +43,7 @@ def diagnose(
     text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt, note))
     check_senses(given, named)
     others = {**known_senses(cmd.model), **given}
-    numbers, call = cmd.numbers, cmd.call
+    numbers, call = cmd.numbers_or_auto, cmd.call
     pipe = cmd.open()
     from unleak.words.diagnosis.diagnose import diagnose as examine
 
@@ -63,21 +66,30 @@ def repair(
     with_: Annotated[str, typer.Option("--with", "--preset", metavar="NAME", help=METHOD)] = "auto",
     settings: Settings = None,
     only: Annotated[str | None, typer.Option(help="Of the items, repair these, whatever the judge says.")] = None,
+    senses: OtherSenses = None,
     redundancy: Annotated[
         Path | None,
         typer.Option(help="A classifier of `unleak redundancy`: dropping such tokens is tried, too."),
         Reads("classifier"),
     ] = None,
 ) -> None:
-    """Before and after a repair, at the same seeds, judged. `--with auto`, the default, chooses by trial."""
+    """Before and after a repair, at the same seeds, judged. `--with auto`, the default, chooses by trial.
+
+    Only images that lack an item are repaired; the others stay as they are. --seeds auto draws until the diagnosis is
+    sure.
+    """
+    from unleak.words.diagnosis.diagnose import check_senses, senses_of
     from unleak.words.presets import DEFAULT, REPAIRS
     from unleak.words.repair.repair import plan
     from unleak.words.tokens.classifier import Classifier
 
     redundant = Classifier.load(redundancy) if redundancy else None
     options = REPAIRS[DEFAULT if with_ == "auto" else with_].parse(settings or ())
-    plan(prompt, items, with_=with_, only=only, redundant=redundant, **options)
-    numbers, call = cmd.numbers, cmd.call
+    todo = plan(prompt, items, with_=with_, seeds=cmd.seeds, only=only, redundant=redundant, **options)
+    given = senses_of(senses or "")
+    check_senses(given, todo.items)
+    others = {**known_senses(cmd.model), **given}
+    numbers, call = cmd.numbers_or_auto, cmd.call
     pipe = cmd.open()
     from unleak.words.repair.repair import repair as mend
 
@@ -85,8 +97,8 @@ def repair(
     if looks is None and only is None:
         say("note", "without a judge every item is repaired, and no rate is claimed; choose with --only")
     with ticking("drawing", 2 * len(numbers) if with_ != "auto" or looks is None else None) as tick:
-        result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, only=only, redundant=redundant,
-                      model=cmd.model, call=call, progress=tick, **options)  # fmt: skip
+        result = mend(pipe, prompt, items, with_=with_, seeds=numbers, judge=looks, senses=others, only=only,
+                      redundant=redundant, model=cmd.model, call=call, progress=tick, **options)  # fmt: skip
     if result.command is not None:
         program, verb, *rest = shlex.split(result.command)
         result.command = shlex.join([program, verb, *cmd.where, *rest])

@@ -45,13 +45,20 @@ class Result:
         raise NotImplementedError
 
     def views(self) -> Mapping[str, Any]:
-        """Its pictures by kind, [S, H, W, 3] uint8 each, one for each of `seeds`."""
+        """Its pictures by kind, [S, H, W, 3] uint8 each, one for each of `seeds_of` the kind."""
         return {}
+
+    def seeds_of(self, kind: str) -> Iterable[int]:
+        """The seeds of one kind of `views`."""
+        seeds: Iterable[int] = getattr(self, "seeds", ())
+        return seeds
 
     def file_names(self) -> Any:
         """Of every kind of `views` the names of its files in the folder that `save` writes."""
-        seeds = getattr(self, "seeds", ())
-        return {kind: [f"{kind.lower().replace(' ', '-')}-{seed}.png" for seed in seeds] for kind in self.views()}
+        return {
+            kind: [f"{kind.lower().replace(' ', '-')}-{seed}.png" for seed in self.seeds_of(kind)]
+            for kind in self.views()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data with the schema ``unleak/<verb>/1``; pictures are named as `save` to a folder names them."""

@@ -11,6 +11,7 @@ from unleak.report.pages import data_uri, marked, render
 from unleak.report.pictures import contact_sheet, png, seeds_of
 from unleak.stats.rate import Rate
 from unleak.words.diagnosis.diagnosis import Diagnosis, Finding, described
+from unleak.words.diagnosis.more_seeds import advice
 
 COLOURS = {"ok": "good", "leak": "bad", "suspect": "bad", "neglect": "warn"}
 RED, GREEN, GREY = "214, 48, 49", "39, 174, 96", "128, 128, 128"
@@ -40,7 +41,7 @@ def page(d: Diagnosis) -> str:
         items=[_shown(d, i) for i in range(len(d.findings))],
         before=[data_uri(x) for x in d.images], after=[data_uri(x) for x in d.after] if d.after is not None else [],
         flow=_cells(d) if len(d.findings) > 1 else None, image_flow=_image_cells(d), layers=_layers(d),
-        repair=described(d.repair) if d.repair else None,
+        repair=described(d.repair) if d.repair else None, advice=advice(d.seeds),
         lost=any(f.verdict not in (None, "ok") for f in d.findings),
         settings={"call": d.call, "without": d.flow.without},
     )  # fmt: skip
@@ -64,6 +65,8 @@ def _shown(d: Diagnosis, i: int) -> dict[str, Any]:
         "colour": COLOURS.get(d.verdict_text(i), "faint"),
         "story": story(d, i),
         "after": f.after if f.repaired else None,
+        "after_interval": _interval(f.after) if f.after else "",
+        "open": f.open,
         "evidence": evidence,
         "reads": ", ".join(f"{name} ({cosine:.2f})" for name, cosine in f.reads[:4]) if evidence else "",
         "numbers": [_cell(rate) for rate in _rates(d, f)],
@@ -90,7 +93,11 @@ def _rates(d: Diagnosis, f: Finding) -> list[Rate | None]:
 
 
 def _cell(rate: Rate | None) -> str:
-    return "" if rate is None else f"{rate} ({100 * rate.low:.0f} to {100 * rate.high:.0f} %)"
+    return "" if rate is None else f"{rate} ({_interval(rate)})"
+
+
+def _interval(rate: Rate) -> str:
+    return f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %"
 
 
 STORIES = {
@@ -107,9 +114,12 @@ def story(d: Diagnosis, i: int) -> str:
     parts = [f"{f.note}."] if f.note else []
     if f.present is not None and f.verdict:
         sense = f"a {f.sense} on " if f.sense != f.item.text else "on "
-        parts.append(f"{sense}{f.present.k} of {f.present.n} images; {STORIES[f.verdict]}.")
-        if f.instead and not f.present.yes:
-            parts.append(f"Instead of it: {', '.join(f.instead)}.")
+        where = "" if f.verdict == "ok" or not f.present.k else "where it is missing it is "
+        seen = f"{sense}{f.present.k} of {f.present.n} images ({_interval(f.present)})"
+        parts.append(f"{seen}; {where}{STORIES[f.verdict]}.")
+        if f.others:
+            seen = ", ".join(f"{name} on {rate.k} of {rate.n}" for name, rate in f.others.items())
+            parts.append(f"On the images that fail: {seen}.")
     if d.suspects[i]:
         parts += [f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”." for j, n, share in d.leak_sources(i)]
     elif f.verdict is None and not f.note:

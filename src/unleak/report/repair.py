@@ -40,10 +40,12 @@ def rates(r: Repaired) -> list[dict[str, Any]]:
 
 
 def state(i: ItemOutcome) -> str:
-    """How the page marks an item: `ok`, `fixed`, `leak`, or `named` where nobody judged."""
-    if i.before is None or i.after is None:
+    """How the page marks an item: `ok` on every image; `fixed` on half or more, and more than before; `leak` else;
+    `named` where nobody judged."""
+    if i.rates is None:
         return "named"
-    return "ok" if i.before.mean() >= 0.5 else "fixed" if i.after.mean() >= 0.5 else "leak"
+    before, after = i.rates
+    return "ok" if before.k == before.n else "fixed" if after.k > before.k and after.yes else "leak"
 
 
 def verdicts(r: Repaired) -> list[dict[str, str]]:
@@ -60,11 +62,11 @@ def verdicts(r: Repaired) -> list[dict[str, str]]:
 def tried(attempt: Attempt) -> dict[str, Any]:
     """A row of the table of what was tried."""
     seen = [f"{name} {before} → {after} of {len(attempt.seeds)}" for name, before, after in attempt.counts]
-    seeds = written_seeds(attempt.seeds)
+    seeds = written_seeds(attempt.seeds).replace(",", ", ")  # so that a long list is broken into lines
     return {
         "name": attempt.trial.name,
         "python": described(attempt.trial.repair),
-        "seeds": seeds if attempt.redraw else f"{seeds} (held out)",
+        "seeds": f"{seeds} (held out)" if attempt.held_out and not attempt.redraw else seeds,
         "seen": seen or ["nothing was drawn"],
         "drawings": attempt.drawings,
         "state": "good" if attempt.kept else "faint",

@@ -24,7 +24,7 @@ from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.flow import flow as flow_between
 from unleak.words.diagnosis.neglect import VERDICTS
 from unleak.words.lint.prompt_file import read_prompts
-from unleak.words.repair.repair import held_out_seeds
+from unleak.words.repair.automatic import held_out_seeds
 from unleak.words.tokens.learn import Record
 from unleak.words.tokens.redundancy import check as check_items
 

@@ -30,7 +30,8 @@ from unleak.judges.glyphs import GlyphJudge, glyph_judge
 from unleak.text.items import Item, parse_items
 from unleak.text.phrases import phrase, rename
 from unleak.words.presets import REPAIRS, Repair, RepairTask
-from unleak.words.repair.repair import held_out_seeds, repair
+from unleak.words.repair.automatic import held_out_seeds
+from unleak.words.repair.repair import repair
 from unleak.words.tokens.redundancy import tokens
 from unleak.world.grammar import CONNECTIVES
 from unleak.world.prompts import Case, contexts, prompts

@@ -27,7 +27,7 @@ from unleak.stats.intervals import mcnemar
 from unleak.text.items import Item
 from unleak.text.subsets import Subset
 from unleak.words.methods.prune import Prune
-from unleak.words.repair.repair import held_out_seeds
+from unleak.words.repair.automatic import held_out_seeds
 from unleak.words.tokens.classifier import Classifier
 from unleak.words.tokens.learn import Labels, Record, classifiers, labels, plans
 from unleak.words.tokens.redundancy import FEWEST, TokenPlan

@@ -11,7 +11,8 @@ The reason is known because it is made. In each prompt one item is in question:
              and any part of its rows is read as ever; only together with all others it is not drawn.
 
 A label counts where other seeds than those of the diagnosis confirm it (`confirmed`); the others are left out, and
-a note says how many. The diagnosis knows nothing of this: neither the label nor what was done to the denoiser.
+a note says how many. Labels are of the usual image: where the diagnosis sees the item on half of them or more, it
+says ok. The diagnosis knows nothing of this: neither the label nor what was done to the denoiser.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.neglect import VERDICTS
-from unleak.words.repair.repair import held_out_seeds
+from unleak.words.repair.automatic import held_out_seeds
 from unleak.world import World
 from unleak.world.prompts import Case, prompts
 
@@ -166,7 +167,8 @@ def _verdict(run: Run, case: Labelled) -> str | None:
     with hindrance(run, case):
         diagnosis = diagnose(run.pipe, case.prompt, case.items, seeds=run.seeds, judge=case.judge, senses=case.senses,
                          after=False, call=run.call)  # fmt: skip
-    return diagnosis.findings[0].verdict
+    found = diagnosis.findings[0]
+    return "ok" if found.present is not None and found.present.yes else found.verdict
 
 
 def confirmed(case: Labelled, whole: bool, shown: Callable[[str], bool]) -> bool:

@@ -1,8 +1,9 @@
 """`unleak.diagnose`: why is an item of the prompt wrong or missing, and what repairs it?
 
-The prompt is drawn and judged. For every item that is missing, in its intended sense, from more than half of
-the images, what its text rows say and the item alone are drawn from the same seeds, and give its verdict
-(`unleak.words.diagnosis.neglect`). The flow between items (`unleak.words.diagnosis.flow`) tells which item changed it.
+The prompt is drawn and judged. For every item that is missing, in its intended sense, from some of the images, what
+its text rows say and the item alone are drawn from the seeds of those, and give its verdict
+(`unleak.words.diagnosis.neglect`). What mends those that fail is tried at other seeds (`unleak.words.repair.automatic`)
+and suggested. The flow between items (`unleak.words.diagnosis.flow`) tells which item changed it.
 Without a judge the flow is the only evidence: there is no verdict, and the images are for the reader to judge.
 """
 
@@ -27,9 +28,11 @@ from unleak.text.scene import Scene
 from unleak.words.diagnosis.diagnosis import Diagnosis, Finding
 from unleak.words.diagnosis.flow import flow_of
 from unleak.words.diagnosis.flow_images import image_flow
-from unleak.words.diagnosis.neglect import flags, judge_images, nothing, probes, verdict
+from unleak.words.diagnosis.more_seeds import batches
+from unleak.words.diagnosis.neglect import Sighting, decide, flags, judge_images, nothing, probes, spared
 from unleak.words.methods.lens import Lens, reads_as
-from unleak.words.presets import Trial, suggested, trials
+from unleak.words.presets import suggested
+from unleak.words.repair.automatic import Looks, mend
 
 MOST_ITEMS = 12
 EVIDENCE = ("failures", "all")
@@ -96,13 +99,16 @@ def diagnose(
     Args:
         items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the intended sense. Without
             it those in brackets: "a [mouse] and a [laptop]".
+        seeds: ``"auto"`` draws until every verdict is sure, `unleak.words.diagnosis.more_seeds.MOST` images at most.
         judge: who looks for the items; one that it cannot read gets no verdict and the judge's words as its note.
         senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``. Those of
             other words only join the names that a row is compared with; `check_senses` refuses them.
-        evidence: ``"failures"``: draw what explains an item where it is missing; ``"all"``: for every item.
+        evidence: ``"failures"``: draw what explains an item at the seeds where it is missing; ``"all"``: for every
+            item, at every seed.
         lens: depths 0..1 of the encoder's layers to draw, too, e.g. (0.25, 0.5, 0.75).
         flow_images: draw how each item changes the image of every other (`unleak.words.diagnosis.flow_images`).
-        after: draw the suggested repair, too; with a judge, suggest the next one where it does not help.
+        after: draw the suggested repair where an item is missing, too; with a judge, suggest what mends images that
+            fail at other seeds.
         call: arguments of the pipeline. progress: is told how many images each call made.
 
     Raises:
@@ -110,7 +116,8 @@ def diagnose(
     """
     prompt, named = items_of(prompt, items)
     check_evidence(evidence)
-    senses, drawing = senses or {}, Drawing(pipe, seeds, call, judge, progress)
+    senses, rounds = senses or {}, batches(seeds, judge)
+    drawing = Drawing(pipe, rounds[0], call, judge, progress)
     findings = [_finding(judge, *pair, senses) for pair in zip(named, find_all(prompt, named), strict=True)]
     watched = [_watched(judge, findings, i) for i in range(len(findings))]
     intended = [f.intended for f in findings]
@@ -127,29 +134,40 @@ def diagnose(
             drawing.rehearse(text, *interventions)
 
     flow = flow_of(encoded, prompt, intended, senses)
-    who = judge.name if judge else None
-    diagnosis = Diagnosis(prompt, model, findings, flow, drawing.seeds, who, drawing.call, drawing.images(prompt))
-    for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
-        full = judge_images(judge, diagnosis.images, things, "The prompt")
-        f.present, f.instead = full.rate, tuple(name for name in full.instead if name in f.senses)
-        if evidence == "all" or (f.present and not f.present.yes):
-            f.evidence = {
-                name: judge_images(judge, drawing.images(text, *interventions), things, title, len(f.senses))
-                for name, (title, text, interventions) in probes(prompt, f.item, _others(named, i), causal).items()
-            }
-        if f.present:
-            f.verdict, f.flags = _judged(f)
+    who, seen = judge.name if judge else None, [Sighting("The prompt", np.empty(0))] * len(findings)
+    diagnosis = Diagnosis(prompt, model, findings, flow, [], who, drawing.call, np.empty(0))
+    for batch in rounds:
+        images = drawing.images(prompt, seeds=batch)
+        for i, (f, things) in enumerate(zip(findings, watched, strict=True)):
+            full = judge_images(judge, images, things, "The prompt", len(f.senses), batch)
+            seen[i] = seen[i].joined(full) if diagnosis.seeds else full
+            if explained := batch if evidence == "all" else full.failing:
+                for name, (title, text, interventions) in probes(prompt, f.item, _others(named, i), causal).items():
+                    drawn = drawing.images(text, *interventions, seeds=explained)
+                    more = judge_images(judge, drawn, things, title, len(f.senses), explained)
+                    f.evidence[name] = f.evidence[name].joined(more) if name in f.evidence else more
+        diagnosis.images = np.concatenate([diagnosis.images, images]) if diagnosis.seeds else images
+        diagnosis.seeds = [*diagnosis.seeds, *batch]
+        for f, whole in zip(findings, seen, strict=True):
+            _judge(f, whole)
+        if not diagnosis.open:
+            break
+    drawing.seeds = diagnosis.seeds
     every = list(dict.fromkeys(thing for things in watched for thing in things))
     if any(f.evidence for f in findings) and judge:
         title, interventions = nothing()
-        diagnosis.control = judge_images(judge, drawing.images(prompt, *interventions), every, title)
+        at = sorted({seed for f in findings for e in f.evidence.values() for seed in e.seeds})
+        images = drawing.images(prompt, *interventions, seeds=at)
+        diagnosis.control = judge_images(judge, images, every, title, seeds=at)
     if flow_images and len(intended) > 1:
         diagnosis.image_flow = image_flow(
-            pipe, prompt, intended, seeds=seeds, judge=judge, senses=senses, call=call, progress=progress
+            pipe, prompt, intended, seeds=drawing.seeds, judge=judge, senses=senses, call=call, progress=progress
         )
     for depth in lens:
         title = f"The rows at {100 * depth:.0f} % of the encoder's depth"
-        diagnosis.layers[depth] = judge_images(judge, drawing.images(prompt, Lens(depth)), every, title)
+        diagnosis.layers[depth] = judge_images(
+            judge, drawing.images(prompt, Lens(depth)), every, title, seeds=drawing.seeds
+        )
     _suggest(diagnosis, drawing, after)
     return diagnosis
 
@@ -186,40 +204,68 @@ def _watched(judge: Judge | None, findings: Sequence[Finding], i: int) -> list[I
     return things
 
 
-def _judged(f: Finding) -> tuple[str, tuple[str, ...]]:
-    assert f.present is not None
-    shows = {name: bool(e.rate and e.rate.yes) for name, e in f.evidence.items()}
-    encoded = shows.get("encoded", False) and shows.get("gathered", True)  # the latter in causal encoders
-    result = verdict(f.present.yes, encoded, shows.get("alone", False))
-    return result, flags(f.evidence["encoded"], f.senses) if result == "ok" and f.evidence else ()
+def _judge(f: Finding, seen: Sighting) -> None:
+    """Give an item its verdict from what is seen on the prompt's images and on its evidence."""
+    f.present, f.failing = seen.rate, seen.failing
+    if f.present is None:
+        return
+    if not f.failing:
+        f.verdict, f.open = spared(f.present)
+        f.flags = flags(f.evidence["encoded"], f.senses) if f.evidence else ()
+        return
+    failed = seen.at(f.failing)
+    f.others = {name: rate for name, rate in failed.seen.items() if name in f.senses and rate.k}
+    f.instead = tuple(name for name in failed.instead if name in f.senses)
+    other = None
+    if f.senses:
+        assert failed.hits is not None
+        other = Rate.of(np.asarray(failed.hits[:, 1 : 1 + len(f.senses)].any(1)))
+    rates = {name: rate for name, e in f.evidence.items() if (rate := e.at(f.failing).rate)}
+    encoded = [rates[name] for name in ("encoded", "gathered") if name in rates]  # the latter in causal encoders
+    f.verdict, f.open = decide(f.present, other, encoded, rates["alone"])
 
 
 def _suggest(diagnosis: Diagnosis, drawing: Drawing, after: bool) -> None:
-    """Add a repair, and with `after` what it draws: the cheapest that treats the verdicts and that this
-    pipeline and prompt allow; where a judge still misses the items that it acts on, the next one, of any kind. Where
-    none brings them back, the first."""
-    judge, drawn = drawing.judge, list[tuple[Trial, np.ndarray | None, dict[int, Rate | None]]]()
-    for trial in (trials if judge and after else suggested)(diagnosis.task):
+    """Add a repair. Where a judge looks, and `after`, the one that images of other seeds confirm, with what it makes
+    of the images that fail; else the cheapest that treats the verdicts and that this pipeline and prompt allow."""
+    readable = [f for f in diagnosis.findings if not f.note] if drawing.judge else []
+    others = {f.item.text: f.senses for f in readable}
+    looks = Looks(drawing.judge, [f.intended for f in readable], others) if drawing.judge and readable else None
+    if looks is None or not after or not diagnosis.task.broken:
+        return _first(diagnosis, drawing, readable, looks, after)
+    done = mend(drawing, diagnosis.prompt, diagnosis.task, looks, diagnosis.images, looks(diagnosis.images))
+    diagnosis.tried = done.tried
+    for one in done.tried:
+        if not one.kept:
+            diagnosis.failed[one.trial.name] = one.failed or f"with it {one.mended_text}"
+    trial = done.kept
+    if trial is None:  # none helps: the one that is meant for the verdicts stays
+        return _first(diagnosis, drawing, readable, looks, after)
+    diagnosis.method, diagnosis.repair, diagnosis.after = trial.name, trial.repair, done.best.images
+    for k, f in enumerate(readable):
+        f.repaired, f.after = f.intended in trial.items, Rate.of(done.best.present[:, k])
+
+
+def _first(
+    diagnosis: Diagnosis, drawing: Drawing, readable: Sequence[Finding], looks: Looks | None, after: bool
+) -> None:
+    """Suggest the first repair that is possible, and with `after` draw it at the seeds that fail."""
+    for trial in suggested(diagnosis.task):
         try:
             drawing.rehearse(diagnosis.prompt, trial.repair)
-            images = drawing.images(diagnosis.prompt, trial.repair) if after else None
+            rows = diagnosis.failing_rows
+            if after:
+                diagnosis.after = diagnosis.images.copy()
+                seeds = [diagnosis.seeds[row] for row in rows]
+                diagnosis.after[rows] = drawing.images(diagnosis.prompt, trial.repair, seeds=seeds)
         except UnleakError as e:
             diagnosis.failed[trial.name] = str(e)
             continue
-        readable = {k: f.intended for k, f in enumerate(diagnosis.findings) if judge and not f.note}
-        rates = (
-            {} if images is None else {k: judge_images(judge, images, [m], "After").rate for k, m in readable.items()}
-        )
-        drawn.append((trial, images, rates))
-        acted = {m.text: rate for k, m in readable.items() if m in trial.items and (rate := rates.get(k))}
-        if all(rate.yes for rate in acted.values()):
-            break
-        diagnosis.failed[trial.name] = "with it " + ", ".join(f"“{name}” is there on {r}" for name, r in acted.items())
-    else:
-        drawn = drawn[:1]
-    if drawn:
-        trial, diagnosis.after, rates = drawn[-1]
         diagnosis.method, diagnosis.repair = trial.name, trial.repair
         diagnosis.failed.pop(trial.name, None)
-        for k, f in enumerate(diagnosis.findings):
-            f.repaired, f.after = f.intended in trial.items, rates.get(k)
+        for f in diagnosis.findings:
+            f.repaired = f.intended in trial.items
+        if looks is not None and diagnosis.after is not None:
+            for f, hits in zip(readable, looks(diagnosis.after).T, strict=True):
+                f.after = Rate.of(hits)
+        break

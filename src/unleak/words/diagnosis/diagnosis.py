@@ -17,8 +17,10 @@ from unleak.text.items import Item
 from unleak.text.match import Chars
 from unleak.words.diagnosis.flow import Flow
 from unleak.words.diagnosis.flow_images import ImageFlow
+from unleak.words.diagnosis.more_seeds import advice
 from unleak.words.diagnosis.neglect import Sighting
 from unleak.words.presets import RepairTask
+from unleak.words.repair.automatic import Attempt
 
 
 @dataclass
@@ -30,8 +32,12 @@ class Finding:
         sense: what was looked for: the judge's name for it, else the user's; ``senses``: its other known senses.
         verdict: one of `unleak.words.diagnosis.neglect.VERDICTS`; None where nobody judged; ``note`` then says why.
         flags: ``"latent leak"``, ``"carried elsewhere"`` (`unleak.words.diagnosis.neglect.flags`).
-        present: on how many images of the prompt it is there in its intended sense; ``after``: with the repair.
-        instead: the other senses that are there on half of the images or more.
+        open: what more images must tell before the verdict is sure (`unleak.words.diagnosis.neglect.Verdict`); "" if it
+            is, or nobody judged.
+        present: on how many images of the prompt it is there in its intended sense; ``after``: with the repair of those
+            that fail. ``failing``: the seeds of those on which it is not.
+        others: its other senses that are seen on images that fail, and on how many of them; ``instead``: those that are
+            on half of them or more.
         evidence: what was drawn beside the prompt, by name: ``encoded``, ``alone``, and in
             a causal encoder ``own`` and ``gathered``.
         reads: what its own last row reads as, names with their cosines, nearest first (`unleak.words.methods.lens`).
@@ -45,8 +51,11 @@ class Finding:
     verdict: str | None = None
     note: str = ""
     flags: tuple[str, ...] = ()
+    open: str = ""
     present: Rate | None = None
+    failing: tuple[int, ...] = ()
     after: Rate | None = None
+    others: dict[str, Rate] = field(default_factory=dict)
     instead: tuple[str, ...] = ()
     evidence: dict[str, Sighting] = field(default_factory=dict)
     reads: list[tuple[str, float]] = field(default_factory=list)
@@ -64,13 +73,15 @@ class Diagnosis(Result):
 
     Attributes:
         findings: one for each item, in the order given. flow: between the items.
-        images: [S, H, W, 3] uint8 of the prompt. after: with the suggested ``repair``, from the same seeds.
+        images: [S, H, W, 3] uint8 of the prompt. after: with the suggested ``repair`` where an item that it acts on is
+            missing, from the same noise; every other image as it is.
         control: images from pad rows alone, and what the judge found there by mistake.
         image_flow: between the images of the items' rows, where it was asked for.
         layers: by depth 0..1, what the rows of earlier encoder layers draw (`unleak.words.methods.lens.Lens`).
         method: the name of the suggested repair in `unleak.words.presets.REPAIRS`; None if there is none.
         failed: repairs that were considered first, and why they are not suggested: this pipeline cannot make them, or
             with them the judge still misses what they act on.
+        tried: what each repair did at held-out seeds, until one was chosen or none was left.
     """
 
     verb: ClassVar[str] = "diagnose"
@@ -89,6 +100,7 @@ class Diagnosis(Result):
     repair: Intervention | None = None
     failed: dict[str, str] = field(default_factory=dict)
     after: np.ndarray | None = None
+    tried: list[Attempt] = field(default_factory=list)
 
     @property
     def suspects(self) -> list[bool]:
@@ -109,6 +121,19 @@ class Diagnosis(Result):
             tuple(f.verdict for f, broken in marked if broken),
         )
 
+    @property
+    def open(self) -> bool:
+        """Whether more images may change a verdict."""
+        return any(f.open for f in self.findings)
+
+    @property
+    def failing_rows(self) -> list[int]:
+        """Of `images` those that lack an item which is to be repaired; all where nobody judged."""
+        broken = [f for f, suspect in zip(self.findings, self.suspects, strict=True) if suspect]
+        if any(f.verdict is None for f in broken):
+            return list(range(len(self.seeds)))
+        return [k for k, seed in enumerate(self.seeds) if any(seed in f.failing for f in broken)]
+
     def leak_sources(self, i: int) -> list[tuple[str, str, float]]:
         """(other item, name, share): what leaks into item i, and the share of the way to that name it went."""
         sources = [(self.findings[j].item.text, *self.flow.meaning(i, j)) for j in self.flow.leaks_into(i)]
@@ -123,7 +148,7 @@ class Diagnosis(Result):
         """Why item i has its verdict, one sentence each."""
         f = self.findings[i]
         out = [f.note] if f.note else []
-        out += [f"instead of it: {name}" for name in f.instead if f.present and not f.present.yes]
+        out += [f"instead of it: {name}, on {rate} of the images that fail" for name, rate in f.others.items()]
         for e in f.evidence.values():
             if e.rate is not None:
                 out.append(f"{e.title}: {e.rate}" + (f", {' and '.join(e.instead)} instead" if e.instead else ""))
@@ -131,6 +156,8 @@ class Diagnosis(Result):
             out += [
                 f"“{j}” moves its rows {100 * share:.0f} % of the way to “{n}”" for j, n, share in self.leak_sources(i)
             ]
+        if f.open:
+            out.append(f"not sure: {f.open}")
         if f.reads and (self.suspects[i] or f.evidence):
             out.append("its own last row reads as " + ", ".join(f"“{n}” ({c:.2f})" for n, c in f.reads[:3]))
         return out
@@ -144,6 +171,9 @@ class Diagnosis(Result):
             lines += [f"      {reason}" for reason in self.reasons(i)]
         lines += [f"  {name} is not suggested: {why}" for name, why in self.failed.items()]
         lines.append(f"  suggested repair: {described(self.repair) if self.repair else 'none'}")
+        lines += [f"  {attempt}" for attempt in self.tried if attempt.kept]
+        if self.open:
+            lines.append(f"  to be sure: {advice(self.seeds)}")
         return lines
 
     def views(self) -> dict[str, np.ndarray]:
@@ -154,12 +184,20 @@ class Diagnosis(Result):
         views |= {f"depth-{100 * depth:.0f}": e.images for depth, e in self.layers.items()}
         return views | ({} if self.control is None else {"nothing": self.control.images})
 
+    def seeds_of(self, kind: str) -> list[int]:
+        """Evidence is drawn at the seeds that it explains, all else at all."""
+        seen = {f"{name}-item{k + 1}": e for k, f in enumerate(self.findings) for name, e in f.evidence.items()}
+        if self.control is not None:
+            seen["nothing"] = self.control
+        return list(seen[kind].seeds) if kind in seen else self.seeds
+
     def data(self) -> dict[str, Any]:
         return {
             "prompt": self.prompt,
             "model": self.model,
             "judge": self.judge,
             "seeds": self.seeds,
+            "open": self.open,
             "settings": {"call": self.call},
             "items": [self._item(i) for i in range(len(self.findings))],
             "control": None if self.control is None else _rates(self.control),
@@ -168,6 +206,7 @@ class Diagnosis(Result):
             "image_flow": None if self.image_flow is None else self.image_flow.to_dict(),
             "repair": None if self.repair is None else {"method": self.method, **self.repair.to_dict()},
             "failed": self.failed,
+            "tried": [attempt.to_dict() for attempt in self.tried],
             "images": self.file_names(),
         }
 
@@ -181,11 +220,16 @@ class Diagnosis(Result):
             "suspect": self.suspects[i],
             "flags": list(f.flags),
             "note": f.note,
+            "open": f.open,
             "present": _rate(f.present),
+            "failing": list(f.failing),
+            "others": {name: _rate(rate) for name, rate in f.others.items()},
             "present_after": _rate(f.after),
             "repaired": f.repaired,
             "instead": list(f.instead),
-            "evidence": {name: {"title": e.title, "seen": _rates(e)} for name, e in f.evidence.items()},
+            "evidence": {
+                name: {"title": e.title, "seeds": list(e.seeds), "seen": _rates(e)} for name, e in f.evidence.items()
+            },
             "reads": [{"name": name, "cosine": cosine} for name, cosine in f.reads],
             "because": [{"item": item, "towards": name, "share": share} for item, name, share in self.leak_sources(i)],
             "reasons": self.reasons(i),

@@ -140,11 +140,11 @@ def _sighting(
 ) -> Sighting:
     """How often item i, its other senses and item j are there; nothing where the judge cannot read item i or j."""
     if judge is None:
-        return Sighting("", images, {})
+        return Sighting("", images)
     try:
         intended, other = judge.senses([items[i], items[j]])
     except BadInput:
-        return Sighting("", images, {})
+        return Sighting("", images)
     others = [name for name in senses.get(items[i].text, ()) if name != intended]
     watched = [replace(items[i], sense=intended), *(Item(items[i].text, sense=name) for name in others)]
     return judge_images(judge, images, [*watched, replace(items[j], sense=other)], "", len(others))

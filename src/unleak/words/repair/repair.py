@@ -1,8 +1,9 @@
 """`unleak.repair`: draw a prompt before and after a repair, at the same seeds, and let a judge compare.
 
-Which items are repaired is decided by the judge: those that are missing, in its intended sense, from more
-than half of the images. Which repair is taken is decided by trial (`unleak.words.repair.automatic`), or by the user.
-Without a judge every named item is patched, and no rate is claimed.
+Which items are repaired is decided by the judge: those that are missing, in their intended sense, from any of the
+images. Only the images that lack one are drawn again; the others stay what they are, bit by bit. Which repair is taken
+is decided by trial (`unleak.words.repair.automatic`), or by the user. Without a judge every named item is patched, and
+no rate is claimed.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from unleak.drawing.drawing import Drawing
 from unleak.drawing.generate import Seeds, written_seeds
 from unleak.errors import BadInput, UnleakError, choose
 from unleak.judges import Judge
+from unleak.stats.rate import Rate
 from unleak.text.items import Item, find_all, parse_items
 from unleak.text.match import Chars
 from unleak.text.prompt import check_prompt
 from unleak.words.diagnosis.diagnose import diagnose
 from unleak.words.diagnosis.diagnosis import Diagnosis, code, described
+from unleak.words.diagnosis.more_seeds import batches, until_sure
 from unleak.words.methods.prune import Prune
-from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, Trial, check_parameters, trials
-from unleak.words.repair.automatic import Attempt, Best, try_repairs, untried
+from unleak.words.presets import DEFAULT, REPAIRS, RepairTask, check_parameters, trials
+from unleak.words.repair.automatic import Attempt, Looks, mend
 from unleak.words.tokens.classifier import Classifier
 
 
@@ -47,17 +50,22 @@ class ItemOutcome:
     verdict: str | None = None  #: of the diagnosis, where there was one
 
     @property
+    def rates(self) -> tuple[Rate, Rate] | None:
+        """On how many seeds it is there, before and after, with intervals; None without a judge."""
+        return None if self.before is None or self.after is None else (Rate.of(self.before), Rate.of(self.after))
+
+    @property
     def name(self) -> str:
         """The item with its intended sense, where that has another name."""
         return self.text if self.sense in (None, self.text) else f"{self.text} ({self.sense})"
 
     @property
     def counts(self) -> str:
-        """On how many seeds it is there, before and after."""
-        if self.before is None or self.after is None:
+        """On how many seeds it is there, before and after, with the interval of each share."""
+        if self.rates is None:
             return "not judged"
-        n = len(self.before)
-        return f"{self.before.sum()}/{n} -> {self.after.sum()}/{n}"
+        before, after = (f"{r} ({100 * r.low:.0f} to {100 * r.high:.0f} %)" for r in self.rates)
+        return f"{before} -> {after}"
 
 
 @dataclass(repr=False, eq=False)
@@ -67,8 +75,10 @@ class Repaired(Result):
     ``method`` is the repair that was kept, "none" if nothing was repaired. Where it was chosen by trial, ``diagnosis``
     says why, ``tried`` what each repair did on held-out seeds, ``not_tried`` what stood behind the one that was kept,
     and ``drawn_by`` which one drew each image of ``after``: another repair where the kept one left an item out and the
-    other did not, "none" where the original shows more. ``command`` draws before and after with the kept repair once
-    more, None where a command line cannot say it.
+    other did not, "none" where the original stays: it lacks nothing that is repaired, or shows more. ``failing``: the
+    seeds whose image was to be mended. ``drawn``: images at held-out seeds that were drawn to find some that fail.
+    ``command`` draws the images that failed, before and after the kept repair, once more; None where a command line
+    cannot say it.
     """
 
     verb: ClassVar[str] = "repair"
@@ -88,13 +98,15 @@ class Repaired(Result):
     repair: Intervention | None = None
     not_tried: list[str] = field(default_factory=list)
     command: str | None = None
+    failing: list[int] = field(default_factory=list)
+    drawn: int = 0
 
     @property
     def code(self) -> str | None:
-        """Lines of Python that draw with the repair that was kept; None if nothing was repaired."""
+        """Lines of Python that draw the images that failed with the repair that was kept; None if none was."""
         if self.repair is None:
             return None
-        return code(self.repair, self.prompt, self.seeds, self.settings["call"], self.model)
+        return code(self.repair, self.prompt, self.failing, self.settings["call"], self.model)
 
     @property
     def why(self) -> list[str]:
@@ -102,23 +114,30 @@ class Repaired(Result):
         chosen, judged = next((one for one in self.tried if one.kept), None), self.judge is not None
         if chosen is not None:
             how = (
-                "The first repair after which each item that it acts on is on half of the held-out images or more."
+                "The first repair that brings each item that it acts on back on half of the images without it or more."
                 if chosen.works
                 else "None of the repairs brings every item back; this one gains most."
             )
+            how += "" if chosen.held_out else f" {self._none_failed}"
             left = f"Not tried, since they come after it: {', '.join(self.not_tried)}."
             return [how, "What treats the verdict comes first, then what costs least.", *[left] * bool(self.not_tried)]
         if self.tried:
-            return ["None of the repairs that were tried shows more items on held-out images, so nothing is changed."]
+            which = "held-out images" if self.tried[0].held_out else "them"
+            why = f"None of the repairs that were tried shows more items on {which}, so nothing is changed."
+            return [why] if self.tried[0].held_out else [self._none_failed, why]
         if self.repair is not None:
             asked = self.settings["with"] != "auto"
             how = "It was asked for, so no other was tried." if asked else "Without a judge no repair can be tried."
             return [how] if judged or asked else [how, "Every item that is named is repaired."]
-        missing = [i for i in self.items if i.before is not None and i.before.mean() < 0.5]
+        missing = [i for i in self.items if i.before is not None and not i.before.all()]
         if missing:
             known = ", ".join(f"“{i.text}” is {i.verdict}" if i.verdict else f"“{i.text}” is missing" for i in missing)
             return [f"No repair is known for what is missing: {known}."]
-        return ["Every item is on half of the images or more, so nothing needs a repair."]
+        return ["Every item is on every image, so nothing needs a repair."]
+
+    @property
+    def _none_failed(self) -> str:
+        return f"None of {self.drawn} held-out images lacks an item, so repairs were tried on the images that fail."
 
     @property
     def drawings(self) -> dict[str, int]:
@@ -127,20 +146,31 @@ class Repaired(Result):
         if self.diagnosis is not None and self.diagnosis.control is not None:
             evidence.append(self.diagnosis.control)
         trials = [one for one in self.tried if not one.redraw]
+        where = "held-out seeds" if all(one.held_out for one in trials) else "the seeds that fail"
         counts = {
             "the prompt": len(self.before),
             "the diagnosis": sum(len(e.images) for e in evidence),
-            "the prompt at held-out seeds": len(trials[0].seeds) if trials else 0,
-            "repairs at held-out seeds": sum(one.drawings for one in trials),
-            "the kept repair": 0 if self.repair is None else len(self.after),
+            "the prompt at held-out seeds": self.drawn,
+            f"repairs at {where}": sum(one.drawings for one in trials),
+            "the kept repair": 0 if self.repair is None else len(self.failing),
             "single images again": sum(one.drawings for one in self.tried if one.redraw),
         }
         return {what: count for what, count in counts.items() if count}
 
     @property
     def undone(self) -> list[int]:
-        """Seeds whose image is the original, though a repair was kept."""
-        return [seed for seed, name in zip(self.seeds, self.drawn_by, strict=False) if self.changed and name == "none"]
+        """Seeds whose image is the original, though it lacks an item and a repair was kept."""
+        return [s for s, by in self._drawn_otherwise if by == "none" and s in self.failing]
+
+    @property
+    def left(self) -> list[int]:
+        """Seeds whose image lacks nothing that is repaired, and stays as it is."""
+        return [s for s, by in self._drawn_otherwise if by == "none" and s not in self.failing]
+
+    @property
+    def _drawn_otherwise(self) -> list[tuple[int, str]]:
+        pairs = zip(self.seeds, self.drawn_by, strict=False)
+        return [(seed, name) for seed, name in pairs if self.changed and name != self.method]
 
     @property
     def changed(self) -> bool:
@@ -154,9 +184,12 @@ class Repaired(Result):
             verdict = f", {i.verdict}" if i.verdict else ""
             lines.append(f"  {i.name:<24} {'repaired' if i.repaired else 'left':<9}{i.counts}{verdict}".rstrip())
         lines += [f"  tried {attempt}" for attempt in self.tried]
-        for name in dict.fromkeys(name for name in self.drawn_by if self.changed and name != self.method):
-            seeds = ", ".join(str(seed) for seed, one in zip(self.seeds, self.drawn_by, strict=True) if one == name)
-            lines.append(f"  seed {seeds}: " + ("the original image" if name == "none" else f"{name} shows more"))
+        said = {"none": "the original image shows more"}
+        if self.left:
+            lines.append(f"  seed {', '.join(map(str, self.left))}: nothing is missing, so the image stays as it is")
+        for name in dict.fromkeys(by for seed, by in self._drawn_otherwise if seed not in self.left):
+            seeds = ", ".join(str(s) for s, by in self._drawn_otherwise if by == name and s not in self.left)
+            lines.append(f"  seed {seeds}: {said.get(name, f'{name} shows more')}")
         lines.append(
             f"  kept: {self.method}, {described(self.repair)}" if self.repair else "  kept: the original images"
         )
@@ -186,21 +219,14 @@ class Repaired(Result):
                 {
                     "text": i.text, "sense": i.sense, "span": list(i.span), "repaired": i.repaired,
                     "verdict": i.verdict,
+                    "intervals": None if i.rates is None else [[r.low, r.high] for r in i.rates],
                     "present_before": total(i.before), "present_after": total(i.after), "seeds": len(self.seeds),
                 }
                 for i in self.items
             ],
             "verdicts": None if self.diagnosis is None else [f.verdict for f in self.diagnosis.findings],
-            "tried": [
-                {
-                    "method": t.trial.name, "repair": t.trial.repair.to_dict(), "works": t.works, "kept": t.kept,
-                    "present_before": t.before.sum(0).tolist(),
-                    "present_after": None if t.after is None else t.after.sum(0).tolist(),
-                    "seeds": len(t.before), "drawn_at": list(t.seeds), "drawings": t.drawings, "redraw": t.redraw,
-                    "better": list(t.better), "reason": t.reason, "failed": t.failed or None,
-                }
-                for t in self.tried
-            ],
+            "tried": [attempt.to_dict() for attempt in self.tried],
+            "failing": self.failing, "left": self.left,
             "not_tried": self.not_tried, "why": self.why, "drawings": self.drawings,
             "repair": None if self.repair is None else self.repair.to_dict(), "code": self.code,
             "command": self.command, "by": self.drawn_by, "undone": self.undone,
@@ -254,6 +280,7 @@ def plan(
     items: str | Iterable[str | Item],
     *,
     with_: str = "auto",
+    seeds: Seeds = 8,
     only: str | Iterable[str | Item] | None = None,
     redundant: Prune | Classifier | None = None,
     **parameters: Any,
@@ -261,10 +288,13 @@ def plan(
     """Everything of a repair that can be checked without a pipeline; arguments are those of `repair`.
 
     Raises BadInput, ItemNotFound, AmbiguousItem: an item is not in the prompt, or is there twice, or overlaps
-    another; `only` is none of them; the repair has no such parameter; "prune" is not told what is redundant.
+    another; `only` is none of them; the repair has no such parameter; "prune" is not told what is redundant; seeds
+    are "auto" where no diagnosis is made.
     """
     choose("repair", with_, ("auto", *REPAIRS))
     check_parameters(with_, parameters)
+    if with_ != "auto" and until_sure(seeds):
+        raise BadInput(f"seeds 'auto' draws until a diagnosis is sure, and {with_!r} needs none: say how many")
     if with_ == "prune" and redundant is None:
         raise BadInput("prune drops redundant tokens: give a classifier of `unleak redundancy`, or tokens(...).prune()")
     check_prompt(prompt)
@@ -297,6 +327,7 @@ def repair(
     with_: str = "auto",
     seeds: Seeds = 8,
     judge: Judge | None = None,
+    senses: Mapping[str, Sequence[str]] | None = None,
     only: str | Iterable[str | Item] | None = None,
     redundant: Prune | Classifier | None = None,
     model: str = "",
@@ -304,7 +335,7 @@ def repair(
     progress: Callable[[int], None] | None = None,
     **parameters: Any,
 ) -> Repaired:
-    """Draw `prompt` at `seeds`, repair what the judge misses, draw it again at the same seeds.
+    """Draw `prompt` at `seeds`, repair what the judge misses, draw the images that miss it again at their seeds.
 
     Args:
         items: every item of the prompt, "mouse,laptop" or a list; "mouse=furry mouse" names the sense. An
@@ -312,7 +343,10 @@ def repair(
         with_: the repair, one of `REPAIRS`. ``"auto"``: what the diagnosis suggests, if the judge confirms it on
             held-out seeds, else the next one, also for single images that still miss an item; without a judge
             ``"patch"``.
-        only: of the items, repair these, whatever the judge says.
+        seeds: ``"auto"``: as many as the diagnosis needs to be sure, with a judge and ``with_="auto"``.
+        senses: for the text of an item, the names of its other senses: an image that shows one of them is a leak,
+            and beside it the item does not count.
+        only: of the items, repair these, whatever the judge says. ``"auto"`` leaves images that lack none.
         redundant: which tokens may go: ``tokens(...).prune()``, or a classifier that tells without drawing. It is
             tried as a repair, too.
         call: arguments of the pipeline (steps, guidance, size).
@@ -320,12 +354,13 @@ def repair(
 
     Raises BadInput, ItemNotFound, AmbiguousItem, PromptTruncated, SpanMismatch before anything is drawn.
     """
-    todo = plan(prompt, items, with_=with_, only=only, redundant=redundant, **parameters)
+    todo = plan(prompt, items, with_=with_, seeds=seeds, only=only, redundant=redundant, **parameters)
     given = todo.items
-    senses: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
-    named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, senses, strict=True))
+    sought: Sequence[str | None] = judge.senses(given) if judge else [i.sense for i in given]
+    named = tuple(replace(i, sense=s if s != i.text else None) for i, s in zip(given, sought, strict=True))
     todo = replace(todo, items=named)
-    drawing = Drawing(pipe, seeds, call, judge, progress)
+    drawing = Drawing(pipe, batches(seeds, judge)[0], call, judge, progress)
+    looks = None if judge is None else Looks(judge, named, senses)
     if isinstance(redundant, Classifier):
         todo = replace(todo, redundant=redundant.prune(pipe, prompt, given, **drawing.call))
     if judge is None and todo.forced is None:
@@ -333,14 +368,15 @@ def repair(
     for trial in todo.to_rehearse():
         drawing.rehearse(prompt, trial)
 
-    if with_ == "auto" and judge is not None:
+    if with_ == "auto" and looks is not None:
         diagnosis = diagnose(
-            pipe, prompt, given, seeds=drawing.seeds, judge=judge, after=False, model=model, call=call,
+            pipe, prompt, given, seeds=seeds, judge=judge, senses=senses, after=False, model=model, call=call,
             progress=progress,
         )  # fmt: skip
-        drawn = _by_trial(drawing, prompt, todo, diagnosis)
+        drawing.seeds = diagnosis.seeds
+        drawn = _by_trial(drawing, prompt, todo, diagnosis, looks)
     else:
-        drawn = _by_chosen_repair(drawing, prompt, todo)
+        drawn = _by_chosen_repair(drawing, prompt, todo, looks)
     before, after = drawn.present_before, drawn.present_after
     outcomes = [
         ItemOutcome(
@@ -348,7 +384,7 @@ def repair(
             None if before is None else before[:, k], None if after is None else after[:, k],
             None if drawn.diagnosis is None else drawn.diagnosis.findings[k].verdict,
         )
-        for k, (item, sense, span, hit) in enumerate(zip(named, senses, todo.spans, drawn.target, strict=True))
+        for k, (item, sense, span, hit) in enumerate(zip(named, sought, todo.spans, drawn.target, strict=True))
     ]  # fmt: skip
     kept = next((one.trial.repair for one in drawn.tried if one.kept), None)
     if kept is None and any(drawn.target):
@@ -360,6 +396,7 @@ def repair(
         prompt, model, drawn.method, settings, outcomes, drawing.seeds, drawn.before, drawn.after,
         judge.name if judge else None, drawing.log, drawn.diagnosis, drawn.tried, drawn.drawn_by, kept, drawn.not_tried,
         None if kept is None else _command(prompt, todo, drawn, kept, model, drawing),
+        [drawing.seeds[row] for row in drawn.rows], drawn.held_out,
     )  # fmt: skip
 
 
@@ -379,7 +416,12 @@ def _command(
     except (UnleakError, TypeError):
         return None
     words = ["--items", items, "-m", model, "--with", drawn.method, "--only", only]
-    words += ["--seeds", written_seeds(drawing.seeds), *options, *(word for one in sets for word in ("--set", one))]
+    words += [
+        "--seeds",
+        written_seeds([drawing.seeds[row] for row in drawn.rows]),
+        *options,
+        *(word for one in sets for word in ("--set", one)),
+    ]
     return "unleak repair " + shlex.join([*words, "--", prompt] if prompt.startswith("-") else [prompt, *words])
 
 
@@ -397,7 +439,7 @@ def _call_options(model: str, call: Mapping[str, Any]) -> list[str] | None:
 
 @dataclass
 class _Drawn:
-    """Before and after: images, what is seen, which items were repaired and how."""
+    """Before and after: images, what is seen, which items were repaired and how, and the ``rows`` to mend."""
 
     before: np.ndarray
     after: np.ndarray
@@ -405,79 +447,51 @@ class _Drawn:
     present_after: np.ndarray | None
     method: str
     target: Sequence[bool]
+    rows: Sequence[int]
     diagnosis: Diagnosis | None = None
     tried: list[Attempt] = field(default_factory=list)
     drawn_by: list[str] = field(default_factory=list)
     not_tried: list[str] = field(default_factory=list)
+    held_out: int = 0
 
 
-def _by_chosen_repair(drawing: Drawing, prompt: str, todo: RepairPlan) -> _Drawn:
-    """By the repair that was asked for: of the items that were named, or that are missing from half of the images."""
+def _by_chosen_repair(drawing: Drawing, prompt: str, todo: RepairPlan, looks: Looks | None) -> _Drawn:
+    """By the repair that was asked for: of the items that were named, on every image; or of those that the judge
+    misses on an image, where it misses one."""
     before = drawing.images(prompt)
-    present = drawing.present(before, todo.items)
-    target = todo.forced or [bool(rate < 0.5) for rate in (() if present is None else present.mean(0))]
+    present = None if looks is None else looks(before)
+    missing = np.zeros((len(before), 0), bool) if present is None else ~present
+    target = todo.forced or [bool(column.any()) for column in missing.T]
+    rows = [row for row in range(len(before)) if todo.forced or missing[row].any()]
+    drawing.skip(len(before) - len(rows))
     if not any(target):
-        drawing.skip(len(before))
-        return _Drawn(before, before, present, present, "none", target)
+        return _Drawn(before, before, present, present, "none", target, rows)
     drawing.log.clear()
-    after = drawing.images(prompt, todo.build(target))
-    return _Drawn(before, after, present, drawing.present(after, todo.items), todo.name, target)
+    after, present_after = before.copy(), None if present is None else present.copy()
+    after[rows] = drawing.images(prompt, todo.build(target), seeds=[drawing.seeds[row] for row in rows])
+    if looks is not None and present_after is not None:
+        present_after[rows] = looks(after[rows])
+    by = [todo.name if row in rows else "none" for row in range(len(before))]
+    return _Drawn(before, after, present, present_after, todo.name, target, rows, drawn_by=by)
 
 
-def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, diagnosis: Diagnosis) -> _Drawn:
-    """By what the judge confirms on held-out seeds; each seed then by what shows most, see `Best`."""
-    assert drawing.judge is not None
-    judge, seeds, items, before = drawing.judge, drawing.seeds, todo.items, diagnosis.images
-    present = judge.present(before, items)
+def _by_trial(drawing: Drawing, prompt: str, todo: RepairPlan, diagnosis: Diagnosis, looks: Looks) -> _Drawn:
+    """By what the judge confirms on held-out seeds; each image that fails then by what shows most, see `mend`."""
+    before = diagnosis.images
+    present = looks(before)
     task = _reasoned(todo.task(todo.forced or diagnosis.suspects), diagnosis)
-    held_out = held_out_seeds(seeds)
-    judged = lambda *them: judge.present(drawing.images(prompt, *them, seeds=held_out), items)  # noqa: E731
-    tried = try_repairs(task, items, held_out, judged, **todo.parameters) if task.broken else []
-    kept = next((t.trial for t in tried if t.kept), None)
-    best = Best(before.copy(), present.copy(), ["none"] * len(seeds))
-    if kept is None:
-        drawing.skip(len(seeds))
-    else:
-        drawing.log.clear()
-        after = drawing.images(prompt, kept.repair)
-        best.consider(range(len(seeds)), after, judge.present(after, items), kept.name, ties=True)
-    for other in untried(task, tried, **todo.parameters):
-        if not best.incomplete:
-            break
-        _redraw(drawing, prompt, items, best, other, tried)
-    target = [kept is not None and item in kept.items for item in items]
-    method = kept.name if kept else "none"
-    seen = [one.trial.repair for one in tried]
-    not_tried = [trial.name for trial in trials(task, **todo.parameters) if trial.repair not in seen] if kept else []
+    done = mend(drawing, prompt, task, looks, before, present, again=True, **todo.parameters)
+    drawing.skip(len(before) - done.redrawn)
+    target = [done.kept is not None and item in done.kept.items for item in todo.items]
+    tried = [one.trial.repair for one in done.tried]
+    left = [trial.name for trial in trials(task, **todo.parameters) if trial.repair not in tried]
     return _Drawn(
-        before, best.images, present, best.present, method, target, diagnosis, tried, best.drawn_by, not_tried
-    )
-
-
-def held_out_seeds(seeds: Sequence[int]) -> list[int]:
-    """As many other seeds: the smallest that are not among these."""
-    return [seed for seed in range(2 * len(seeds)) if seed not in seeds][: len(seeds)]
+        before, done.best.images, present, done.best.present, done.kept.name if done.kept else "none", target,
+        done.rows, diagnosis, done.tried, done.best.drawn_by, left if done.kept else [], done.drawn,
+    )  # fmt: skip
 
 
 def _reasoned(task: RepairTask, diagnosis: Diagnosis) -> RepairTask:
     """The task with the reasons that were found for its broken items."""
     reasons = {f.intended: f.verdict for f in diagnosis.findings}
     return replace(task, verdicts=tuple(reasons[item] for item in task.broken))
-
-
-def _redraw(
-    drawing: Drawing, prompt: str, items: Sequence[Item], best: Best, trial: Trial, tried: list[Attempt]
-) -> None:
-    """Draw by another repair what still misses an item; `tried` learns of it."""
-    assert drawing.judge is not None
-    rows = best.incomplete
-    seeds, before = [drawing.seeds[row] for row in rows], best.present[rows]
-    try:
-        images = drawing.images(prompt, trial.repair, seeds=seeds)
-    except UnleakError as e:
-        tried.append(Attempt(trial, items, seeds, before, None, failed=str(e), redraw=True))
-        return
-    present = drawing.judge.present(images, items)
-    taken = best.consider(rows, images, present, trial.name)
-    better = [drawing.seeds[row] for row in taken]
-    tried.append(Attempt(trial, items, seeds, before, present, redraw=True, better=better))
