@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unleak.core.attention import AttentionCall, additive, row_index
+from unleak.core.attention import AttentionCall, additive
 from unleak.core.rows import Which
 from unleak.engine.execute import execute
 from unleak.engine.mixing import Mix, resolve_mixes
@@ -32,7 +32,7 @@ def softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) 
 
 def full_map(call: AttentionCall, rows: Which = "cond") -> Tensor:
     """The whole map [rows, heads, N, K] of some rows of a call, before any edit."""
-    picked = row_index(call.rows.of(rows))
+    picked = call.at(call.rows.of(rows))
     mask = None if call.mask is None else additive(call.mask, call.q).expand(len(call.q), -1, -1, -1)[picked]
     return softmax_map(call.q[picked], call.k[picked], call.scale, mask)
 
@@ -59,17 +59,19 @@ def dense(call: AttentionCall, edits: Sequence[Any]) -> Tensor:
     factors = torch.ones_like(logits)
     for edit in resolved:
         for row in edit.rows:
-            here = _queries(edit, row)
+            here = _queries(call, edit, row)
             if edit.keys is not None:
-                logits[row, :, here] = call.scale * q[row, :, here] @ edit.of_rows(edit.keys, [row])[0].to(wide).mT
-            if edit.factor is not None:
-                factors[row, :, here] *= edit.of_rows(edit.factor, [row])[0].to(wide)
-            if edit.shut is not None:
-                biases[row, :, here] += torch.zeros_like(edit.of_rows(edit.shut, [row])[0], dtype=wide).masked_fill(
-                    edit.of_rows(edit.shut, [row])[0], float("-inf")
+                logits[row, :, here] = (
+                    call.scale * q[row, :, here] @ edit.of_rows(edit.keys, [row], call)[0].to(wide).mT
                 )
+            if edit.factor is not None:
+                factors[row, :, here] *= edit.of_rows(edit.factor, [row], call)[0].to(wide)
+            if edit.shut is not None:
+                biases[row, :, here] += torch.zeros_like(
+                    edit.of_rows(edit.shut, [row], call)[0], dtype=wide
+                ).masked_fill(edit.of_rows(edit.shut, [row], call)[0], float("-inf"))
             if edit.bias is not None:
-                bias = edit.of_rows(edit.bias, [row])[0].to(wide)
+                bias = edit.of_rows(edit.bias, [row], call)[0].to(wide)
                 biases[row, :, here] += bias if bias.shape[1] == 1 else bias[:, here]
     weights = mixed_maps(torch.softmax(factors * logits + biases, dim=-1), mixes)
     for edit in maps:
@@ -77,13 +79,13 @@ def dense(call: AttentionCall, edits: Sequence[Any]) -> Tensor:
     out = weights @ v
     for edit in resolved:
         for row in edit.rows if edit.values is not None else ():
-            here = _queries(edit, row)
-            out[row, :, here] = weights[row, :, here] @ edit.of_rows(edit.values, [row])[0].to(wide)
+            here = _queries(call, edit, row)
+            out[row, :, here] = weights[row, :, here] @ edit.of_rows(edit.values, [row], call)[0].to(wide)
     return out.to(dtype)
 
 
-def _queries(edit: Resolved, row: int) -> slice | Tensor:
-    return slice(None) if edit.queries is None else edit.of_rows(edit.queries, [row])[0]
+def _queries(call: AttentionCall, edit: Resolved, row: int) -> slice | Tensor:
+    return slice(None) if edit.queries is None else edit.of_rows(edit.queries, [row], call)[0]
 
 
 def execute_map_edits(call: AttentionCall, edits: Sequence[Any], kernel: Callable[..., Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +15,12 @@ from unleak.core.rows import Rows, Which
 from unleak.errors import BadInput, UnsupportedModel
 
 T = TypeVar("T")
+
+Checks = list[tuple[Tensor, str]]
+"""What must not be: a bool on the device, and the message where it is true."""
+
+KEPT = 1024
+"""Index tensors, masks on a site's grid and encodings that are kept at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class AttentionCall:
     hidden: Tensor | None = None
     capture: Callable[..., tuple[Tensor, Tensor]] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
+    checks: Checks | None = None
     _fused: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -119,7 +126,7 @@ class AttentionCall:
         if self.grid is None:
             raise UnsupportedModel(f"the latent height and width at site {self.name} are not known")
         keys = self.token_keys(tokens)
-        shares = self._part(row_index(self.rows.of(rows)), self.layout.image_queries, keys)
+        shares = self._part(self.at(self.rows.of(rows)), self.layout.image_queries, self.at(keys))
         return (shares.mean(1) if mean_heads else shares).unflatten(-2, self.grid)
 
     def between(self, row: int, cells: Tensor, others: Tensor) -> Tensor:
@@ -134,9 +141,9 @@ class AttentionCall:
         queries, keys = self.layout.image_queries, self.layout.image_keys
         if keys is None:
             raise BadInput(f"site {self.name} is {self.kind}: its cells attend to no image cells")
-        return self._part([row], cells + queries.start, (others + keys.start).tolist())[0]
+        return self._part(slice(row, row + 1), cells + queries.start, others + keys.start)[0]
 
-    def _part(self, picked: slice | list[int], queries: slice | Tensor, keys: Sequence[int]) -> Tensor:
+    def _part(self, picked: slice | Tensor, queries: slice | Tensor, keys: slice | Tensor) -> Tensor:
         """The map [rows, heads, n, m] of some batch rows, queries and keys."""
         q, k, mask = self.q[picked][:, :, queries], self.k[picked], self._mask_of(picked, queries)
         if self._fused is None and self.mask is None:
@@ -147,7 +154,7 @@ class AttentionCall:
             lse = self._fused[1][picked][:, :, queries]
         return scores.columns(q, k, keys, self.scale, lse, mask)
 
-    def _mask_of(self, picked: slice | list[int], queries: slice | Tensor) -> Tensor | None:
+    def _mask_of(self, picked: slice | Tensor, queries: slice | Tensor) -> Tensor | None:
         """The call's own mask, additive, for some batch rows and queries."""
         if self.mask is None:
             return None
@@ -160,9 +167,9 @@ class AttentionCall:
         Returns:
             [rows, heads, text rows]; sums to 1 over the text, also at joint sites, where the image has a share.
         """
-        picked, keys, cells = row_index(self.rows.of(rows)), self.token_keys(None), self.layout.image_queries
+        picked, keys, cells = self.at(self.rows.of(rows)), self.at(self.token_keys(None)), self.layout.image_queries
         q, k, mask = self.q[picked][:, :, cells], self.k[picked], self._mask_of(picked, cells)
-        shares = scores.shares(q, k, self.scale, mask)[..., row_index(keys)]
+        shares = scores.shares(q, k, self.scale, mask)[..., keys]
         return shares if self.kind == "cross" else shares / shares.sum(-1, keepdim=True)
 
     def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,14 +181,44 @@ class AttentionCall:
         if self.kind != "cross" or self.capture is None:
             raise BadInput(f"site {self.name} is {self.kind}: only a cross site projects text by itself")
         capture = self.capture
-        return self.once((self.name, "encode", id(text)), text, lambda: capture(text))
+        return self.once((self.name, "encode", contents(text)), text, lambda: capture(text))
+
+    def at(self, positions: Sequence[int]) -> slice | Tensor:
+        """What indexes these positions without a copy from the host: a slice, or a tensor made once in a generation."""
+        consecutive = bool(positions) and list(positions) == list(range(positions[0], positions[0] + len(positions)))
+        return slice(positions[0], positions[-1] + 1) if consecutive else self.index(positions)
+
+    def index(self, positions: Sequence[int]) -> Tensor:
+        """The positions as a tensor on the device, made once in a generation."""
+        numbers = tuple(positions)
+        return self.once(
+            ("index", numbers, self.q.device),
+            None,
+            lambda: torch.tensor(numbers, dtype=torch.long, device=self.q.device),
+        )
 
     def once(self, key: Any, owner: Any, build: Callable[[], T]) -> T:
-        """`build()` of the first call with this key in a generation; keeping `owner` keeps its id unique."""
-        if key not in self.cache:
-            self.cache[key] = (owner, build())
-        built: T = self.cache[key][1]
+        """`build()` of the first call with this key in a generation; of the last `KEPT` keys.
+
+        `owner` is kept, so that the tensors whose `contents` are in the key keep their memory to themselves.
+        """
+        kept: dict[Any, tuple[Any, Any]] = self.cache.setdefault("once", {})
+        found = kept.pop(key, None) or (owner, build())
+        kept[key] = found
+        while len(kept) > KEPT:
+            kept.pop(next(iter(kept)))
+        built: T = found[1]
         return built
+
+    def refuse(self, wrong: Tensor, message: str) -> None:
+        """Raise BadInput where `wrong`, a bool on the device, is true.
+
+        That is at the end of the denoiser's call, which asks the device once for all sites; outside of one, at once.
+        """
+        if self.checks is None:
+            raise_wrong([(wrong, message)])
+        else:
+            self.checks.append((wrong, message))
 
 
 def additive(mask: Tensor, like: Tensor) -> Tensor:
@@ -191,7 +228,15 @@ def additive(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape((1,) * (4 - mask.ndim) + mask.shape).to(like.dtype)
 
 
-def row_index(rows: Sequence[int]) -> slice | list[int]:
-    """A slice where rows are consecutive, so that indexing needs no copy."""
-    consecutive = rows and list(rows) == list(range(rows[0], rows[0] + len(rows)))
-    return slice(rows[0], rows[-1] + 1) if consecutive else list(rows)
+def contents(tensor: Tensor) -> Hashable:
+    """What tells the numbers of a tensor from others, while its memory is kept: views of equal parts are equal."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, version
+
+
+def raise_wrong(checks: Checks) -> None:
+    """Raise BadInput with the message of the first check that is true; one question to the device."""
+    wrong = torch.stack([flag for flag, _ in checks]).tolist() if checks else []
+    for is_wrong, (_, message) in zip(wrong, checks, strict=True):
+        if is_wrong:
+            raise BadInput(message)

@@ -38,13 +38,15 @@ def _as_given(function: Callable[..., R]) -> Callable[..., R]:
 
 
 @_as_given
-def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
+def columns(
+    q: Tensor, k: Tensor, tokens: Sequence[int] | slice | Tensor, scale: float, lse: Tensor, mask: Tensor | None
+) -> Tensor:
     """Probabilities of some key columns.
 
     Args:
         q: queries [B, H, N, d].
         k: keys [B, H, K, d].
-        tokens: T key positions.
+        tokens: T key positions; a slice or a tensor on the device needs no copy from the host.
         scale: factor of the logits.
         lse: log-sum-exp of each query's logits [B, H, N].
         mask: additive mask broadcastable to [B, H, N, K], already part of `lse`, or None.
@@ -52,7 +54,7 @@ def columns(q: Tensor, k: Tensor, tokens: Sequence[int], scale: float, lse: Tens
     Returns:
         [B, H, N, T] in fp32 (fp64 for fp64 input), each in [0, 1].
     """
-    index = list(tokens)
+    index = tokens if isinstance(tokens, slice | Tensor) else list(tokens)
     logits = _wide(q) @ _wide(k[:, :, index]).mT * scale
     if mask is not None:
         logits = logits + mask.expand(*mask.shape[:-1], k.shape[2])[..., index]

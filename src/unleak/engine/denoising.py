@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unleak.core.anatomy import Anatomy, Grid, eager, is_attention
-from unleak.core.attention import AttentionCall, Layout
+from unleak.core.attention import AttentionCall, Layout, raise_wrong
 from unleak.core.intervention import ALL
 from unleak.core.rows import LATENTS, TEXT, Rows
 from unleak.core.scores import default_scale
@@ -123,6 +123,8 @@ class Denoising:
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Post-hook: check that attention was seen; hand out predictions; fold the rows back."""
         run = self.run
+        checks, run.checks = run.checks, []
+        raise_wrong(checks)
         if run.predicting:
             return None
         self._check_seen()
@@ -305,6 +307,7 @@ class Denoising:
             other_kernel=running.other_kernel,
             capture=None if tap is None else lambda text: tap.capture(running, text),
             cache=self.run.cache,
+            checks=self.run.checks,
         )
 
     # -- its other modules ---------------------------------------------------------------------------------

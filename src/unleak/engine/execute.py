@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unleak.core.attention import AttentionCall, additive, row_index
+from unleak.core.attention import AttentionCall, additive, contents
 from unleak.core.edits import Edit
 from unleak.engine.mixing import add_source_rows, resolve_mixes, with_source_rows
 from unleak.engine.resolve import Resolved, resolve, swap
@@ -39,7 +39,7 @@ def scaled(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, edits: Sequence
     factor = torch.ones_like(k[:, :, :, :1])
     for edit in edits:
         assert edit.factor is not None
-        factor[list(edit.rows)] *= edit.factor.mT
+        factor[call.at(edit.rows)] *= edit.factor.mT
     return kernel(q, k * factor if edits else k, v, call.mask)
 
 
@@ -53,20 +53,21 @@ def partitioned(
             inputs = _class_inputs(call, q, k, v, rows, [own[i] for i in chosen], index)
             result = kernel(*inputs)
             if index is None:
-                out[row_index(rows)] = result
+                out[call.at(rows)] = result
             else:
-                out[torch.tensor(rows, device=q.device)[:, None], :, index[None]] = result.transpose(1, 2)
+                out[call.index(rows)[:, None], :, index[None]] = result.transpose(1, 2)
     return out
 
 
 def _row_groups(batch: int, edits: Sequence[Resolved]) -> list[tuple[list[int], list[Resolved]]]:
     """Rows under the same edits together, unless an edit has a mask of queries or keys for each row."""
-    groups: dict[tuple[int, ...], tuple[list[int], list[Resolved]]] = {}
+    groups: dict[tuple[tuple[int, ...], int | None], tuple[list[int], list[Resolved]]] = {}
     for row in range(batch):
-        own = [edit for edit in edits if row in edit.rows]
+        under = tuple(i for i, edit in enumerate(edits) if row in edit.rows)
+        own = [edits[i] for i in under]
         masks = (mask for edit in own for mask in (edit.queries, edit.shut) if mask is not None)
         alone = any(len(mask) > 1 for mask in masks)
-        key = (*(id(edit) for edit in own), *([row] if alone else []))
+        key = under, row if alone else None
         groups.setdefault(key, ([], own))[0].append(row)
     return list(groups.values())
 
@@ -78,7 +79,7 @@ def _query_classes(
     limited = [(i, edit, edit.queries) for i, edit in enumerate(edits) if edit.queries is not None]
     if not limited:
         return [(tuple(range(len(edits))), None)]
-    masks = [edit.of_rows(queries, rows[:1]) for _, edit, queries in limited]
+    masks = [edit.of_rows(queries, rows[:1], call) for _, edit, queries in limited]
     always = set(range(len(edits))) - {i for i, _, _ in limited}
 
     def build() -> list[tuple[tuple[int, ...], Tensor | None]]:
@@ -90,10 +91,9 @@ def _query_classes(
             classes.append((tuple(sorted(always | under)), None if len(index) == length else index))
         return classes
 
-    owners = [queries for _, _, queries in limited]
     numbers = tuple(i for i, _, _ in limited)
-    key = ("classes", tuple(id(owner) for owner in owners), numbers, len(edits), rows[0], length)
-    return call.once(key, owners, build)
+    key = ("classes", tuple(map(contents, masks)), numbers, len(edits), length)
+    return call.once(key, masks, build)
 
 
 def _kept(shut: Sequence[Tensor]) -> Tensor:
@@ -111,21 +111,21 @@ def _class_inputs(
     index: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """q, k, v and additive mask of one class: `rows` of the batch, queries `index`."""
-    at = row_index(rows)
+    at = call.at(rows)
     queries, keys, values = q[at], k[at], v[at]
     mask = None if call.mask is None else additive(call.mask, q).expand(len(q), -1, -1, -1)[at]
     for edit in edits:
         if edit.keys is not None:
-            keys = edit.of_rows(edit.keys, rows).expand_as(keys)
+            keys = edit.of_rows(edit.keys, rows, call).expand_as(keys)
         if edit.values is not None:
-            values = edit.of_rows(edit.values, rows).expand_as(values)
+            values = edit.of_rows(edit.values, rows, call).expand_as(values)
         if edit.factor is not None:
-            keys = keys * edit.of_rows(edit.factor, rows).mT
+            keys = keys * edit.of_rows(edit.factor, rows, call).mT
         if edit.bias is not None:
-            bias = edit.of_rows(edit.bias, rows)
+            bias = edit.of_rows(edit.bias, rows, call)
             mask = bias if mask is None else mask + bias
-    if shut := [edit.of_rows(edit.shut, rows) for edit in edits if edit.shut is not None]:
-        kept = call.once(("kept", tuple(id(one) for one in shut)), shut, lambda: _kept(shut))
+    if shut := [edit.of_rows(edit.shut, rows, call) for edit in edits if edit.shut is not None]:
+        kept = call.once(("kept", tuple(map(contents, shut))), shut, lambda: _kept(shut))
         if not len(kept):
             raise BadInput(f"the masks of site {call.name} forbid some query every key")
         keys, values = keys[:, :, kept], values[:, :, kept]
@@ -134,7 +134,8 @@ def _class_inputs(
         queries = queries[:, :, index]
         mask = mask[:, :, index] if mask is not None and mask.shape[2] > 1 else mask
     if mask is not None:
-        if any(edit.may_forbid for edit in edits) and bool(torch.isneginf(mask).all(-1).any()):
-            raise BadInput(f"the masks of site {call.name} forbid some query every key")
+        if any(edit.may_forbid for edit in edits):
+            nothing_left = torch.isneginf(mask).all(-1).any()
+            call.refuse(nothing_left, f"the masks of site {call.name} forbid some query every key")
         mask = mask.expand(len(rows), -1, queries.shape[2], keys.shape[2])
     return queries, keys, values, mask

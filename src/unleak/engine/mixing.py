@@ -59,7 +59,8 @@ def with_source_rows(
     call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, resolved: Sequence[Resolved], mixes: Sequence[Mix]
 ) -> tuple[AttentionCall, Tensor, Tensor, Tensor, list[Resolved]]:
     """The call with one more row for each mix, whose values are ``take v``; the target's own become ``keep v``."""
-    sources, targets = [mix.source for mix in mixes], [mix.target for mix in mixes]
+    numbers = [mix.source for mix in mixes]
+    sources, targets = call.index(numbers), call.index([mix.target for mix in mixes])
     taken = torch.stack([mix.take @ v[mix.target] for mix in mixes])
     kept = torch.stack([mix.keep[:, None] * v[mix.target] for mix in mixes])
     values = torch.cat([v, taken])
@@ -68,16 +69,18 @@ def with_source_rows(
     if mask is not None:
         mask = additive(mask, q)
         mask = mask if len(mask) == 1 else torch.cat([mask, mask[sources]])
-    edits = [_with_copies(edit, sources, len(q)) for edit in resolved]
+    edits = [_with_copies(call, edit, numbers, len(q)) for edit in resolved]
     return replace(call, mask=mask), torch.cat([q, q[sources]]), torch.cat([k, k[sources]]), values, edits
 
 
-def _with_copies(edit: Resolved, sources: Sequence[int], batch: int) -> Resolved:
+def _with_copies(call: AttentionCall, edit: Resolved, sources: Sequence[int], batch: int) -> Resolved:
     """The edit also on the copies of its rows."""
     at = [edit.rows.index(source) for source in sources if source in edit.rows]
     copies = tuple(batch + i for i, source in enumerate(sources) if source in edit.rows)
     parts = {name: getattr(edit, name) for name in ("queries", "keys", "values", "factor", "bias", "shut")}
-    own: dict[str, Any] = {name: torch.cat([t, t[at]]) for name, t in parts.items() if t is not None and len(t) > 1}
+    own: dict[str, Any] = {
+        name: torch.cat([t, t[call.index(at)]]) for name, t in parts.items() if t is not None and len(t) > 1
+    }
     return replace(edit, rows=(*edit.rows, *copies), **own)
 
 

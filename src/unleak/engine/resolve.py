@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unleak.core.attention import AttentionCall
+from unleak.core.attention import AttentionCall, contents
 from unleak.core.edits import Bias, Edit, KeyScale, Partition, Region, RowSwap, ValueSwap, Where
 from unleak.errors import BadInput, EmptyMask
 
@@ -32,9 +32,9 @@ class Resolved:
     shut: Tensor | None = None
     may_forbid: bool = False
 
-    def of_rows(self, part: Tensor, rows: Sequence[int]) -> Tensor:
+    def of_rows(self, part: Tensor, rows: Sequence[int], call: AttentionCall) -> Tensor:
         """The part of some of its rows: [1, ...] where all have the same."""
-        return part if len(part) == 1 else part[[self.rows.index(row) for row in rows]]
+        return part if len(part) == 1 else part[call.at([self.rows.index(row) for row in rows])]
 
 
 def changes_nothing(edit: Edit) -> bool:
@@ -71,7 +71,7 @@ def swap(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Te
     for edit in edits:
         if isinstance(edit, RowSwap):
             pairs = call.rows.pairs(edit.target, edit.source)
-            targets, sources = [t for t, _ in pairs], [s for _, s in pairs]
+            targets, sources = call.index([t for t, _ in pairs]), call.index([s for _, s in pairs])
             for name in edit.parts if pairs else "":
                 at = call.layout.image_queries if name == "q" else call.layout.image_keys
                 where = at if edit.cells and at is not None else slice(None)
@@ -80,7 +80,7 @@ def swap(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Te
                 parts[name] = swapped
         elif isinstance(edit, ValueSwap):
             rows = call.rows.of(edit.rows)
-            keys = list(range(call.k.shape[2])) if edit.tokens is None else call.token_keys(edit.tokens)
+            keys = slice(None) if edit.tokens is None else call.at(call.token_keys(edit.tokens))
             v = parts["v"] = parts["v"].clone()
             for i, row in enumerate(rows):
                 values = edit.values if edit.values.ndim < 4 or len(edit.values) == 1 else edit.values[i]
@@ -89,10 +89,10 @@ def swap(call: AttentionCall, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Te
 
 
 def _scale(call: AttentionCall, edit: KeyScale, rows: tuple[int, ...]) -> Resolved:
-    factor = torch.as_tensor(edit.factor, dtype=call.q.dtype, device=call.q.device)
+    factor = _number(call, edit.factor)
     factor = factor.reshape((1,) * (3 - factor.ndim) + factor.shape)[:, :, None]  # [rows or 1, heads or 1, 1, T or 1]
     ones = call.q.new_ones(len(factor), call.q.shape[1] if edit.heads else factor.shape[1], 1, call.k.shape[2])
-    full = _write(ones, edit.heads, call.token_keys(edit.tokens), factor)
+    full = _write(call, ones, edit.heads, call.token_keys(edit.tokens), factor)
     return Resolved(1, rows, _queries(call, edit.queries, rows), factor=full)
 
 
@@ -101,7 +101,7 @@ def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Resolved:
         layout, length = call.layout, call.k.shape[2]
         shut = _as_mask(call, edit.keys, rows, layout.image_keys, layout.text_keys, length)
         return Resolved(2, rows, _queries(call, edit.queries, rows), shut=shut)
-    value = torch.as_tensor(edit.value, dtype=call.q.dtype, device=call.q.device)
+    value = _number(call, edit.value)
     value = value.reshape((1,) * (4 - value.ndim) + value.shape)
     heads = call.q.shape[1] if edit.heads else value.shape[1]
     may_forbid = isinstance(edit.value, Tensor) or edit.value == float("-inf")
@@ -110,10 +110,10 @@ def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Resolved:
         batch = max(len(value), len(keys))
         zeros = call.q.new_zeros(batch, heads, value.shape[2], call.k.shape[2])
         picked = torch.where(keys[:, None, None, :], value, zeros[:, :1])
-        full = _write(zeros, edit.heads, list(range(call.k.shape[2])), picked)
+        full = _write(call, zeros, edit.heads, list(range(call.k.shape[2])), picked)
     else:
         zeros = call.q.new_zeros(len(value), heads, value.shape[2], call.k.shape[2])
-        full = _write(zeros, edit.heads, keys, value)
+        full = _write(call, zeros, edit.heads, keys, value)
     if value.shape[2] == 1:
         return Resolved(2, rows, _queries(call, edit.queries, rows), bias=full, may_forbid=may_forbid)
     layout = call.layout
@@ -121,19 +121,26 @@ def _bias(call: AttentionCall, edit: Bias, rows: tuple[int, ...]) -> Resolved:
     if isinstance(queries, Tensor) or len(queries) != value.shape[2]:
         raise BadInput(f"a bias of {value.shape[2]} query rows does not fit `queries` of site {call.name}")
     spread = full.new_zeros(len(full), full.shape[1], call.q.shape[2], full.shape[3])
-    spread[:, :, queries] = full
+    spread[:, :, call.at(queries)] = full
     return Resolved(2, rows, None, bias=spread, may_forbid=may_forbid)
 
 
-def _write(full: Tensor, heads: Sequence[int] | None, keys: Sequence[int], value: Tensor) -> Tensor:
+def _number(call: AttentionCall, value: float | Tensor) -> Tensor:
+    """A number or tensor in the dtype and on the device of the call; a number needs no copy from the host."""
+    return value.to(call.q) if isinstance(value, Tensor) else call.q.new_full((), value)
+
+
+def _write(
+    call: AttentionCall, full: Tensor, heads: Sequence[int] | None, keys: Sequence[int], value: Tensor
+) -> Tensor:
     """Put `value` [b, heads or 1, n, keys or 1] at some heads and keys of `full` [b, heads, n, K]."""
     if value.shape[-1] not in (1, len(keys)):
         raise BadInput(f"{value.shape[-1]} values do not fit {len(keys)} keys")
     if heads is None:
-        full[..., list(keys)] = value
+        full[..., call.at(keys)] = value
     else:
         for head in heads:
-            full[:, head][..., list(keys)] = value[:, head if value.shape[1] > 1 else 0]
+            full[:, head][..., call.at(keys)] = value[:, head if value.shape[1] > 1 else 0]
     return full
 
 
@@ -146,7 +153,7 @@ def _region(call: AttentionCall, region: Region, rows: tuple[int, ...]) -> Resol
         if part is not None and part.shape[-2] != call.k.shape[2]:
             raise BadInput(f"a region brings {part.shape[-2]} keys to site {call.name} with {call.k.shape[2]}")
     four = [None if part is None else part.reshape(-1, *part.shape[-3:]).to(call.k) for part in (keys, values)]
-    if not call.once(("filled", id(region.mask)), region.mask, lambda: bool(region.mask.any())):
+    if not call.once(("filled", contents(region.mask)), region.mask, lambda: bool(region.mask.any())):
         raise EmptyMask("a region's mask holds no cell; draw it larger or leave the region out")
     return Resolved(0, rows, _queries(call, region.mask, rows), keys=four[0], values=four[1])
 
@@ -173,10 +180,10 @@ def _as_mask(
 
     def build() -> Tensor:
         mask = torch.zeros(1, length, dtype=torch.bool, device=call.q.device)
-        mask[:, positions] = True
+        mask[:, call.at(positions)] = True
         return mask
 
-    return call.once(("mask", tuple(positions), length), which, build)
+    return call.once(("mask", tuple(positions), length), None, build)
 
 
 def _positions(
@@ -221,4 +228,4 @@ def _cells(call: AttentionCall, mask: Tensor, rows: tuple[int, ...], image: slic
         full[:, image] = resized.flatten(1) > 0.5
         return full
 
-    return call.once(("cells", id(mask), image.start, length, call.grid), mask, build)
+    return call.once(("cells", contents(mask), image.start, length, call.grid), mask, build)

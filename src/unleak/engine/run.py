@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unleak.core.anatomy import Anatomy, Grid, eager
+from unleak.core.attention import Checks
 from unleak.core.context import Context
 from unleak.core.intervention import SEAMS, Intervention, SiteFilter
 from unleak.core.predictions import combination_of, sign_of
@@ -47,6 +48,7 @@ class Run:
         drawing: whether one is under way.
         steps_in: whether some intervention acts in the denoiser's calls.
         cache: what is kept during a generation.
+        checks: what the sites of this denoiser call must not find, asked at its end.
         rows, pipeline_rows: of the current denoiser call: all, and those without the extra branches.
         inputs, latents: the arguments of that call by name, and the latents [rows, ...] among them.
         predictions: of the current step by label. combined: the interventions were asked about them.
@@ -128,6 +130,7 @@ class Run:
     def release(self) -> None:
         """Let go of the tensors of the last generation."""
         self.cache: dict[Any, Any] = {}
+        self.checks: Checks = []
         self.inputs: dict[str, Any] = {}
         self.rows = self.pipeline_rows = Rows((), ())
         self.grid: Grid | None = None

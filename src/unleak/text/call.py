@@ -205,9 +205,14 @@ class Encoded:
         """
         if self.cond is None or encoder not in self._every:
             return None
-        key = (id(self.cond), *self.calls, None, *self.cut)
-        if self._known.get("key") != key:
-            self._known = {"key": key, "places": {name: self._place(call) for name, call in self._every.items()}}
+        key = (*self.calls, None, *self.cut)
+        same = self._known.get("cond") is self.cond and self._known["key"] == key
+        if not same:
+            self._known = {
+                "cond": self.cond,
+                "key": key,
+                "places": {name: self._place(call) for name, call in self._every.items()},
+            }
         places: dict[str, Place | None] = self._known["places"]
         call = self._every[encoder]
         if not any(places.values()) and call.length == self.cond.shape[1] and _states(call):

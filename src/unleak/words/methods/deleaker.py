@@ -101,7 +101,7 @@ class DeLeaker(OnItems):
         edits_of, order, edits = pair_by_pair if self.pairwise else order_free, site.rows.of("cond"), list[Edit]()
         for at, rows in alike(site, positions):
             tokens = [sorted(set().union(*in_encoders)) for in_encoders in at]
-            edits += edits_of(self, site, tokens, masks[[order.index(row) for row in rows]], rows)
+            edits += edits_of(self, site, tokens, masks[site.at([order.index(row) for row in rows])], rows)
         return edits
 
     def needs_masks(self, now: float) -> bool:
@@ -186,7 +186,7 @@ def _links_in_turn(it: DeLeaker, site: AttentionCall, row: int, tokens: Tokens, 
     """The same where every pair sees the edits of the pairs before it, on materialised logits Z [heads, N, K]."""
     links, cells, image = _no_links(m), _cells(m), site.layout.image_keys
     Z = site.scale * site.q[row, :, site.layout.image_queries].float() @ site.k[row].float().mT
-    keys = [torch.tensor(site.token_keys(own)) for own in tokens]
+    keys = [site.index(site.token_keys(own)) for own in tokens]
     for e, f in combinations(range(len(tokens)), 2):
         A = torch.softmax(Z, -1)[:, :, image].mean(0)
         _link(links, cells[e], cells[f], partial(_part, A), it.link_threshold)

@@ -41,7 +41,7 @@ def item_columns(ctx: Context, site: AttentionCall, positions: ItemPositions) ->
     if not parts:
         return None
     back = sorted(range(len(order)), key=order.__getitem__)
-    return tuple(site.rows.images[row] for row in sorted(order)), torch.cat(parts)[back]
+    return tuple(site.rows.images[row] for row in sorted(order)), torch.cat(parts)[site.at(back)]
 
 
 def _means(at: InPrompt, device: torch.device) -> tuple[list[int], Tensor]:
