@@ -13,7 +13,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test conformance fuzz mutants interrupts lint bench bench-world same parity clean
+.PHONY: demo test conformance fuzz mutants interrupts lint bench bench-world same parity packages clean
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,5 +62,13 @@ same: $(READY)  ## do all methods still draw and score what they did? a sample o
 parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
 	$(BIN)/python -m pytest -m parity --oracle $(abspath $(ORACLE))
 
+packages: $(READY)  ## both wheels in dist/, checked, installed into an empty environment, where the demo is drawn
+	rm -rf dist && $(BIN)/python -m build --wheel -o dist . && $(BIN)/python -m build --wheel -o dist packages/worlds
+	$(BIN)/twine check dist/*.whl
+	$(PYTHON) -m venv dist/empty
+	dist/empty/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) dist/*.whl
+	dist/empty/bin/python -m pip check
+	cd dist && empty/bin/unleak demo -o demo
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist demo .pytest_cache .mypy_cache .ruff_cache

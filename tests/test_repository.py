@@ -31,6 +31,8 @@ def test_there_is_one_version() -> None:
     (stated,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert stated == citation["version"] == unleak.__version__
+    worlds = (ROOT / "packages" / "worlds" / "pyproject.toml").read_text()
+    assert f'version = "{stated}"' in worlds and f'"unleak-worlds=={stated}"' in (ROOT / "pyproject.toml").read_text()
     assert f"## {unleak.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 

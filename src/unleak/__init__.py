@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unleak.core.result import Result as Result
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 Result.shown_by = "unleak.report"  # pages and pictures of results are loaded when one is shown or saved
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from unleak.errors import BadInput
+from unleak.models.shipped import REMEDY, shipped
 from unleak.text.items import Item
 from unleak.text.match import Chars, occurrences
 from unleak.world import World
@@ -187,7 +187,10 @@ class GlyphJudge:
 def glyph_judge(edition: int = 1) -> GlyphJudge:
     """The judge of an edition of the embedded world that ships with the package. Raises BadInput: there is none."""
     world, which = load_world(edition), "" if edition == 1 else str(edition)
-    return judge_of(world, (files("unleak.judges") / "data" / f"glyphs{which}.safetensors").read_bytes())
+    weights = shipped(f"judges/data/glyphs{which}.safetensors")
+    if not weights.is_file():
+        raise BadInput(f"the judge of the embedded world is not installed: {REMEDY}")
+    return judge_of(world, weights.read_bytes())
 
 
 def judge_of(world: World, weights: bytes) -> GlyphJudge:

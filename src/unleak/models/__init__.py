@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 from unleak.errors import BadInput, UnleakError, UnsupportedModel, choose
 from unleak.models import frozen
 from unleak.models.frozen import Frozen
+from unleak.models.shipped import REMEDY, shipped
 from unleak.saved import Name, Number, Rule, Saved, conform, parse_json, read_document
 
 EMBEDDED = ("emoji-sd", "emoji-flux", "emoji-natural")
@@ -31,7 +31,7 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 def embedded_folder(name: str) -> Path:
     """The folder of an embedded model; it also loads with plain `from_pretrained(folder)`."""
-    return Path(str(files("unleak.models") / name))
+    return shipped(f"models/{name}")
 
 
 def load(
@@ -232,7 +232,7 @@ def _locate(model: str | Path) -> str:
     if str(model) in EMBEDDED:
         folder = embedded_folder(str(model))
         if not (folder / INDEX).is_file():
-            raise BadInput(f"the files of {model!r} are not installed in {folder}; reinstall unleak")
+            raise BadInput(f"the weights of {model!r} are not installed: {REMEDY}")
         return str(folder)
     folder, text = folder_of(model), str(model)
     if not text or not os.path.exists(folder):  # noqa: PTH110 (also of what can be no path)
