@@ -44,12 +44,14 @@ def lint(
     """Which items of which prompts would leak? Reads text encodings alone and draws nothing.
 
     Items of a prompt are in brackets, or in its line; --items are looked for where it names none, with the senses that
-    they may take: mouse=furry mouse|computer mouse. An embedded model knows its own. The results are JSONL, on stdout
-    or in the file of -o, which goes on after a kill. What --fail-over compares is an item's risk, 0 to 1.
+    they may take: mouse=furry mouse|computer mouse; auto finds noun phrases. An embedded model knows its own. The
+    results are JSONL, on stdout or in the file of -o, which goes on after a kill. What --fail-over compares is an
+    item's risk, 0 to 1.
     """
     from unleak.files.prompt_file import count_entries, files_of, format_of, opened
     from unleak.text.items import parse_items
-    from unleak.words.lint.prompt_file import read_files, read_prompts
+    from unleak.text.noun_phrases import AUTO, finder
+    from unleak.words.lint.prompt_file import Watched, read_files, read_prompts
 
     limit = None if cmd.fail_over is None else number(cmd.fail_over, "--fail-over")
     if fit is not None and (limit is not None or cmd.out is not None or cmd.html is not None):
@@ -63,7 +65,10 @@ def lint(
     if several and form is not None:
         raise BadInput(f"{file!r} names several files, whose endings say what they hold: leave --format out")
     form = form if several else format_of(file, form)
-    watched = parse_items(items) if items else world_items(cmd.model)
+    watched: Watched = parse_items(items) if items else world_items(cmd.model)
+    if items == AUTO:
+        watched, items = finder(), f"{AUTO}: {finder().name}"
+        say("note", f"items, by {finder().name}, where a line names none")
     out = cmd.out
     with nullcontext((None, count_entries(file))) if several else opened(file, form) as (stream, total):
         if total == 0:

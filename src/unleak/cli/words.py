@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unleak.cli.command import Command, command
 from unleak.cli.console import err, note, prompts_of, say, ticking
-from unleak.cli.options import CALL, METHOD, MODEL, OUTPUT, Encoder, Items, PadRows, Pooled, Prompt, Settings, SomeItems
+from unleak.cli.options import (
+    CALL,
+    METHOD,
+    MODEL,
+    OUTPUT,
+    Encoder,
+    Items,
+    PadRows,
+    Pooled,
+    Prompt,
+    Settings,
+    SomeItems,
+)
 from unleak.errors import UnsupportedModel
 from unleak.files.outputs import Reads
 from unleak.judges.embedded import known_items, known_senses
 
+if TYPE_CHECKING:
+    from unleak.text.items import Item
+
 OtherSenses = Annotated[str | None, typer.Option("--senses", help="Other senses of items: mouse=computer mouse")]
+
+
+def say_found(items: str | None, named: Sequence[Item]) -> None:
+    """Note which items were found, and how, where they were to be found."""
+    from unleak.text.noun_phrases import AUTO, finder
+
+    if items == AUTO:
+        note(f"items, by {finder().name}: {', '.join(map(str, named))}")
 
 
 @command(*MODEL, "seeds", *CALL, "judge", *OUTPUT)
@@ -33,14 +57,15 @@ def diagnose(
     """Why is an item of the prompt wrong or missing, and what repairs it?
 
     Some images may fail and others not: the verdict is about those that fail. --seeds auto draws until it is sure.
-    Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; an embedded model knows
-    its own.
+    Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; auto finds noun phrases;
+    an embedded model knows its own.
     """
     from unleak.words.diagnosis.diagnose import check_evidence, check_senses, items_of, senses_of
 
     check_evidence(evidence)
     given = senses_of(senses or "")
     text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt, note))
+    say_found(items, named)
     check_senses(given, named)
     others = {**known_senses(cmd.model), **given}
     numbers, call = cmd.numbers_or_auto, cmd.call
@@ -186,12 +211,13 @@ def maps(
 ) -> None:
     """Draw a prompt and see where the picture reads each item; the images stay bitwise what they are.
 
-    Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; an embedded model knows its
-    own.
+    Items are named by --items or by brackets in the prompt, "a [mouse] and a [laptop]"; auto finds noun phrases;
+    an embedded model knows its own.
     """
     from unleak.words.diagnosis.diagnose import items_of
 
     text, named = items_of(prompt, items if items is not None else known_items(cmd.model, prompt, note))
+    say_found(items, named)
     seeds, call, pipe = cmd.numbers, cmd.call, cmd.open()
     from unleak.words.attention_maps import maps as draw
 

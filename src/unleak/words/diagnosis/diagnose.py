@@ -23,6 +23,7 @@ from unleak.stats.rate import Rate
 from unleak.text.call import Encoded
 from unleak.text.items import Item, bracketed, find_all, parse_items
 from unleak.text.match import Chars
+from unleak.text.noun_phrases import AUTO, finder
 from unleak.text.prompt import check_prompt
 from unleak.text.scene import Scene
 from unleak.words.diagnosis.diagnosis import Diagnosis, Finding
@@ -39,13 +40,17 @@ EVIDENCE = ("failures", "all")
 
 
 def items_of(prompt: str, items: str | Iterable[str | Item] | None = None) -> tuple[str, tuple[Item, ...]]:
-    """The prompt without brackets, and its items: those named, else those in brackets.
+    """The prompt without brackets, and its items: those named, else those in brackets; `AUTO`: its noun phrases.
 
     Raises:
         BadInput: there are none, or more than `MOST_ITEMS`, or two overlap. ItemNotFound, AmbiguousItem.
     """
     check_prompt(prompt)
-    if items is None:
+    if items == AUTO:
+        named = finder()(prompt)
+        if not named:
+            raise BadInput(f"no noun phrase is found in {prompt!r} by {finder().name}: name the items")
+    elif items is None:
         prompt, named = bracketed(prompt)
     else:
         named = parse_items(items)
@@ -98,7 +103,8 @@ def diagnose(
 
     Args:
         items: every item, "mouse,laptop" or a list; "mouse=furry mouse" names the intended sense. Without
-            it those in brackets: "a [mouse] and a [laptop]".
+            it those in brackets: "a [mouse] and a [laptop]". ``"auto"``: the prompt's noun phrases, see
+            `unleak.text.noun_phrases`; a word "auto" is the item "auto#1".
         seeds: ``"auto"`` draws until every verdict is sure, `unleak.words.diagnosis.more_seeds.MOST` images at most.
         judge: who looks for the items; one that it cannot read gets no verdict and the judge's words as its note.
         senses: for the text of an item, the names of its other senses: ``{"mouse": ["computer mouse"]}``. Those of

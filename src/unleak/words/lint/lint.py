@@ -19,7 +19,7 @@ from unleak.text.items import Item
 from unleak.text.phrases import phrase, rename
 from unleak.words.lint.calibration import RiskCalibration, fit, shipped
 from unleak.words.lint.neutral import NeutralBank, ReferenceStatistics
-from unleak.words.lint.prompt_file import Line, line
+from unleak.words.lint.prompt_file import Line, Watched, line
 from unleak.words.lint.shift import (
     REST,
     Bare,
@@ -231,7 +231,7 @@ def calibrate(linter: Linter, lines: Iterable[Line], source: str) -> RiskCalibra
     return fit([z for z, _ in pairs], [leaks for _, leaks in pairs], linter.digests, source)
 
 
-def lines_of(prompts: Iterable[str | Line], watched: Sequence[Item]) -> Iterator[Line]:
+def lines_of(prompts: Iterable[str | Line], watched: Watched) -> Iterator[Line]:
     """The prompts as lines, numbered from 1; one that cannot be used says why."""
     for number, prompt in enumerate(prompts, 1):
         try:

@@ -20,9 +20,10 @@ from unleak.files.provenance import versions
 from unleak.files.shards import Shard, complete
 from unleak.saved import Number, Saved, Share, Wrong
 from unleak.text.items import Item, parse_items
+from unleak.text.noun_phrases import AUTO, finder
 from unleak.words.lint.calibration import RiskCalibration
 from unleak.words.lint.lint import CHUNK, ItemLint, Linter, PromptLint, lines_of
-from unleak.words.lint.prompt_file import Line
+from unleak.words.lint.prompt_file import Line, Watched
 
 SCHEMA = "unleak/lint/1"
 SHOWN = 100  #: prompts on a page
@@ -144,7 +145,8 @@ def lint(
         pipe: any diffusers pipeline; its denoiser may be missing.
         prompts: one or several, with items in [brackets], or lines of `unleak.words.lint.prompt_file.read_prompts`.
         items: words to look for in prompts without brackets; "mouse=furry mouse|computer mouse" names the intended
-            sense and further ones, and the result says how far the item moved from the one to the others.
+            sense and further ones, and the result says how far the item moved from the one to the others. "auto": the
+            prompts' noun phrases, see `unleak.text.noun_phrases`.
         calibration: default: the shipped one of these encoders, or else the embedded model's, uncalibrated.
         model: its name, for the record. call: arguments of the pipeline that concern its text.
 
@@ -156,9 +158,19 @@ def lint(
     """
     given = [prompts] if isinstance(prompts, str | Line) else list(prompts)
     linter = Linter(pipe, calibration, **(call or {}))
-    each = list(linter(lines_of(given, parse_items(items) if items else ())))
+    watched: Watched = finder() if items == AUTO else parse_items(items) if items else ()
+    each = list(linter(lines_of(given, watched)))
     source = each[0].prompt if len(each) == 1 else f"{len(each)} prompts"
-    result = Lint(header(linter, model, source, items=str(items) if items else None, call=dict(call or {})), each=each)
+    result = Lint(
+        header(
+            linter,
+            model,
+            source,
+            items=f"{AUTO}: {finder().name}" if items == AUTO else str(items) if items else None,
+            call=dict(call or {}),
+        ),
+        each=each,
+    )
     for one in each:
         result.add(one.to_dict())
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,9 @@ from unleak.text.match import Chars, occurrences
 from unleak.text.prompt import check_prompt
 
 MOST_ITEMS = 12  #: of one prompt
+
+Watched = Sequence[Item] | Callable[[str], Sequence[Item]]
+"""Items to look for where a prompt names none, or who finds them in a prompt (`unleak.text.noun_phrases.finder`)."""
 
 NO_ITEMS: tuple[Any, ...] = (None, "", [], ())  #: how a record says that it names none
 
@@ -43,7 +46,7 @@ class Line:
     file: str = ""
 
 
-def read_files(source: str | Path, items: Sequence[Item] = (), column: str | None = None) -> Iterator[Line]:
+def read_files(source: str | Path, items: Watched = (), column: str | None = None) -> Iterator[Line]:
     """`read_prompts` of all files that a folder or a pattern names; see `unleak.files.prompt_file.files_of`."""
     for name, file in prompt_file.named_files(source):
         with open_file(file) as stream:
@@ -54,7 +57,7 @@ def read_files(source: str | Path, items: Sequence[Item] = (), column: str | Non
 def read_prompts(
     stream: BinaryIO,
     form: str = "text",
-    items: Sequence[Item] = (),
+    items: Watched = (),
     column: str | None = None,
     name: str = "the file of prompts",
 ) -> Iterator[Line]:
@@ -67,7 +70,8 @@ def read_prompts(
         form, column, name: see `prompt_file.read`. Beside the prompt, a record may hold ``"items": [...]`` and
             ``"leaks": [...]`` (in a table: separated by commas) and the intended sense of an item: as
             ``"sense": {"mouse": "furry mouse"}``, or among the items as ``"mouse=furry mouse"``. Instead of items there
-            may be "indices" of words, counted from 1, as Attend-and-Excite has them.
+            may be "indices" of words, counted from 1, as Attend-and-Excite has them, or "include" with a "class" for
+            each object, as GenEval has them.
     """
     for entry in prompt_file.read(stream, form, column, name):
         if entry.blank:
@@ -75,13 +79,14 @@ def read_prompts(
         try:
             if entry.error is not None:
                 raise BadInput(entry.error)
-            named = _by_index(entry.text, entry.fields) or _with_senses(entry.fields)
+            fields = entry.fields
+            named = _by_index(entry.text, fields) or _by_class(entry.text, fields) or _with_senses(fields)
             yield line(entry.number, entry.text, named, entry.fields.get("leaks"), items)
         except BadInput as e:
             yield Line(entry.number, entry.text, error=str(e))
 
 
-def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched: Sequence[Item] = ()) -> Line:
+def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched: Watched = ()) -> Line:
     """A usable line, checked. Raises BadInput (and its kinds) for whatever cannot be used."""
     check_prompt(prompt)
     left_out: tuple[str, ...] = ()
@@ -91,14 +96,14 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
         prompt, named = bracketed(prompt) if "[" in prompt else (prompt, ())
         if named:
             inside = find_all(prompt, named)
-            others = [one for one in present(prompt, watched) if not _overlaps(one.find(prompt), inside)]
+            others = [one for one in _found(prompt, watched) if not _overlaps(one.find(prompt), inside)]
             left_out = tuple(dict.fromkeys(one.text for one in others))
-        named = named or present(prompt, watched)
+        named = named or _found(prompt, watched)
     if not named:
         raise BadInput("no item is named: give items in the file, in [brackets] or with --items")
     if len(named) > MOST_ITEMS:
         raise BadInput(f"{len(named)} items; at most {MOST_ITEMS} can be compared")
-    senses = {item.text: item.sense for item in watched}
+    senses = {} if callable(watched) else {item.text: item.sense for item in watched}
     named = tuple(replace(item, sense=item.sense or senses.get(item.text)) for item in named)
     spans = tuple(find_all(prompt, named))
     if leaks is None:
@@ -107,6 +112,10 @@ def line(number: int, prompt: Any, items: Any = None, leaks: Any = None, watched
     if unknown := wrong - {item.text for item in named}:
         raise BadInput(f"'leaks' names {sorted(unknown)}, which are no items of this prompt")
     return Line(number, prompt, named, spans, tuple(item.text in wrong for item in named), left_out)
+
+
+def _found(prompt: str, watched: Watched) -> tuple[Item, ...]:
+    return tuple(watched(prompt)) if callable(watched) else present(prompt, watched)
 
 
 def _overlaps(span: Chars, spans: Sequence[Chars]) -> bool:
@@ -129,6 +138,24 @@ def _by_index(prompt: str, record: Mapping[str, Any]) -> list[str]:
         if at not in places:
             raise BadInput(f"'indices' name {word!r}, which is no word")
         named.append(f"{text}#{places.index(at) + 1}" if len(places) > 1 else text)
+    return named
+
+
+def _by_class(prompt: str, record: Mapping[str, Any]) -> list[str]:
+    """The items that the record's "include" names by class, as they stand in the prompt: "clock" as "clocks"."""
+    include = record.get("include")
+    if include is None or record.get("items") is not None:
+        return []
+    include = include if isinstance(include, list) else []
+    classes = [one["class"] for one in include if isinstance(one, dict) and isinstance(one.get("class"), str)]
+    if not classes or len(classes) < len(include):
+        raise BadInput('\'include\' must be a list of objects with a class, such as [{"class": "clock"}]')
+    named = list[str]()
+    for name in dict.fromkeys(classes):
+        there = present(prompt, [Item(form) for form in (name, f"{name}s", f"{name}es")])
+        if not there:
+            raise BadInput(f"'include' names {name!r}, which does not stand in the prompt")
+        named.append(str(there[-1]))  # "an orange orange": the first one is a colour
     return named
 
 
