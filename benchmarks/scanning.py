@@ -23,6 +23,7 @@ import numpy as np
 from overhead import measure, summarise
 from unleak import models
 from unleak.copies.methods.guard import Guard
+from unleak.copies.scan import scan as scanning
 from unleak.copies.scan import scan_file as files
 from unleak.copies.scan import scanner
 from unleak.copies.scan.scan import plan, scan
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="these variants alone, and no memory", metavar="VARIANT")
     parser.add_argument("--lines", type=int, nargs=2, default=[1_000, 100_000])
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     options = parser.parse_args()
@@ -64,17 +66,26 @@ def main() -> None:
         with attach(pipe, *methods):
             generate(pipe, texts, seeds, **call)
 
+    def every_row() -> None:
+        with mock.patch.object(scanning._OncePerSeed, "merges", ()):
+            scan(pipe, texts, seeds, call=call)
+
     variants = {
         "plain": drawn,
         "scan": lambda: scan(pipe, texts, seeds, call=call),
+        "scan, no rows merged": every_row,
         "guard": lambda: drawn(Guard()),
         "guard, gate closed": lambda: drawn(Guard(gate=math.inf)),
     }
-    rows = summarise(measure(variants, options.repeats, "cpu"), "plain")
-    print("| what | s | ratio to plain | prompts a minute |\n|---|---|---|---|")
+    if options.only:
+        variants = {name: variants[name] for name in options.only}
+    rows = summarise(measure(variants, options.repeats, "cpu"), next(iter(variants)))
+    print(f"| what | s | ratio to {next(iter(variants))} | prompts a minute |\n|---|---|---|---|")
     for name, row in rows.items():
         a_minute = 60 * len(texts) / row["seconds"]
         print(f"| {name} | {row['seconds']:.2f} | {row['seconds_ratio']:.3f} | {a_minute:.0f} |")
+    if options.only:
+        return
     memory = {lines: peak(pipe, lines, call) for lines in options.lines}
     print("\n| lines | peak MiB |\n|---|---|")
     for lines, size in memory.items():

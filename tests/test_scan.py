@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from tiny import save_tiny, tiny
 from unleak.copies.presets import DETECTORS
+from unleak.copies.scan import scan as scanning
 from unleak.copies.scan import scan_file as files
 from unleak.copies.scan import scanner as module
 from unleak.copies.scan.calibrate import Calibration, fingerprint_of
@@ -411,3 +412,41 @@ def test_earlier_spellings_of_a_scan_work_and_say_what_they_are_now(unleak, fold
 def test_the_commands_explain_each_option(unleak, command):
     done = unleak(command, "--help")
     assert done.code == 0 and not done.err and "--model" in done.out
+
+
+def rows_and_scores(pipe, prompts, monkeypatch, merges, **options):
+    """Rows of the denoiser in each of its calls that a scan makes, and the scores by detector."""
+    monkeypatch.setattr(scanning._OncePerSeed, "merges", merges)
+    rows, denoiser = [], getattr(pipe, "unet", None) or pipe.transformer
+
+    def count(_, args, kwargs):
+        rows.append(len(next(iter(args), kwargs.get("hidden_states", kwargs.get("sample")))))
+
+    # what the pipeline asks the denoiser for is not what runs in it: count at its first layer
+    inside = getattr(denoiser, "conv_in", None) or getattr(denoiser, "x_embedder", None) or denoiser.pos_embed
+    handle = inside.register_forward_pre_hook(count, with_kwargs=True)
+    images = scan(pipe, prompts, 2, **options).images
+    handle.remove()
+    return rows, images
+
+
+def test_the_rows_without_a_prompt_are_computed_once_for_a_seed(any_pipe, monkeypatch):
+    guided = next(n for n in ("true_cfg_scale", "guidance_scale") if n in signature(any_pipe.__call__).parameters)
+    short = {"max_sequence_length": 32} if hasattr(any_pipe, "transformer") else {}
+    call = CALL | short | {guided: 3.0, "negative_prompt": "a dog"}
+    options = {"call": call, "batch": 3, "detectors": ["agreement", "magnitude", "entropy"]}
+    before, scores = rows_and_scores(any_pipe, PROMPTS[:3], monkeypatch, (), **options)
+    after, merged = rows_and_scores(any_pipe, PROMPTS[:3], monkeypatch, ("uncond",), **options)
+    in_one_call = max(before) == 12  # 3 prompts x 2 seeds, with and without the prompt
+    assert after[-1] == (8 if in_one_call else 2)
+    for name, value in scores.items():
+        np.testing.assert_allclose(merged[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_later_steps_have_rows_of_their_own(sd1, monkeypatch):
+    options = {"first_steps": 2, "batch": 2, "call": CALL}
+    before, scores = rows_and_scores(sd1, PROMPTS[:2], monkeypatch, (), **options)
+    after, merged = rows_and_scores(sd1, PROMPTS[:2], monkeypatch, ("uncond",), **options)
+    assert before[-2:] == [8, 8] and after[-2:] == [6, 8]
+    for name, value in scores.items():
+        np.testing.assert_allclose(merged[name], value, rtol=1e-4, atol=1e-5)

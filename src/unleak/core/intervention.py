@@ -122,6 +122,9 @@ class Intervention:
     """True: edits the attention among image cells, so a site where it cannot be seen is an error. Else only sites that
     are given text must be seen; some denoisers have another mechanism among their cells."""
 
+    merges: ClassVar[tuple[str, ...]] = ()
+    """Labels of rows of which those with equal inputs may be computed once in a call; predictions are as without."""
+
     layouts: ClassVar[tuple[str, ...]] = (CROSS, JOINT)
     """Where text may reach the image for this method to work; on other denoisers it raises UnsupportedModel."""
 

@@ -190,6 +190,31 @@ def take(inputs: dict[str, Any], batch: int, keep: Sequence[int], known: Argumen
     return {name: taken[name] for name in inputs}
 
 
+def equal_rows(inputs: Mapping[str, Any], rows: Rows, labels: Iterable[str]) -> list[int]:
+    """For each row the first row with its label, one of `labels`, whose inputs are all equal; itself where none is.
+
+    Rows that are held in lists are not compared.
+    """
+    first, chosen = list(range(len(rows))), [i for i, label in enumerate(rows.labels) if label in labels]
+    if any(isinstance(value, list) for value in inputs.values()) or len(chosen) < 2:
+        return first
+    batched = take(dict(inputs), len(rows), chosen)
+    columns = [
+        _numbered(one if len(whole) == len(rows) else one.movedim(1, 0))
+        for one, whole in zip(_tensors(batched), _tensors(inputs), strict=True)
+        if one is not whole
+    ]
+    seen: dict[tuple[Any, ...], int] = {}
+    for row, numbers in zip(chosen, torch.stack(columns, 1).tolist(), strict=True):
+        first[row] = seen.setdefault((rows.labels[row], *numbers), row)
+    return first
+
+
+def _numbered(each: Tensor) -> Tensor:
+    """A number for each row [n, ...]; equal rows have equal numbers."""
+    return torch.unique(each.reshape(len(each), -1), dim=0, return_inverse=True)[1]
+
+
 def _is_list_of_rows(value: list[Any], batch: int) -> bool:
     """A list with one tensor for each row of the batch, none of which is itself batched."""
     return len(value) == batch and all(isinstance(v, Tensor) and v.ndim > 1 and len(v) != batch for v in value)

@@ -17,7 +17,7 @@ from unleak.core.intervention import ALL
 from unleak.core.rows import LATENTS, TEXT, Rows
 from unleak.core.scores import default_scale
 from unleak.engine.arguments import find, rows_of, stacked, timestep
-from unleak.engine.batch import fits, fold, grow, split
+from unleak.engine.batch import equal_rows, fits, fold, grow, split, take
 from unleak.engine.execute import execute
 from unleak.engine.layouts import Layouts, learn
 from unleak.engine.perturbed import Perturbations, caches
@@ -37,6 +37,7 @@ class Denoising:
         self.learned: dict[Any, Layouts] = {}
         self.layouts: Layouts | None = None
         self.text: str | None = None
+        self.spread: list[int] | None = None
         self.seen: set[str] = set()
         self.ran: dict[str, set[str]] = {}
         self.perturbations = Perturbations(eager(run.anatomy.denoiser))
@@ -71,10 +72,24 @@ class Denoising:
             run.predictions |= {} if run.combined else run.predict(here)
         if together := [b for b in branches if b not in apart]:
             inputs, run.rows = grow(inputs, run.pipeline_rows, together, known)
+        self.spread = None if branches else self._merged(inputs, run.rows)
+        if self.spread is not None:
+            keep = sorted(set(self.spread))
+            inputs = take(inputs, len(run.rows), keep, known)
+            labels, images = tuple(run.rows.labels[i] for i in keep), tuple(run.rows.images[i] for i in keep)
+            run.rows = replace(run.rows, labels=labels, images=images)
+            self.spread = [keep.index(row) for row in self.spread]
         self.layouts = layouts  # the calls that asked for other rows had their own
         run.latents = stacked(inputs[self.arguments[0]])
         run.count(denoiser_calls=1, denoiser_rows=len(run.rows))
-        return ((), inputs) if len(run.rows) > len(run.pipeline_rows) else None
+        return ((), inputs) if len(run.rows) != len(run.pipeline_rows) else None
+
+    def _merged(self, inputs: dict[str, Any], rows: Rows) -> list[int] | None:
+        """For each row the one that is computed in its place, where some intervention lets equal rows be merged; None
+        where there are none."""
+        labels = {label for item in self.run.interventions for label in item.merges} & set(rows.labels)
+        first = equal_rows(inputs, rows, labels) if labels else []
+        return first if len(set(first)) < len(first) else None
 
     def _label(self, inputs: dict[str, Any]) -> Rows:
         """Labels of the rows of this call; compared once for tensors that the pipeline goes on using."""
@@ -130,9 +145,12 @@ class Denoising:
         self._check_seen()
         observed = bool(run.dispatch("on_prediction"))
         seeking = run.reads_predictions and run.sign is None
-        if not (observed or seeking or len(run.rows) > len(run.pipeline_rows)):
+        if not (observed or seeking or len(run.rows) != len(run.pipeline_rows)):
             return None
         everything = stacked(first(output))
+        if merged := self.spread is not None:
+            everything, run.rows = everything[self.spread], run.pipeline_rows
+            run.latents = run.latents[self.spread]
         prediction = run.of_picture(everything)
         combined: Tensor | dict[str, Tensor] | None = run.settled
         if observed and not run.combined:
@@ -148,7 +166,7 @@ class Denoising:
         own, rest = fold(prediction, run.rows, combined, len(run.pipeline_rows)), everything.shape[1:]
         if seeking:
             run.returned.append((run.pipeline_rows, own))
-        if not observed and len(own) == len(prediction):
+        if not (observed or merged) and len(own) == len(prediction):
             return None
         if rest != prediction.shape[1:]:
             own = torch.cat([own, everything[: len(own), prediction.shape[1] :]], 1)

@@ -109,6 +109,13 @@ def each_once(which: str | Detector | Sequence[str | Detector]) -> tuple[Detecto
     return detectors
 
 
+@dataclass(frozen=True)
+class _OncePerSeed(Intervention):
+    """At the first step the rows without the prompt are those of every prompt at the same seed."""
+
+    merges = ("uncond",)
+
+
 def measure(pipe: Any, prompts: Sequence[str], plan: ScanPlan) -> dict[str, np.ndarray]:
     """Scores [P, S] of one batch of prompts by detector, in one run of the pipeline.
 
@@ -118,8 +125,8 @@ def measure(pipe: Any, prompts: Sequence[str], plan: ScanPlan) -> dict[str, np.n
     generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts for seed in plan.seeds]
     with memory_errors(len(generators)):
         run = drawing.first_steps(
-            pipe, plan.steps, *plan.detectors, prompt=list(prompts), num_images_per_prompt=len(plan.seeds),
-            generator=generators, **for_each(plan.call, len(prompts)),
+            pipe, plan.steps, *plan.detectors, _OncePerSeed(), prompt=list(prompts),
+            num_images_per_prompt=len(plan.seeds), generator=generators, **for_each(plan.call, len(prompts)),
         )  # fmt: skip
     return {d.name: d.scores(run).numpy().reshape(len(prompts), -1) for d in plan.detectors}
 
