@@ -252,3 +252,11 @@ def test_another_text_is_refused_where_the_denoiser_is_given_the_prompt_twice() 
     refused = pytest.raises(UnsupportedModel, match=r"given the prompt twice, as \w+_t5 and as \w+_llama3")
     with refused, unleak.attach(pipe, unleak.Detour()):
         kind.draw(pipe)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("wan", "lint"), ("hunyuan-dit", "edit")])
+def test_masks_given_by_position_and_arguments_of_the_user_reach_every_call(name: str, verb: str) -> None:
+    """Wan gives its encoder the mask without a name; HunyuanDiT draws other sizes unless it is told in every call."""
+    kind = family(name)
+    (outcome,) = (one for one in VERBS if one.name == verb)
+    outcome.show(Trial(kind.pipe(), kind.settings()))

@@ -31,7 +31,7 @@ from unleak.drawing.doctor import PROMPT, Outcome, Report, examine, short_call
 from unleak.drawing.generate import global_noise
 from unleak.drawing.images import generate
 from unleak.engine.session import attach
-from unleak.errors import UnleakError, UnsupportedModel
+from unleak.errors import NoSite, UnleakError, UnsupportedModel
 from unleak.judges.copies import PixelJudge
 from unleak.regions.edit import edit
 from unleak.regions.methods.rgbcam import RGBCAM
@@ -162,7 +162,7 @@ def _edit(trial: Trial) -> None:
             result = edit(
                 trial.pipe, trial.picture, [task], preset=name, steps=2, size=trial.picture.shape[:2], call=settings
             )
-        except UnsupportedModel as error:
+        except (UnsupportedModel, NoSite) as error:
             refusal = refusal or error
             continue
         _see(not np.array_equal(result.image, result.rebuilt), "the edit is the photo")

@@ -162,6 +162,7 @@ class Prompts:
         if self._rerunning or encoder.name not in self._expected:
             return None
         self._ran.add(encoder.name)
+        args, kwargs = _named(module, args, kwargs)
         ids, mask = _given(args, kwargs)
         prompts = self._expected[encoder.name]
         if ids is None or not isinstance(output, Mapping):
@@ -240,7 +241,7 @@ class Prompts:
         given = list[TokenIds]()
 
         def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            ids, mask = _given(args, kwargs)
+            ids, mask = _given(*_named(module, args, kwargs))
             if ids is None:
                 raise UnsupportedModel(f"{encoder.name} is called without token ids, so no word is found in its rows")
             given.extend(_token_ids(encoder.tokenizer, ids, mask))
@@ -285,6 +286,12 @@ class Prompts:
 
 class _Seen(Exception):
     """The encoder's input is known; it need not run."""
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of an encoder by name, but for the first, which may be called anything."""
+    names = [*inspect.signature(module.forward).parameters][1 : len(args)]
+    return args[:1], {**dict(zip(names, args[1:], strict=False)), **kwargs}
 
 
 def _given(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:

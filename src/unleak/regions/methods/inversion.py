@@ -24,6 +24,7 @@ from unleak.core.anatomy import Anatomy
 from unleak.core.intervention import Intervention
 from unleak.core.predictions import Level, guidance, predicted
 from unleak.core.rows import Branch
+from unleak.drawing.generate import for_each
 from unleak.engine.session import attach
 from unleak.errors import BadInput, UnsupportedModel
 from unleak.regions.method import Method, PromptObjects
@@ -71,12 +72,23 @@ class _Invert(Intervention):
         return z
 
 
-def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], steps: int = 50) -> Tensor:
+SET_HERE = ("num_inference_steps", "height", "width", "guidance_scale", "negative_prompt")
+"""Arguments of the pipeline that an inversion sets itself."""
+
+
+def invert(
+    pipe: Any,
+    clean: Tensor,
+    prompt: Prompts,
+    size: tuple[int, int],
+    steps: int = 50,
+    call: Mapping[str, Any] | None = None,
+) -> Tensor:
     """Latents of images at every noise level, [steps + 1, images, C, h, w]: first the clean ones, last the noise.
 
     Args:
         clean: the images' latents [images, C, h, w]. prompt: the caption of each; guidance is off.
-        size: (height, width) of the images in pixels.
+        size: (height, width) of the images in pixels. call: further arguments of the pipeline.
 
     Raises UnsupportedModel: the pipeline has no noise schedule that can be walked backwards.
     """
@@ -88,10 +100,11 @@ def invert(pipe: Any, clean: Tensor, prompt: Prompts, size: tuple[int, int], ste
             raise UnsupportedModel(f"timesteps spaced {own.config.timestep_spacing!r} cannot be walked backwards")
         dtype = next(Anatomy.of(pipe).denoiser.parameters()).dtype
         pipe.scheduler = DDIMInverseScheduler.from_config(own.config)
+        more = for_each({n: value for n, value in (call or {}).items() if n not in SET_HERE}, len(clean))
         with attach(pipe, _Invert(last_alpha(own))) as run:
             pipe(
                 prompt=[*each_prompt(prompt)], latents=clean.to(dtype), num_inference_steps=steps,
-                height=size[0], width=size[1], guidance_scale=1.0, output_type="latent",
+                height=size[0], width=size[1], guidance_scale=1.0, output_type="latent", **more,
             )  # fmt: skip
     return torch.stack([clean.to(run.results["trajectory"][0]), *run.results["trajectory"]])
 
@@ -160,7 +173,7 @@ class Inversion(Method):
         self, pipe: Any, clean: Tensor, source: PromptObjects, call: Mapping[str, Any], random: Any, level: Level
     ) -> tuple[Tensor, Any]:
         """The inverted noise, and the trajectory that led there: latents [steps + 1, images, C, h, w]."""
-        trajectory = invert(pipe, clean, source[0], (call["height"], call["width"]), self.steps)
+        trajectory = invert(pipe, clean, source[0], (call["height"], call["width"]), self.steps, call)
         return trajectory[-1], trajectory
 
     def parts(

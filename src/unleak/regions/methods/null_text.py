@@ -131,7 +131,7 @@ class NullTextInversion(DirectInversion):
     ) -> tuple[Tensor, Any]:
         """The inverted noise, and the optimised rows with the latents that they lead along."""
         size = call["height"], call["width"]
-        trajectory = invert(pipe, clean, source[0], size, self.steps)
+        trajectory = invert(pipe, clean, source[0], size, self.steps, call)
         return trajectory[-1], null_text(pipe, trajectory, source[0], size, self.target_guidance, self.iterations)
 
     def control(self, source: PromptObjects, target: PromptObjects, trajectory: NullText) -> list[Intervention]:

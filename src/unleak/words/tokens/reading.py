@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unleak.core.intervention import Intervention
 from unleak.drawing.generate import rehearse
+from unleak.errors import UnsupportedModel
 from unleak.text.positions import own_columns
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class _CollectRows(Intervention):
 
     def branches(self, ctx: Context) -> None:
         encoded = ctx.encoded
-        assert encoded.cond is not None
+        if encoded.cond is None:
+            raise UnsupportedModel(
+                f"{type(ctx.pipe).__name__} does not encode its prompt by `encode_prompt`, so its words have no rows"
+            )
         for name, call in encoded.calls.items():
             if (place := encoded.place(name)) is not None:
                 columns = own_columns(call, place) if self.by_token else place.columns
