@@ -499,3 +499,21 @@ def test_bad_use_of_the_command_ends_before_a_model_is_loaded(tmp_path, monkeypa
     ):
         result = command(*args)
         assert result.exit_code == 2, (args, result.output, result.exception)
+
+
+def test_sentences_without_the_item_are_encoded_once_for_all_items():
+    """Beside "a house", "a mouse" and "a bat" both need "a thing and a house": the second item encodes half as many."""
+    from unleak.models import load
+    from unleak.text.encoder_calls import encoder_calls
+    from unleak.words.lint.neutral import NeutralBank
+    from unleak.words.lint.shift import SentenceEncoder
+
+    encoder, counts = SentenceEncoder(encoder_calls(load("emoji-sd", text_only=True))[0]), []
+    read = encoder.read
+    encoder.read = lambda cuts: counts.append(len(cuts)) or read(cuts)
+    bank = NeutralBank(encoder)
+    alone = NeutralBank(SentenceEncoder(encoder_calls(load("emoji-sd", text_only=True))[0]))
+    bank.statistics(("a mouse", (2, 7)), True)
+    first, counts[:] = sum(counts), []
+    assert bank.statistics(("a bat", (2, 5)), True) == alone.statistics(("a bat", (2, 5)), True)
+    assert first == 2 * sum(counts)

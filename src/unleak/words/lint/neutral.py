@@ -17,7 +17,19 @@ from typing import NamedTuple
 import numpy as np
 
 from unleak.errors import PromptTruncated
-from unleak.words.lint.shift import REST, Bare, Cut, Sentence, SentenceEncoder, Shift, Without, beside, shifts, variants
+from unleak.words.lint.shift import (
+    REST,
+    Bare,
+    Cut,
+    Sentence,
+    SentenceEncoder,
+    SentenceRows,
+    Shift,
+    Without,
+    beside,
+    shifts,
+    variants,
+)
 
 #: plain objects with one meaning, that turn few words into another sense
 NEUTRAL = ("a house", "a clock", "a balloon", "an umbrella", "a boat", "a cactus", "a rocket", "the moon")
@@ -40,6 +52,8 @@ class NeutralBank:
 
     def __init__(self, encoder: SentenceEncoder, remember: int = 10_000) -> None:
         self.encoder = encoder
+        self.cut = lru_cache(remember)(encoder.cut)
+        self.without_item = lru_cache(64)(self._read)
         self.statistics = lru_cache(remember)(self._measure)
         self.alone = lru_cache(remember)(self._measure_alone)
         self.pair = lru_cache(remember)(self._measure_pair)
@@ -69,17 +83,24 @@ class NeutralBank:
 
     def _shifts(self, banks: list[dict[Without, Sentence]], b: int) -> list[dict[str, Shift]]:
         """What b does to item 0 in each context; one that the encoder would cut is left out, if another fits."""
-        cuts: dict[Sentence, Cut] = {}
+        own, shared = dict[Sentence, Cut](), dict[Sentence, None]()
         whole = []
         for bank in banks:
             try:
-                cuts.update({s: self.encoder.cut(s) for s in bank.values()})
+                cuts = {s: self.cut(s) for s in bank.values()}
+                shared.update((s, None) for gone, s in bank.items() if 0 in gone)
+                own.update((s, cuts[s]) for gone, s in bank.items() if 0 not in gone)
                 whole.append(bank)
             except PromptTruncated:
                 if bank is banks[-1] and not whole:
                     raise
-        known = dict(zip(cuts, self.encoder.read(list(cuts.values())), strict=True))
+        known = dict(zip(own, self.encoder.read(list(own.values())), strict=True)) | self.without_item(tuple(shared))
         return [shifts({gone: known[s] for gone, s in bank.items()}, 0, b) for bank in whole]
+
+    def _read(self, sentences: tuple[Sentence, ...]) -> dict[Sentence, SentenceRows]:
+        """Of the sentences without the item, which other items have, too; together, so that their bits do not depend on
+        what was read before."""
+        return dict(zip(sentences, self.encoder.read([self.cut(s) for s in sentences]), strict=True))
 
 
 def _others(text: str) -> list[str]:
