@@ -59,13 +59,12 @@ class Room:
         outputs: Sequence[gr.components.Component],
     ) -> None:
         """Let a button run ``work(job, *inputs) -> values of the outputs``; `cancel` stops it."""
-        controls, wired = [*self.buttons, self.cancel], [self.state, *outputs]
-        busy = lambda on: [gr.update(interactive=not on)] * len(self.buttons) + [gr.update(interactive=on)]  # noqa: E731
-        handler = runner(self.frame.desk, work, len(outputs))
-        clicked = self.buttons[button].click(lambda: busy(True), None, controls, queue=False, api_visibility="private")
-        ran = clicked.then(handler, [*self.frame.settings, *inputs], wired, concurrency_limit=None,
-                           show_progress="hidden", api_visibility="private")  # fmt: skip
-        ran.then(lambda: busy(False), None, controls, queue=False, api_visibility="private")
+        controls = [*self.buttons, self.cancel]
+        handler = runner(self.frame.desk, work, len(outputs), len(self.buttons))
+        self.buttons[button].click(
+            handler, [*self.frame.settings, *inputs], [self.state, *outputs, *controls], concurrency_limit=None,
+            show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
 
     def connect_cancel(self) -> None:
         """Let the cancel button cancel what this person runs."""
@@ -78,8 +77,15 @@ class Room:
         self.cancel.click(cancel, None, self.state, queue=False, api_visibility="private")
 
 
-def runner(desk: Desk, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Iterator[Any]]:
-    """A handler that puts a job on the desk, says how far it is, and gives the values of state and outputs."""
+def runner(
+    desk: Desk, work: Callable[..., Sequence[Any]], outputs: int, buttons: int = 0
+) -> Callable[..., Iterator[Any]]:
+    """A handler that puts a job on the desk, says how far it is, and gives the values of state and outputs.
+
+    After them come those of the room's buttons, if it has any, and of `cancel`: while the job is there it alone works.
+    """
+    busy, idle = ([gr.update(interactive=on)] * buttons + [gr.update(interactive=not on)] * bool(buttons)
+                  for on in (False, True))  # fmt: skip
 
     def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
         model, seeds, steps, guidance, *inputs = values
@@ -89,29 +95,30 @@ def runner(desk: Desk, work: Callable[..., Sequence[Any]], outputs: int) -> Call
             settings = Settings(str(model or "").strip(), *(str(one or "") for one in (seeds, steps, guidance)))
             job = desk.ask(request.session_hash or "", settings, lambda job: work(job, *inputs))
             for text in waiting(job):
-                yield [line(text), *same]
+                yield [line(text), *same, *busy]
             assert job.future is not None
             drawn = job.future.result()
         except Cancelled as e:
-            yield [line(": ".join(told(e)), "alert"), *same]
+            yield [line(": ".join(told(e)), "alert"), *same, *idle]
             return
         except Exception as e:
             title, text = told(e)
             if text not in str(e):
                 log.exception("a job failed")
-            yield [line(f"{title}: {text}", "alert", "bad"), *same]
+            yield [line(f"{title}: {text}", "alert", "bad"), *same, *idle]
             message = html.escape(printable(text), quote=False)
             raise gr.Error(message, None, title=title, print_exception=False) from None
         notes = [f"Note: {note}." for note in dict.fromkeys(job.notes)]
-        yield [line("\n".join([f"Done in {time.monotonic() - began:.0f} s.", *notes]), "status", "good"), *drawn]
+        done = "\n".join([f"Done in {time.monotonic() - began:.0f} s.", *notes])
+        yield [line(done, "status", "good", job.number), *drawn, *idle]
 
     return handler
 
 
-def line(text: str, role: str = "none", kind: str = "faint") -> str:
+def line(text: str, role: str = "none", kind: str = "faint", job: int = 0) -> str:
     """Lines under the buttons; every text is escaped. `role` tells a screen reader when to say it."""
     escaped = html.escape(printable(text), quote=False).replace("\n", "<br>")
-    return f'<p role="{role}" class="{kind}">{escaped}</p>'
+    return f'<p role="{role}" class="{kind}" data-job="{job}">{escaped}</p>'
 
 
 def downloads() -> list[gr.DownloadButton]:

@@ -33,6 +33,10 @@ def build(frame: Frame) -> None:
     model = frame.settings[0]
     words, known = words_in(EXAMPLE, str(model.value))
     chosen = gr.CheckboxGroup(words, value=known, label="Which words are things? Click them.", elem_classes="chips")
+    # What is clicked, for the handlers: they leave out what is not in the prompt, where gradio would refuse it.
+    # Somebody may press a button before the words of a new prompt are here.
+    clicked = gr.State(known)
+    chosen.input(lambda words: words, chosen, clicked, queue=False, show_progress="hidden", api_visibility="private")
     with gr.Accordion("More: expressions, senses, the repair", open=False):
         more = gr.Textbox(label="Further items", placeholder="hot dog, mouse=furry mouse",
                           info="Expressions of several words, and what a word is to mean.")  # fmt: skip
@@ -49,13 +53,13 @@ def build(frame: Frame) -> None:
     kept = gr.State({}, time_to_live=3600)
 
     for changed in (prompt.change, cast(gr.Dropdown, model).change):
-        changed(lambda *given: _choices(*words_in(*given)), [prompt, model], chosen, queue=False,
+        changed(lambda *given: _choices(*words_in(*given)), [prompt, model], [chosen, clicked], queue=False,
                 show_progress="hidden", trigger_mode="always_last", api_visibility="private")  # fmt: skip
-    given, results = [prompt, chosen, more], [python, looking, item, pictures, kept, report, *files]
+    given, results = [prompt, clicked, more], [python, looking, item, pictures, kept, report, *files]
     room.connect(0, diagnose, [*given, senses], results)
     room.connect(1, repair, [*given, with_], results)
     room.connect_cancel()
-    item.change(lambda name, views: views.get(name, []), [item, kept], pictures, queue=False, show_progress="hidden",
+    item.input(lambda name, views: views.get(name, []), [item, kept], pictures, queue=False, show_progress="hidden",
                 api_visibility="private")  # fmt: skip
 
 
@@ -121,7 +125,7 @@ def repair(job: Job, prompt: str, chosen: Sequence[str], more: str, with_: str) 
 
 
 def _choices(words: list[str], known: list[str]) -> Any:
-    return gr.update(choices=words, value=known)
+    return gr.update(choices=words, value=known), known
 
 
 def _python(code: str | None) -> Any:
