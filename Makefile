@@ -13,7 +13,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test conformance fuzz mutants interrupts lint bench bench-world same parity packages clean
+.PHONY: demo test conformance fuzz mutants interrupts lint bench bench-world same parity docs packages clean
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,6 +62,9 @@ same: $(READY)  ## do all methods still draw and score what they did? a sample o
 parity: $(READY)  ## make parity ORACLE=DIR: compare with the authors' golden tensors
 	$(BIN)/python -m pytest -m parity --oracle $(abspath $(ORACLE))
 
+docs: $(READY)  ## the site of docs/, in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 packages: $(READY)  ## both wheels in dist/, checked, installed into an empty environment, where the demo is drawn
 	rm -rf dist && $(BIN)/python -m build --wheel -o dist . && $(BIN)/python -m build --wheel -o dist packages/worlds
 	$(BIN)/twine check dist/*.whl
@@ -71,4 +74,4 @@ packages: $(READY)  ## both wheels in dist/, checked, installed into an empty en
 	cd dist && empty/bin/unleak demo -o demo
 
 clean:
-	rm -rf $(VENV) dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""Every command and every piece of code of the README runs as written; the commands of the other pages can be read."""
+"""Every command and every piece of code of the README and of docs/start.md runs as written; the commands of the other
+pages can be read."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from unleak.cli import app, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+START = (ROOT / "docs" / "start.md").read_text("utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md"]
 COMMANDS = table.commands()
 HUB = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -58,7 +60,12 @@ def parsed(words: list[str]) -> None:
 
 
 ELSEWHERE = ("bench", "app")  #: commands whose own tests run them: one takes hours, the other never ends
-RUN = [words for words in commands(README) if words[0] not in ELSEWHERE and not needs_the_hub(words)]
+RUN = [
+    words
+    for page in (README, START)
+    for words in commands(page)
+    if words[0] not in ELSEWHERE and not needs_the_hub(words)
+]
 
 
 @pytest.fixture
@@ -97,8 +104,8 @@ def test_every_command_of_the_readme_runs_as_written(at_the_root: Path) -> None:
 def test_the_code_of_the_readme_runs_as_written(at_the_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import DiffusionPipeline
 
-    pieces = blocks(README, "python")
-    assert pieces
+    pieces = [code for page in (README, START) for code in blocks(page, "python")]
+    assert len(pieces) >= 2
     asked: list[str] = []
     real = DiffusionPipeline.from_pretrained
 
@@ -129,3 +136,7 @@ def test_a_mistyped_option_of_a_page_is_noticed() -> None:
             parsed(shlex.split(line))
     with pytest.raises(StopIteration):
         parsed(["scann", "p.txt"])
+
+
+def test_the_readme_is_one_screen_and_no_table_is_wider_than_a_phone() -> None:
+    assert len(README.splitlines()) <= 60 and "|---|" not in README
