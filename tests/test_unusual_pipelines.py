@@ -260,3 +260,33 @@ def test_masks_given_by_position_and_arguments_of_the_user_reach_every_call(name
     kind = family(name)
     (outcome,) = (one for one in VERBS if one.name == verb)
     outcome.show(Trial(kind.pipe(), kind.settings()))
+
+
+def test_positions_along_each_axis_are_no_batch_where_one_axis_is_as_long() -> None:
+    """Kandinsky 5 gives its denoiser three tables; that of one frame has one number."""
+    axes = [torch.arange(n) for n in (1, 4, 6)]
+    taken = take({"hidden_states": torch.zeros(1, 4, 8, 8), "rope": axes, "more": [torch.ones(1, 2)] * 2}, 1, [0, 0])
+    assert [len(one) for one in taken["rope"]] == [1, 4, 6] and [len(one) for one in taken["more"]] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["sd1", "pixart-sigma", "sana", "wan"])
+def test_a_cross_site_makes_of_other_texts_what_it_makes_of_the_prompt(name: str) -> None:
+    """PixArt, Sana and Wan project the text before their sites read it."""
+    kind = family(name)
+    apart: dict[str, float] = {}
+
+    @dataclass(frozen=True)
+    class Encode(Intervention):
+        uses_text = True
+
+        def on_attention(self, ctx: Context, site: Any) -> None:
+            if site.kind == "cross" and ctx.step == 0 and ctx.rows.of("cond"):
+                k, v = site.encode(torch.cat([ctx.encoded.cond, ctx.encoded.cond.flip(1)]))
+                row = site.k[list(ctx.rows.of("cond"))]
+                apart[site.name] = float((k[:1] - row).abs().max() / row.abs().max())
+                assert k.shape == v.shape == (2, *row.shape[1:])
+
+    bare = kind.draw(pipe := kind.pipe())
+    with unleak.attach(pipe, Encode()):
+        assert np.array_equal(kind.draw(pipe), bare)
+    assert apart and max(apart.values()) < 1e-5

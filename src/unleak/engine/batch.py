@@ -232,7 +232,9 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _map(item, change) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_map(item, change) for item in value)
+        lengths = {len(item) for item in value if isinstance(item, Tensor) and item.ndim}
+        tables = len(lengths) > 1  # such as positions along each axis; what is batched is as long as the batch
+        return value if tables else type(value)(_map(item, change) for item in value)
     return value
 
 

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from unleak.core.anatomy import Anatomy, Grid, eager, is_attention
-from unleak.core.attention import AttentionCall, Layout, raise_wrong
+from unleak.core.attention import AttentionCall, Layout, contents, raise_wrong
 from unleak.core.intervention import ALL
 from unleak.core.rows import LATENTS, TEXT, Rows
 from unleak.core.scores import default_scale
 from unleak.engine.arguments import find, rows_of, stacked, timestep
 from unleak.engine.batch import equal_rows, fits, fold, grow, split, take
 from unleak.engine.execute import execute
-from unleak.engine.layouts import Layouts, learn
+from unleak.engine.layouts import Layouts, learn, text_of
 from unleak.engine.perturbed import Perturbations, caches
 from unleak.engine.resolve import changes_nothing, resolve
 from unleak.engine.run import Run, first
-from unleak.engine.tap import SDPA, Running
+from unleak.engine.tap import SDPA, Running, Tap
 from unleak.engine.undo import Undo
 from unleak.errors import BadInput, Conflict, NotFinite, Unobservable, UnsupportedModel
+from unleak.text.call import Encoded
 
 
 class Denoising:
@@ -323,10 +324,35 @@ class Denoising:
             rows=rows,
             plain_call=plain,
             other_kernel=running.other_kernel,
-            capture=None if tap is None else lambda text: tap.capture(running, text),
+            capture=None if tap is None else lambda text: tap.capture(running, self._given(running, text, tap)),
             cache=self.run.cache,
             checks=self.run.checks,
         )
+
+    def _given(self, running: Running, text: Tensor, tap: Tap) -> Tensor:
+        """What a cross site is given [n, L, d] for other text rows [n, L, D] or [L, D]: these themselves, or what the
+        denoiser makes of them first; then it runs on them up to this site.
+
+        Raises UnsupportedModel: the denoiser makes something of them, and they are more or fewer than the prompt's.
+        """
+        run, own = self.run, running.text
+        if not isinstance(own, Tensor) or _is_as_encoded(own, run.rows, run.encoded):
+            return text
+        text, (name,) = text[None] if text.ndim == 2 else text, run.known[TEXT]
+        held = run.inputs[name]
+        if not isinstance(held, Tensor) or held.ndim != 3 or text.shape[1] != held.shape[1]:
+            raise UnsupportedModel(
+                f"the denoiser makes something of the prompt's {len(own[0])} rows before {running.site.name}, "
+                f"and the other text has {text.shape[1]}: give a text of as many rows"
+            )
+        key = "given", contents(own), contents(text)  # sites that are given one tensor share what it is made of
+        if key not in run.cache:
+            inputs = take(run.inputs, len(run.pipeline_rows), [0] * len(text), run.known) | {name: text.to(held)}
+            with tap.paused():
+                given = text_of(eager(run.anatomy.denoiser), running.site, inputs, self.undo)
+            run.cache[key] = own, text, given  # their memory stays their own
+        made: Tensor = run.cache[key][-1]
+        return made
 
     # -- its other modules ---------------------------------------------------------------------------------
 
@@ -340,6 +366,16 @@ class Denoising:
                 self.run.note(label, "on_module", name)
                 changed = answer
         return changed if changed is not output else None
+
+
+def _is_as_encoded(text: Tensor, rows: Rows, encoded: Encoded) -> bool:
+    """Whether a site is given text rows [B, L, d] as the pipeline encoded them."""
+    every = {"cond": encoded.cond, "uncond": encoded.uncond}
+    for label, image, row in zip(rows.labels, rows.images, text, strict=False):
+        if (own := every.get(label)) is not None:
+            mine = own[image if image < len(own) else 0].to(row)
+            return row.shape == mine.shape and torch.equal(row, mine)
+    return True
 
 
 def _as_attended(x: Tensor) -> Tensor:

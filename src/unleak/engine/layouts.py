@@ -166,6 +166,24 @@ class Watched(NamedTuple):
     sides: Sides
 
 
+def text_of(denoiser: nn.Module, site: Site, inputs: Mapping[str, Any], outer: Undo) -> Tensor:
+    """What a site is given as text, [n, L, d], in a run of the denoiser that is broken off there.
+
+    Raises UnsupportedModel: it does not come to that site.
+    """
+    given: list[Tensor] = []
+
+    def keep(running: Running, plain: Callable[[], Tensor], named: Mapping[str, Any]) -> Tensor:
+        if isinstance(running.text, Tensor):
+            given.append(running.text)
+        raise _Enough
+
+    _broken_off(denoiser, [site], inputs, keep, outer)
+    if not given:
+        raise UnsupportedModel(f"the denoiser does not come to {site.name} with another text")
+    return given[0]
+
+
 def _watch(
     denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], first: int, outer: Undo
 ) -> list[Watched]:
@@ -179,6 +197,12 @@ def _watch(
             raise _Enough
         return plain()
 
+    _broken_off(denoiser, sites, inputs, keep, outer)
+    return calls
+
+
+def _broken_off(denoiser: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], keep: Any, outer: Undo) -> None:
+    """Run the denoiser until `keep`, a handler of the sites' calls, has enough."""
     undo, tap = Undo(), Tap(lambda site: True, keep, lambda running: False)
     outer.add(undo.run)
     try:
@@ -189,7 +213,6 @@ def _watch(
         pass
     finally:
         undo.run()
-    return calls
 
 
 def _forward(denoiser: nn.Module) -> Callable[..., Any]:
