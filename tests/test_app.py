@@ -25,7 +25,7 @@ from unleak.app import lint, words  # noqa: E402
 from unleak.app.desk import MOST_WAITING, Busy, Cancelled, Desk, Settings, told, waiting  # noqa: E402
 from unleak.app.frame import runner  # noqa: E402
 from unleak.app.page import ROOMS, build  # noqa: E402
-from unleak.app.serve import Server, need_gradio  # noqa: E402
+from unleak.app.serve import Server, check_port, need_gradio  # noqa: E402
 
 MODEL = ("emoji-sd", "0", "1", "")  #: model, seeds, steps, guidance as they stand on the page
 
@@ -253,3 +253,10 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch: pytest.Mon
 def test_no_other_command_imports_gradio() -> None:
     code = "import sys, unleak, unleak.cli, unleak.app; assert not {'gradio', 'fastapi'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("host", ["\udcff", "a\0b", "no host", "256.1.1.1", "::g"])
+def test_a_host_that_is_none_is_refused_in_words(host: str) -> None:
+    with pytest.raises(BadInput, match="cannot listen on"):
+        check_port(host, 0)
+    assert check_port("127.0.0.1", 0) > 0

@@ -65,8 +65,7 @@ class Server:
         from unleak.app.page import build
         from unleak.app.theme import STYLE, theme
 
-        port = self.port or free_port(self.host)
-        check_port(self.host, port)
+        port = check_port(self.host, self.port)
         self.desk = Desk(**self.load)
         self.page = build(self.desk, self.model)
         try:
@@ -95,21 +94,12 @@ def need_gradio() -> None:
         raise UnsupportedModel(f"the app needs gradio ({e}): pip install 'unleak[app]'") from None
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises BadInput: nothing can listen there."""
+def check_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises BadInput: nothing can listen there."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind((host, port))
-    except (OSError, OverflowError) as e:
-        raise BadInput(f"cannot listen on {host} port {port} ({e}): give another --host or --port") from None
-
-
-def free_port(host: str) -> int:
-    """A port of the host that nobody uses. Raises BadInput: no such host."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
-            one.bind((host, 0))
             return int(one.getsockname()[1])
-    except OSError as e:
-        raise BadInput(f"cannot listen on {host} ({e}): give another --host") from None
+    except (OSError, OverflowError, ValueError, TypeError) as e:  # the last two: the host is no name
+        raise BadInput(f"cannot listen on {host!r} port {port} ({e}): give another --host or --port") from None

@@ -36,6 +36,11 @@ def serve(
             say("note", f"{host} is open to others: whoever reaches it can draw here, and open models of this machine")
         if browser:
             typer.launch(server.url)
-        threading.Event().wait()
+        until_stopped()
     finally:
         server.__exit__()
+
+
+def until_stopped() -> None:
+    """Waits for Ctrl-C or a signal."""
+    threading.Event().wait()
